@@ -1,0 +1,35 @@
+"""The errors that MedDelinea raises on purpose.
+
+A message is one line: the value met, what was expected, where, and the remedy. The command line prints it on stderr and
+exits with the class's code; libraries built on this package catch `MedDelineaError`.
+"""
+
+
+class MedDelineaError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(MedDelineaError):
+    """The request cannot be meant: an unknown organ, scheduler or setting."""
+
+    exit_code = 2
+
+
+class InputRefusedError(MedDelineaError):
+    """The input (or where its result should go) would give a wrong or lost mask."""
+
+    exit_code = 3
+
+
+class PartialFailureError(MedDelineaError):
+    """Some cases of a batch failed; the others are done."""
+
+    exit_code = 4
+
+
+class WeightsMissingError(MedDelineaError):
+    """Weights are absent, incomplete, or not those that were asked for."""
+
+    exit_code = 5

@@ -1,0 +1,74 @@
+"""A scan or a mask in space: voxels and the affine that places them in the patient. No files here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import obliquity
+from numpy.typing import NDArray
+
+from meddelinea.errors import InputRefusedError
+
+Modality = Literal["CT", "MR"]
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels with their place in the patient.
+
+    Parameters
+    ----------
+    array
+        (I, J, K) voxels: Hounsfield units for a CT, arbitrary units for an MR, label ids for a mask.
+    affine
+        (4, 4) voxel index to patient millimetres, RAS+ (x to the right, y to the front, z to the head), as in NIfTI.
+    modality
+        `"CT"`, `"MR"`, or None where the file does not say.
+
+    Raises
+    ------
+    InputRefusedError
+        If the array is not 3D or empty, or the affine is not an invertible (4, 4) matrix of finite numbers.
+    """
+
+    array: NDArray[Any]
+    affine: Affine
+    modality: Modality | None = None
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            raise InputRefusedError(f"the volume has shape {self.array.shape}; expected 3 dimensions, none of them 0")
+        if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
+            raise InputRefusedError("the affine must be a 4x4 matrix of finite numbers; repair the file's header")
+        if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
+            raise InputRefusedError("the affine is singular: two voxel axes point the same way; repair the header")
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along I, J and K, in millimetres."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def orientation(self) -> str:
+        """Closest anatomical direction of each increasing axis, such as `"RAS"` or `"LPS"`."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
+
+    @property
+    def obliqueness_deg(self) -> float:
+        """Largest angle between a voxel axis and the patient axis that it is closest to, in degrees."""
+        return float(np.rad2deg(obliquity(self.affine).max()))
+
+    def reorient(self, orientation: str) -> Volume:
+        """The same voxels with axes permuted and flipped to `orientation`; exact, nothing is interpolated.
+
+        Reorienting back to `self.orientation` restores array and affine.
+        """
+        target = nib.orientations.axcodes2ornt(tuple(orientation))
+        change = nib.orientations.ornt_transform(nib.orientations.io_orientation(self.affine), target)
+        affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.array.shape)
+        return Volume(nib.orientations.apply_orientation(self.array, change), affine, self.modality)

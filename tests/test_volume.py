@@ -1,0 +1,81 @@
+"""Volumes keep each voxel at its place in the patient, whichever way their axes run."""
+
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from meddelinea.errors import InputRefusedError
+from meddelinea.volume import Volume
+
+ORIENTATIONS = [
+    "".join(sides)
+    for axes in permutations(("RL", "AP", "SI"))
+    for sides in product(*axes)  # one side of each axis: 6 orders times 8 flips
+]
+
+
+def volume_in(orientation: str) -> Volume:
+    """Voxels with distinct values, spacing 1.5 x 0.7 x 4 mm, axes 11 degrees off `orientation`."""
+    axes = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(tuple(orientation)), (0, 0, 0))[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_rotvec([0.1, -0.15, 0.05]).as_matrix() @ axes.T @ np.diag([1.5, 0.7, 4.0])
+    affine[:3, 3] = -12.5, 80.0, 301.0
+    return Volume(np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5), affine, "CT")
+
+
+def positions_by_value(volume: Volume) -> np.ndarray:
+    """(voxels, 3) patient position of each voxel, in the order of the voxels' values."""
+    voxels = np.argwhere(np.ones(volume.array.shape, bool))
+    return nib.affines.apply_affine(volume.affine, voxels)[np.argsort(volume.array[tuple(voxels.T)])]
+
+
+def test_there_are_48_orientations() -> None:
+    assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("source", ORIENTATIONS)
+def test_reorienting_keeps_every_voxel_in_its_place_and_is_undone_exactly(source: str) -> None:
+    volume = volume_in(source)
+    assert volume.orientation == source
+    for target in ORIENTATIONS:
+        turned = volume.reorient(target)
+        assert turned.orientation == target
+        assert turned.modality == "CT"
+        np.testing.assert_allclose(positions_by_value(turned), positions_by_value(volume), atol=1e-9)
+        back = turned.reorient(source)
+        np.testing.assert_array_equal(back.array, volume.array)
+        np.testing.assert_allclose(back.affine, volume.affine, atol=1e-9)
+
+
+@pytest.mark.parametrize("source", ORIENTATIONS)
+def test_reorienting_to_ras_is_nibabels_closest_canonical(source: str) -> None:
+    volume = volume_in(source)
+    theirs = nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.affine))
+    ours = volume.reorient("RAS")
+    np.testing.assert_array_equal(ours.array, np.asanyarray(theirs.dataobj))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-9)
+
+
+def test_spacing_and_obliqueness_are_those_the_affine_was_built_from() -> None:
+    volume = volume_in("LPS")
+    np.testing.assert_allclose(volume.spacing_mm, (1.5, 0.7, 4.0))
+    tilted = np.eye(4)
+    tilted[:3, :3] = Rotation.from_euler("x", 20, degrees=True).as_matrix()
+    assert Volume(np.zeros((2, 2, 2)), tilted).obliqueness_deg == pytest.approx(20)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 2), (4, 0, 4)])
+def test_an_array_that_is_no_volume_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputRefusedError, match="shape"):
+        Volume(np.zeros(shape), np.eye(4))
+
+
+@pytest.mark.parametrize(
+    "affine", [np.eye(3), np.diag([1.0, 1.0, 0.0, 1.0]), np.diag([1.0, np.nan, 1.0, 1.0])], ids=["3x3", "flat", "nan"]
+)
+def test_an_affine_that_places_no_voxel_is_refused(affine: np.ndarray) -> None:
+    with pytest.raises(InputRefusedError, match="affine"):
+        Volume(np.zeros((2, 2, 2)), affine)
