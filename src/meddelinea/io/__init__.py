@@ -1,0 +1,165 @@
+"""Volume files: what the user names is read or written by its kind.
+
+Patient coordinates are RAS everywhere outside this package.
+"""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+
+from meddelinea.errors import InputRefusedError
+from meddelinea.volume import Volume
+
+#: Endings of the files that `write_volume` writes.
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+#: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
+MAX_UNZIPPED_BYTES = 16 * 1024**3
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a scan: `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, a DICOM folder, a zip of one, or one multi-frame DICOM file.
+
+    The voxels are read when this returns, so a truncated file is found out here. The modality is known from DICOM
+    only; other formats do not say it.
+
+    Raises
+    ------
+    InputRefusedError
+        If `path` does not exist, is of another kind, is damaged, or is not one 3D volume placed in the patient.
+    """
+    if not path.exists():
+        raise InputRefusedError(f"{path}: no such file or folder; check the path")
+    name = path.name.lower()
+    if path.is_file() and name.endswith((".nii", ".nii.gz")):
+        from meddelinea.io.nifti import read_nifti
+
+        return read_nifti(path)
+    if path.is_file() and name.endswith((".nrrd", ".nhdr")):
+        from meddelinea.io.nrrd import read_nrrd
+
+        return read_nrrd(path)
+
+    from meddelinea.io.dicom import read_dicom
+
+    if path.is_file() and name.endswith(".zip"):
+        with unzipped(path) as folder:
+            return read_dicom(folder)
+    if path.is_dir() or name.endswith(".dcm") or _has_dicom_mark(path):
+        return read_dicom(path)
+    raise InputRefusedError(
+        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder"
+    )
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write a `.nii`, `.nii.gz` or `.nrrd` file whole or not at all; a file already there is replaced.
+
+    Raises
+    ------
+    InputRefusedError
+        If the ending is another, or the folder is missing, not writable or full.
+    """
+    from meddelinea.io.nifti import write_nifti
+    from meddelinea.io.nrrd import write_nrrd
+
+    ensure_writable(path)
+    suffix = next(suffix for suffix in VOLUME_SUFFIXES if path.name.lower().endswith(suffix))
+    # Beside its goal, so that the move is atomic; not by tempfile, whose files are closed to other users.
+    unfinished = path.with_name(f".{uuid.uuid4().hex}{suffix}")
+    try:
+        (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, unfinished)
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputRefusedError(f"{path}: cannot be written ({error.strerror or error}); choose another") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> None:
+    """Refuse an output path that cannot be written, before any long work; leaves nothing behind.
+
+    Parameters
+    ----------
+    path
+        The file to come; one that exists may be replaced.
+    suffixes
+        Endings that the name may have, in lower case.
+
+    Raises
+    ------
+    InputRefusedError
+        If the name ends otherwise, is a folder's, or its folder is missing or not writable.
+    """
+    if not path.name.lower().endswith(suffixes):
+        raise InputRefusedError(f"{path}: unknown ending for the output; expected {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise InputRefusedError(f"{path}: the output is a folder; expected a file's name")
+    if not path.parent.is_dir():
+        raise InputRefusedError(f"{path}: the output's folder {path.parent} does not exist; create it first")
+    try:
+        # Only trying tells: permission bits say nothing of read-only mounts, and nothing to an administrator.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".meddelinea-"):
+            pass
+    except OSError as error:
+        raise InputRefusedError(f"{path}: its folder cannot be written ({error.strerror}); choose another") from error
+
+
+@contextmanager
+def unzipped(path: Path) -> Iterator[Path]:
+    """A temporary folder with the files of a zip, removed afterwards; errors inside name the zip in its place.
+
+    Raises
+    ------
+    InputRefusedError
+        If the archive is damaged or encrypted, a member would land outside the folder, is a link, or would overwrite
+        another, or all would unpack to more than `MAX_UNZIPPED_BYTES`.
+    """
+    with tempfile.TemporaryDirectory(prefix="meddelinea-") as name:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _check_members(path, archive.infolist())
+                archive.extractall(name)
+        except InputRefusedError:
+            raise
+        except Exception as error:  # besides BadZipFile: zlib's, the disk's, and those of unknown compression methods
+            raise InputRefusedError(f"{path}: the zip cannot be unpacked ({error}); is it complete?") from error
+        try:
+            yield Path(name)
+        except InputRefusedError as error:
+            raise InputRefusedError(str(error).replace(name, str(path))) from error
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """All members of an archive are plain files that stay in its folder and fit on a disk."""
+    seen: set[str] = set()
+    for member in members:
+        place = PureWindowsPath(member.filename)  # knows both slashes and drive letters
+        if place.anchor or ".." in place.parts:
+            raise InputRefusedError(f"{path}: member {member.filename!r} leaves the folder; do not trust this archive")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise InputRefusedError(f"{path}: member {member.filename!r} is a link; zip the files themselves")
+        if member.flag_bits & 1:
+            raise InputRefusedError(f"{path}: member {member.filename!r} is encrypted; unpack it with its password")
+        if member.filename in seen:
+            raise InputRefusedError(f"{path}: member {member.filename!r} occurs twice; zip the folder again")
+        seen.add(member.filename)
+    size = sum(member.file_size for member in members)
+    if size > MAX_UNZIPPED_BYTES:
+        raise InputRefusedError(
+            f"{path}: unpacks to {size} bytes; expected at most {MAX_UNZIPPED_BYTES}; unpack it and give the folder"
+        )
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    """Whether a file begins as DICOM does: 128 bytes of any kind, then `DICM`."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise InputRefusedError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
