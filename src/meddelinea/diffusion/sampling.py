@@ -1,0 +1,141 @@
+"""From noise to a clean latent with the samplers of diffusers, used as they are documented."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    LMSDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, NoiseSchedule
+from meddelinea.errors import UsageError
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""z_t (B, C, h, w) at the scale of `NoiseSchedule.add_noise`, t (B,) int64 -> predicted noise eps (B, C, h, w)."""
+
+_BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    # First-order DPM-Solver++ is DDIM (Lu et al. 2022, Sec. 4). DDIMScheduler itself takes T // steps as the distance
+    # to the next timestep and so leaves noise in the result unless the number of steps divides T.
+    "ddim": partial(DPMSolverMultistepScheduler, solver_order=1),
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lms": LMSDiscreteScheduler,
+}
+
+SCHEDULERS = tuple(_BY_NAME)
+"""Names that `make_scheduler` knows; the first is the paper's."""
+
+
+def make_scheduler(name: str) -> SchedulerMixin:
+    """One of the `SCHEDULERS`, over the betas that the network was trained with.
+
+    All take the network's output as noise, whatever its own parameterisation (`NoiseSchedule.epsilon` converts it),
+    start at the last timestep, t = T - 1, with any number of steps, and clip nothing.
+
+    Raises
+    ------
+    UsageError
+        If there is no scheduler of that name.
+    """
+    if name not in _BY_NAME:
+        raise UsageError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULERS)}")
+    return _BY_NAME[name](
+        num_train_timesteps=TIMESTEPS,
+        beta_start=BETA_START,
+        beta_end=BETA_END,
+        beta_schedule="linear",
+        prediction_type="epsilon",
+        timestep_spacing="trailing",
+    )
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoiser,
+    keys: Sequence[NoiseKey],
+    shape: tuple[int, int, int],
+    scheduler: SchedulerMixin,
+    steps: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw one clean latent for each key.
+
+    Parameters
+    ----------
+    denoise
+        The network, conditioned on the slices of `keys`; it is called once a step, on `device`.
+    keys
+        B keys of the noise: the result for a key depends on that key alone.
+    shape
+        (C, h, w) of a latent.
+    scheduler
+        From `make_scheduler`, or any scheduler of diffusers over the same betas. It is not changed.
+    steps
+        Number of steps, 1..T.
+    device
+        Where the latents live.
+
+    Returns
+    -------
+    Tensor
+        (B, C, h, w) float32.
+
+    Raises
+    ------
+    UsageError
+        If `steps` is out of range, or the scheduler would misread the predicted noise or the noise level.
+    """
+    scheduler = _prepared(scheduler, steps)
+    draws = "generator" in inspect.signature(scheduler.step).parameters
+    step = partial(scheduler.step, generator=[key.generator() for key in keys]) if draws else scheduler.step
+
+    latents: Tensor = torch.stack([key.initial(shape) for key in keys]).to(device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(latents, timestep)
+        t = torch.full((len(keys),), int(timestep), device=device)
+        latents = step(denoise(noisy, t).float(), timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def _prepared(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
+    """A copy of `scheduler` set to `steps` steps, once it is sure that it samples from the trained process."""
+    name, config = type(scheduler).__name__, scheduler.config
+    if not 1 <= steps <= TIMESTEPS:
+        raise UsageError(f"{steps} sampling steps; expected 1..{TIMESTEPS}")
+    if config.get("prediction_type") != "epsilon":
+        raise UsageError(f"{name}: prediction_type is {config.get('prediction_type')!r}; set it to 'epsilon'")
+    for option in ("clip_sample", "thresholding"):
+        if config.get(option):
+            raise UsageError(f"{name}: {option} is on, but latents are not bound to [-1, 1]; set {option}=False")
+    alpha_bar = NoiseSchedule.linear().alpha_bar.float()
+    if len(scheduler.alphas_cumprod) != TIMESTEPS or not torch.allclose(
+        scheduler.alphas_cumprod.cpu(), alpha_bar, rtol=1e-3, atol=0
+    ):
+        raise UsageError(
+            f"{name}: its noise levels are not those of training; "
+            f"set {TIMESTEPS} linear betas from {BETA_START} to {BETA_END}, without rescaling"
+        )
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps
+    # Rounding in diffusers appends t = -1 for 62 numbers of steps (61, 103, ...); Karras sigmas fall between timesteps.
+    if timesteps.min() < 0 or (timesteps != timesteps.round()).any():
+        raise UsageError(
+            f"{name}: {steps} steps give timesteps {timesteps[0]:g} to {timesteps[-1]:g} that are not all integers in "
+            f"0..{TIMESTEPS - 1}; change the number of steps or the scheduler's spacing"
+        )
+    if not hasattr(scheduler, "sigmas") and TIMESTEPS % steps:
+        raise UsageError(f"{name}: {steps} steps do not divide {TIMESTEPS}, and it would leave noise; use 'ddim'")
+    return scheduler
