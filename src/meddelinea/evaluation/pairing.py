@@ -1,0 +1,197 @@
+"""Which prediction belongs to which reference, and which organ each id in their files means."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.inference.output import sidecar_path
+from meddelinea.io import VOLUME_SUFFIXES
+from meddelinea.labels import NUMBERINGS, canonical_name
+
+_FORM = '{"labels": {"spleen": 1, ...}} or {"1": "spleen", ...}'
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and the reference that it is measured against; `case` is the prediction's name without ending."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The pairs of two folders, and the files of either that have no counterpart."""
+
+    pairs: tuple[Pair, ...]
+    without_prediction: tuple[Path, ...] = ()
+    without_reference: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """Ids of a mask by canonical organ name, without the background, and where the names were found."""
+
+    ids: Mapping[str, int]
+    source: str
+
+
+def pair_files(prediction: Path, reference: Path) -> Pairing:
+    """Pair two files, or the masks of two folders.
+
+    In folders the same name makes a pair (endings aside). Of the rest, the same number at the end of the name does
+    where no other file of either folder ends with that number: `img0002.nii.gz` and `label0002.nii.gz`.
+
+    Raises
+    ------
+    InputRefusedError
+        If a path is absent or a folder holds no mask.
+    UsageError
+        If one is a file and the other a folder, both are the same, or two masks of a folder have the same name.
+    """
+    for path in (prediction, reference):
+        if not path.exists():
+            raise InputRefusedError(f"{path}: no such file or folder; expected a mask or a folder of masks")
+    if prediction.resolve() == reference.resolve():
+        raise UsageError(f"{prediction}: prediction and reference are the same path; give two")
+    if prediction.is_dir() != reference.is_dir():
+        raise UsageError(f"{prediction} and {reference}: one is a file, the other a folder; give two of a kind")
+    if prediction.is_file():
+        return Pairing((Pair(mask_name(prediction), prediction, reference),))
+    predictions, references = _masks(prediction), _masks(reference)
+    match = {stem: stem for stem in predictions if stem in references}
+    predicted, referred = _by_unique_number(predictions), _by_unique_number(references)
+    for number, stem in predicted.items():
+        other = referred.get(number)
+        if other is not None and stem not in match and other not in match:
+            match[stem] = other
+    matched = set(match.values())
+    return Pairing(
+        tuple(Pair(stem, predictions[stem], references[match[stem]]) for stem in predictions if stem in match),
+        tuple(path for stem, path in references.items() if stem not in matched),
+        tuple(path for stem, path in predictions.items() if stem not in match),
+    )
+
+
+def mask_name(path: Path) -> str:
+    """Name of a mask's file without its ending: `img0002.nii.gz` -> `"img0002"`.
+
+    Raises
+    ------
+    UsageError
+        If it has no ending of a mask.
+    """
+    if not path.name.lower().endswith(VOLUME_SUFFIXES):
+        raise UsageError(f"{path}: not a mask's file; expected a name ending in {', '.join(VOLUME_SUFFIXES)}")
+    return sidecar_path(path).stem
+
+
+def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
+    """Which organ each id of a mask means.
+
+    The first of these that there is: the sidecar (`mask.json` beside `mask.nii.gz`), `labels.json` in the mask's
+    folder, `numbering`. What stands beside a file speaks of that very file, so it comes first.
+
+    Parameters
+    ----------
+    mask
+        The mask's file; it need not be read.
+    numbering
+        A name of `labels.NUMBERINGS` or the path of a JSON file with `{"labels": {"spleen": 1}}` or `{"1": "spleen"}`.
+
+    Raises
+    ------
+    UsageError
+        If nothing names the ids, or `numbering` is neither a known name nor a file.
+    InputRefusedError
+        If a JSON file is unreadable, of another form, or gives an organ two ids or two organs one id.
+    """
+    files = [path for path in (sidecar_path(mask), mask.parent / "labels.json") if path.is_file()]
+    if files:
+        return LabelNames(_read_ids(files[0]), files[0].name)
+    if numbering is None:
+        raise UsageError(
+            f"{mask}: nothing names its label ids; put {sidecar_path(mask).name} beside it or labels.json in its "
+            f"folder with {_FORM}, or give such a file or one of the numberings {', '.join(NUMBERINGS)}"
+        )
+    if numbering in NUMBERINGS:
+        return LabelNames({name: index for index, name in NUMBERINGS[numbering].items()}, f"numbering {numbering}")
+    path = Path(numbering)
+    if not path.is_file():
+        raise UsageError(f"unknown numbering '{numbering}'; expected {', '.join(NUMBERINGS)}, or a JSON file's path")
+    return LabelNames(_read_ids(path), path.name)
+
+
+def canonical_ids(labels: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Ids by canonical name, the background (id 0) left out.
+
+    Raises
+    ------
+    InputRefusedError
+        If an id is not a whole number of at least 0, an organ has two ids, or two organs have one id.
+    """
+    ids: dict[str, int] = {}
+    for name, index in labels.items():
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise InputRefusedError(f"{where}: label '{name}' has id {index!r}; expected a whole number of at least 0")
+        canonical = canonical_name(name)
+        if index and canonical in ids:
+            raise InputRefusedError(f"{where}: '{canonical}' has ids {ids[canonical]} and {index}; give it one id")
+        if index:
+            ids[canonical] = index
+    shared = [index for index, count in Counter(ids.values()).items() if count > 1]
+    if shared:
+        names = ", ".join(name for name, index in ids.items() if index == shared[0])
+        raise InputRefusedError(f"{where}: id {shared[0]} is named {names}; give it one name")
+    return ids
+
+
+def _read_ids(path: Path) -> dict[str, int]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputRefusedError(f"{path}: not readable as JSON ({error}); expected {_FORM}") from error
+    table = document.get("labels", document) if isinstance(document, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise InputRefusedError(f"{path}: no label names; expected {_FORM}")
+    if not all(key.isdecimal() for key in table):
+        return canonical_ids(table, str(path))
+    if not all(isinstance(name, str) for name in table.values()):
+        raise InputRefusedError(f"{path}: ids without names; expected {_FORM}")
+    names = Counter(canonical_name(name) for key, name in table.items() if int(key))
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise InputRefusedError(f"{path}: several ids are named '{twice[0]}'; give each organ one id")
+    return canonical_ids({name: int(key) for key, name in table.items()}, str(path))
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """Masks directly in `folder` by name without ending, sorted."""
+    masks: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.lower().endswith(VOLUME_SUFFIXES):
+            continue
+        stem = mask_name(path)
+        if stem in masks:
+            raise UsageError(f"{path} and {masks[stem].name}: two masks of one name; keep one of them in the folder")
+        masks[stem] = path
+    if not masks:
+        raise InputRefusedError(
+            f"{folder}: no mask in this folder; expected files ending in {', '.join(VOLUME_SUFFIXES)}"
+        )
+    return masks
+
+
+def _by_unique_number(masks: Mapping[str, Path]) -> dict[int, str]:
+    """Names by the number that they end with, where only one name ends with it."""
+    numbers = {stem: int(found[0]) for stem in masks if (found := re.search(r"\d+$", stem))}
+    counts = Counter(numbers.values())
+    return {number: stem for stem, number in numbers.items() if counts[number] == 1}

@@ -1,0 +1,203 @@
+"""What a report comes to: means over cases and organs, each beside the count of what it leaves out; JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from meddelinea.evaluation.metrics import OrganScore
+from meddelinea.evaluation.report import Report
+from meddelinea.inference.output import write_json
+from meddelinea.labels import PAPER_ORGANS
+
+#: Version of the JSON that `write_report_json` writes; it grows when a field changes its meaning or goes.
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class OrganSummary:
+    """One organ over all cases.
+
+    Attributes
+    ----------
+    cases
+        Cases in which the organ was compared.
+    both_empty, missed, false_positive
+        How many of them have that status.
+    dice, nsd
+        Means over the cases that are not `both_empty`; a missed or invented organ enters with 0. NaN without any.
+    hd95_mm, hd95_pooled_mm, assd_mm
+        Means over the finite distances; NaN without any.
+    infinite_distances
+        How many cases those three means leave out because the organ was missed or invented.
+    """
+
+    organ: str
+    cases: int
+    both_empty: int
+    missed: int
+    false_positive: int
+    dice: float
+    nsd: float
+    hd95_mm: float
+    hd95_pooled_mm: float
+    assd_mm: float
+    infinite_distances: int
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """Means over organs of their means over cases.
+
+    Attributes
+    ----------
+    organs
+        Organs that entered.
+    absent
+        Organs of the group that no case has in prediction or reference, or that were not compared.
+    dice, nsd, hd95_mm, hd95_pooled_mm, assd_mm
+        Means over those organs that have a value; NaN without any.
+    infinite_distances
+        How many distances (organs of cases) the means leave out.
+    """
+
+    organs: tuple[str, ...]
+    absent: tuple[str, ...]
+    dice: float
+    nsd: float
+    hd95_mm: float
+    hd95_pooled_mm: float
+    assd_mm: float
+    infinite_distances: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report comes to.
+
+    Attributes
+    ----------
+    cases_measured, cases_failed
+        Number of cases; the means know only the measured ones.
+    organs
+        One summary an organ.
+    mean_over_organs, mean_over_paper_organs
+        Over all organs compared, and over the eight that the paper reports (`labels.PAPER_ORGANS`).
+    only_in_prediction, only_in_reference
+        Organs that were not compared because only one side names them, with the number of cases.
+    """
+
+    cases_measured: int
+    cases_failed: int
+    organs: tuple[OrganSummary, ...]
+    mean_over_organs: GroupSummary
+    mean_over_paper_organs: GroupSummary
+    only_in_prediction: Mapping[str, int]
+    only_in_reference: Mapping[str, int]
+
+
+def summarise(report: Report) -> Summary:
+    """Means over the cases of each organ, then over organs, each beside the count of what it leaves out."""
+    by_organ: dict[str, list[OrganScore]] = {}
+    for score in itertools.chain.from_iterable(case.scores for case in report.cases):
+        by_organ.setdefault(score.organ, []).append(score)
+    organs = {organ: _organ_summary(organ, scores) for organ, scores in by_organ.items()}
+    return Summary(
+        cases_measured=len(report.cases),
+        cases_failed=len(report.failures),
+        organs=tuple(organs.values()),
+        mean_over_organs=_group_summary(tuple(organs), organs),
+        mean_over_paper_organs=_group_summary(PAPER_ORGANS, organs),
+        only_in_prediction=dict(Counter(name for case in report.cases for name in case.only_in_prediction)),
+        only_in_reference=dict(Counter(name for case in report.cases for name in case.only_in_reference)),
+    )
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """The report and its summary as plain JSON types.
+
+    JSON has neither infinity nor NaN: an infinite distance is the string `"inf"`, and what has no value (both masks
+    empty, no finite distance to average) is null. `status` and the counts say why.
+    """
+    document = {"schema_version": SCHEMA_VERSION, "summary": asdict(summarise(report)), **asdict(report)}
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def write_report_json(report: Report, path: Path) -> None:
+    """Write `report_document` to a file, whole or not at all."""
+    write_json(report_document(report), path)
+
+
+def write_report_csv(report: Report, path: Path) -> None:
+    """Write one row an organ of a case, whole or not at all; a failed case has one row, with its reason as `error`.
+
+    An infinite distance is `inf`; what has no value is an empty cell.
+    """
+    columns = ["case", *(field.name for field in fields(OrganScore)), "error"]
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.csv")  # beside its goal, so that the move is atomic
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for case in report.cases:
+                writer.writerows({"case": case.case, **_plain(asdict(score))} for score in case.scores)
+            writer.writerows({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _organ_summary(organ: str, scores: list[OrganScore]) -> OrganSummary:
+    statuses = Counter(score.status for score in scores)
+    return OrganSummary(
+        organ=organ,
+        cases=len(scores),
+        both_empty=statuses["both_empty"],
+        missed=statuses["missed"],
+        false_positive=statuses["false_positive"],
+        dice=_finite_mean(score.dice for score in scores),
+        nsd=_finite_mean(score.nsd for score in scores),
+        hd95_mm=_finite_mean(score.hd95_mm for score in scores),
+        hd95_pooled_mm=_finite_mean(score.hd95_pooled_mm for score in scores),
+        assd_mm=_finite_mean(score.assd_mm for score in scores),
+        infinite_distances=sum(math.isinf(score.hd95_mm) for score in scores),
+    )
+
+
+def _group_summary(group: tuple[str, ...], organs: Mapping[str, OrganSummary]) -> GroupSummary:
+    entering = [organs[name] for name in group if name in organs and not math.isnan(organs[name].dice)]
+    names = tuple(organ.organ for organ in entering)
+    return GroupSummary(
+        organs=names,
+        absent=tuple(name for name in group if name not in names),
+        dice=_finite_mean(organ.dice for organ in entering),
+        nsd=_finite_mean(organ.nsd for organ in entering),
+        hd95_mm=_finite_mean(organ.hd95_mm for organ in entering),
+        hd95_pooled_mm=_finite_mean(organ.hd95_pooled_mm for organ in entering),
+        assd_mm=_finite_mean(organ.assd_mm for organ in entering),
+        infinite_distances=sum(organ.infinite_distances for organ in entering),
+    )
+
+
+def _finite_mean(values: Iterable[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON types: infinity becomes `"inf"`, NaN None, and what holds them is rebuilt."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if math.isinf(value) else None
+    return value
