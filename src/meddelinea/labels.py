@@ -212,4 +212,5 @@ def renumber(ids: NDArray[np.integer], source: Mapping[int, str], organs: tuple[
     for index, name in source.items():
         if index < len(table):
             table[index] = target.get(canonical_name(name), 0)
-    return table[ids]
+    result: NDArray[np.uint8] = table[ids]
+    return result
