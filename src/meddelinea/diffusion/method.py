@@ -1,0 +1,151 @@
+"""MedDelinea as a method: a loss to train with, and a way to segment. The seam that other methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meddelinea.diffusion.losses import (
+    PixelLoss,
+    SegmentationWeighting,
+    diffusion_loss,
+    segmentation_loss,
+    segmentation_weights,
+)
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.sampling import sample
+from meddelinea.diffusion.schedule import NoiseSchedule, PredictionType
+from meddelinea.models.segmenter import Segmenter
+
+
+class Batch(NamedTuple):
+    """A training batch; the random numbers come with it, so that a loss is a function of its batch."""
+
+    images: Tensor  # (B, 3, H, W) in [-1, 1]
+    masks: Tensor  # (B, H, W) organ ids
+    noise: Tensor  # (B, 4, h, w) standard normal
+    uniform: Tensor  # (B,) in [0, 1), from which the timestep is made
+
+
+class Method(Protocol):
+    """What training, volume inference and evaluation ask of any segmentation method."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses; `total` is the one to minimise."""
+
+    def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, L + 1, H, W)."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How the network is trained.
+
+    Parameters
+    ----------
+    prediction_type
+        What the DiT predicts; the paper: `epsilon`.
+    last_timestep_share
+        Share of the batch at t = T - 1, where sampling in few steps starts; the rest is uniform. The paper: 0.
+    segmentation_weighting, pixel_loss
+        See `diffusion.losses`.
+    segmentation
+        Whether L_seg is used at all (Table 5, "only L_diff").
+    auxiliary_weight
+        Weight of the auxiliary mask loss, where the control branch has such a head.
+    """
+
+    prediction_type: PredictionType = "epsilon"
+    last_timestep_share: float = 0.0
+    segmentation_weighting: SegmentationWeighting = "alpha_bar"
+    pixel_loss: PixelLoss = "bce"
+    segmentation: bool = True
+    auxiliary_weight: float = 1.0
+
+
+def timesteps(uniform: Tensor, count: int, last_share: float) -> Tensor:
+    """Uniform numbers (B,) in [0, 1) -> timesteps (B,): a share of them the last, the others uniform."""
+    rest = (uniform - last_share) / (1.0 - last_share) if last_share < 1.0 else uniform
+    return torch.where(uniform < last_share, count - 1, (rest * count).long().clamp(0, count - 1))
+
+
+class MedDelinea(nn.Module):
+    """The controlled network with its noise schedule and objective.
+
+    Parameters
+    ----------
+    segmenter
+        The network.
+    objective
+        How it is trained; `segment` needs its prediction type only.
+    """
+
+    def __init__(self, segmenter: Segmenter, objective: Objective) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.objective = objective
+        self.schedule = NoiseSchedule.linear()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses, as a module's call: what data-parallel wrappers need to see."""
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """L_diff + L_seg (Sec. 2), and the auxiliary loss where there is such a head."""
+        objective, schedule = self.objective, self.schedule
+        with torch.no_grad():
+            clean = self.segmenter.encode_mask(batch.masks)
+        t = timesteps(batch.uniform, len(schedule), objective.last_timestep_share)
+        noisy = schedule.add_noise(clean, batch.noise, t)
+        view = self.segmenter.look(batch.images)
+        output, auxiliary = self.segmenter(noisy, t, view)
+        losses = {
+            "diffusion": diffusion_loss(output, schedule.target(clean, batch.noise, t, objective.prediction_type))
+        }
+        if objective.segmentation:
+            estimate = schedule.clean(output, noisy, t, objective.prediction_type)
+            weights = segmentation_weights(schedule, t, objective.segmentation_weighting)
+            logits = self.segmenter.decode(estimate, view)
+            losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, objective.pixel_loss)
+        if auxiliary is not None:
+            coarse = F.interpolate(batch.masks[:, None].float(), auxiliary.shape[2:], mode="nearest-exact")[:, 0].long()
+            ones = torch.ones(len(t), device=t.device)
+            losses["auxiliary"] = objective.auxiliary_weight * segmentation_loss(
+                auxiliary, coarse, ones, objective.pixel_loss
+            )
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        return losses
+
+    @torch.no_grad()
+    def segment(self, images: Tensor, noise: Sequence[NoiseKey], scheduler: Any, steps: int) -> Tensor:
+        """Sample masks for a batch of slices.
+
+        Parameters
+        ----------
+        images
+            (B, 3, H, W) in [-1, 1].
+        noise
+            B keys; the same key gives the same mask.
+        scheduler
+            A scheduler of diffusers, see `diffusion.sampling.make_scheduler`.
+        steps
+            Sampling steps.
+
+        Returns
+        -------
+        Logits (B, L + 1, H, W).
+        """
+        view = self.segmenter.look(images)
+        kind = self.objective.prediction_type
+
+        def denoise(noisy: Tensor, t: Tensor) -> Tensor:
+            return self.schedule.epsilon(self.segmenter(noisy, t, view)[0], noisy, t, kind)
+
+        shape = (view.latent.shape[1], view.latent.shape[2], view.latent.shape[3])
+        clean = sample(denoise, noise, shape, scheduler, steps, images.device)
+        return self.segmenter.decode(clean, view)

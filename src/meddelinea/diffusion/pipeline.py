@@ -1,0 +1,95 @@
+"""The trained system over 2D slices, in the manner of diffusers: saved, loaded and re-scheduled like its pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from meddelinea.diffusion.method import MedDelinea, Objective
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.schedule import PredictionType
+from meddelinea.errors import UsageError
+from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec
+from meddelinea.models.control import ControlDiT
+from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.segmenter import Segmenter
+
+
+class MedDelineaPipeline(DiffusionPipeline):
+    """Images of slices in, mask logits out.
+
+    Parameters
+    ----------
+    codec, dit, control, mask_head, scheduler
+        Its components, each a sub-folder of a checkpoint. `mask_head` may be None, see `Segmenter`.
+    organs
+        Canonical names behind channels 1..L.
+    prediction_type
+        What the DiT was trained to predict.
+    default_steps
+        Sampling steps where a call names none.
+    neighbours
+        Distance in slices of the slices in the outer image channels; 0 where the slice is repeated.
+    """
+
+    _optional_components: ClassVar[list[str]] = ["mask_head"]
+
+    def __init__(
+        self,
+        codec: KLCodec | SpaceToDepthCodec,
+        dit: DiT,
+        control: ControlDiT,
+        mask_head: MaskHead | None,
+        scheduler: Any,
+        organs: Sequence[str] = (),
+        prediction_type: PredictionType = "epsilon",
+        default_steps: int = 20,
+        neighbours: int = 0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
+        self.register_to_config(
+            organs=list(organs), prediction_type=prediction_type, default_steps=default_steps, neighbours=neighbours
+        )
+
+    @property
+    def method(self) -> MedDelinea:
+        """The components as a method, on the pipeline's device and in evaluation mode."""
+        segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, len(self.config.organs))
+        objective = Objective(prediction_type=self.config.prediction_type)
+        return MedDelinea(segmenter, objective).to(self.device).eval()
+
+    def __call__(self, images: Tensor, keys: Sequence[NoiseKey], steps: int | None = None) -> Tensor:
+        """Segment a batch of slices.
+
+        Parameters
+        ----------
+        images
+            (B, 3, H, W) in [-1, 1], H and W multiples of 8 times the patch size; moved to the pipeline's device.
+        keys
+            Where the noise of each slice comes from.
+        steps
+            Sampling steps; the pipeline's default where None.
+
+        Returns
+        -------
+        Logits (B, L + 1, H, W), channel 0 the background, on the pipeline's device.
+
+        Raises
+        ------
+        UsageError
+            If the images do not have that shape, or there is not one key for each.
+        """
+        multiple = FACTOR * self.dit.config.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
+            raise UsageError(
+                f"images of shape {tuple(images.shape)}; expected (B, 3, H, W), H and W multiples of {multiple}"
+            )
+        if len(keys) != len(images):
+            raise UsageError(f"{len(keys)} noise keys for {len(images)} images; expected one each")
+        steps = self.config.default_steps if steps is None else steps
+        return self.method.segment(images.to(self.device), keys, self.scheduler, steps)

@@ -1,0 +1,151 @@
+"""Autoencoders between pixels and latents, and the palette that paints a mask as pixels.
+
+Two codecs share one interface: `KLCodec` wraps the Stable Diffusion autoencoder of diffusers; `SpaceToDepthCodec` does
+the same work on a CPU, because no convolution of it runs at full resolution. Both have factor 8 and 4 latent channels.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from meddelinea.models.layers import ResidualBlock
+
+FACTOR = 8
+
+
+def palette(colours: int) -> Tensor:
+    """`colours` points of the cube [-1, 1]^3 that lie far apart, (colours, 3); the first, black, is the background.
+
+    Taken from the densest of these lattices that has enough points: the 8 corners (least distance 2), corners and
+    centre (9, sqrt 3), corners and face centres (14, sqrt 2), then cubic grids of n^3 points (2 / (n - 1)).
+    """
+    corners = list(product((-1.0, 1.0), repeat=3))
+    faces = [tuple(s if axis == a else 0.0 for axis in range(3)) for a in range(3) for s in (-1.0, 1.0)]
+    side = 3
+    while side**3 < colours:
+        side += 1
+    grid = list(product(torch.linspace(-1, 1, side).tolist(), repeat=3))
+    lattice = next(p for p in (corners, [*corners, (0.0, 0.0, 0.0)], corners + faces, grid) if len(p) >= colours)
+    return torch.tensor(lattice[:colours])
+
+
+def paint(mask: Tensor, colours: Tensor) -> Tensor:
+    """Organ ids (B, H, W) painted with a palette (L + 1, 3) -> pixels (B, 3, H, W) in [-1, 1]."""
+    return colours[mask.long()].permute(0, 3, 1, 2).contiguous()
+
+
+def palette_logits(pixels: Tensor, colours: Tensor) -> Tensor:
+    """Minus the squared distance of each pixel (B, 3, H, W) to each colour (L + 1, 3) -> (B, L + 1, H, W).
+
+    The largest is the nearest colour: how a mask is read back from pixels.
+    """
+    cross = torch.einsum("bchw,kc->bkhw", pixels, colours)
+    return 2.0 * cross - pixels.square().sum(1, keepdim=True) - colours.square().sum(1).view(1, -1, 1, 1)
+
+
+class Codec(Protocol):
+    """What the rest of the system asks of an autoencoder; latents are scaled to unit variance, (B, 4, H/8, W/8)."""
+
+    #: Channels of `features`, and the factor by which they are coarser than the pixels.
+    feature_channels: int
+    feature_factor: int
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor."""
+
+    def features(self, latent: Tensor) -> Tensor:
+        """Scaled latent -> what the decoder's final layer sees, (B, feature_channels, H/f, W/f)."""
+
+    def pixels(self, features: Tensor) -> Tensor:
+        """The decoder's own final layer: features -> pixels (B, 3, H, W)."""
+
+
+class SpaceToDepthCodec(ModelMixin, ConfigMixin):
+    """KL autoencoder that folds 8x8 pixels into channels first, so that all convolutions run at h = H/8.
+
+    Parameters
+    ----------
+    channels
+        Width of its convolutions.
+    encoder_blocks, decoder_blocks
+        Residual blocks of each half.
+    latent_channels
+        Channels of the latent.
+    scaling_factor
+        Brings the latents of painted masks to unit variance; measured at the end of training.
+    """
+
+    feature_factor = FACTOR
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int = 96,
+        encoder_blocks: int = 2,
+        decoder_blocks: int = 3,
+        latent_channels: int = 4,
+        scaling_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.feature_channels = channels
+        folded = 3 * FACTOR * FACTOR
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(FACTOR),
+            nn.Conv2d(folded, channels, 3, padding=1),
+            *(ResidualBlock(channels) for _ in range(encoder_blocks)),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, 2 * latent_channels, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(latent_channels, channels, 3, padding=1),
+            *(ResidualBlock(channels) for _ in range(decoder_blocks)),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+        )
+        self.conv_out = nn.Sequential(nn.Conv2d(channels, folded, 3, padding=1), nn.PixelShuffle(FACTOR))
+
+    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the unscaled latent, (B, C, H/8, W/8) each; log-variance within [-20, 10]."""
+        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)
+        return mean, log_variance.clamp(-20.0, 10.0)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.posterior(pixels)[0] * self.config.scaling_factor
+
+    def features(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent / self.config.scaling_factor)
+
+    def pixels(self, features: Tensor) -> Tensor:
+        return self.conv_out(features)
+
+
+class KLCodec(AutoencoderKL):
+    """The Stable Diffusion autoencoder of diffusers, weights and configuration as published, behind `Codec`."""
+
+    feature_factor = 1
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels before the decoder's last convolution: 128 in Stable Diffusion's."""
+        return int(self.config.block_out_channels[0])
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return super().encode(pixels).latent_dist.mean * self.config.scaling_factor
+
+    def features(self, latent: Tensor) -> Tensor:
+        h = self.post_quant_conv(latent / self.config.scaling_factor)
+        h = self.decoder.mid_block(self.decoder.conv_in(h))
+        for block in self.decoder.up_blocks:
+            h = block(h)
+        return F.silu(self.decoder.conv_norm_out(h))
+
+    def pixels(self, features: Tensor) -> Tensor:
+        return self.decoder.conv_out(features)

@@ -1,0 +1,130 @@
+"""The Control DiT P_phi: a trainable copy of the frozen blocks that sees the image (Sec. 2, "Control DiT Module")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from meddelinea.models.dit import DiT
+from meddelinea.models.image_stem import ImageStem
+from meddelinea.models.layers import DiTBlock, PatchEmbedder, position_embedding, zero_linear
+
+#: Side of the square of mask pixels that the auxiliary head reads from one token.
+AUXILIARY_SIDE = 8
+
+
+class Control(NamedTuple):
+    """What the control branch hands on: features for each frozen block, and its last tokens (B, T, D)."""
+
+    injections: list[tuple[Tensor, Tensor]]
+    tokens: Tensor
+
+
+class ControlDiT(ModelMixin, ConfigMixin):
+    """K blocks over concat(Z_mt, zero_conv(Z_o)) that emit two features a block.
+
+    Both features, at the block's residual connections after attention and after the MLP, pass a zero-initialised
+    linear layer, so that the controlled network starts equal to the plain DiT. Timesteps come in as the frozen DiT's
+    own conditioning vector: it needs no second embedder, and the trainable parameters are then those that the paper
+    counts, 7.83 M a block at the paper's width.
+
+    Parameters
+    ----------
+    latent_channels, latent_size, patch_size, width, heads
+        As the DiT's that it controls.
+    depth
+        K, at most the DiT's N.
+    stem_channels
+        Extension: an `ImageStem` of these widths, whose tokens are added to the embedded patches. Empty: none.
+    auxiliary_classes
+        Extension, used in training only: L + 1 channels of a coarse mask read from the last tokens (deep supervision,
+        which teaches the blocks before their zero-initialised outputs have opened). 0: none.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        latent_size: int = 32,
+        patch_size: int = 2,
+        width: int = 1152,
+        depth: int = 15,
+        heads: int = 16,
+        stem_channels: Sequence[int] = (),
+        auxiliary_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.base_tokens = latent_size // patch_size
+        self.zero_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        nn.init.zeros_(self.zero_conv.weight)
+        nn.init.zeros_(self.zero_conv.bias)  # type: ignore[arg-type]
+        self.x_embedder = PatchEmbedder(2 * latent_channels, patch_size, width)
+        self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
+        self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
+        self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
+        self.stem = ImageStem(tuple(stem_channels), width) if stem_channels else None
+        self.auxiliary = None
+        if auxiliary_classes:
+            self.auxiliary = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, auxiliary_classes * AUXILIARY_SIDE**2))
+
+    @classmethod
+    def copy_of(cls, dit: DiT, depth: int, stem_channels: Sequence[int] = (), auxiliary_classes: int = 0) -> ControlDiT:
+        """The trainable copy of the first `depth` blocks of `dit`, its patch embedding widened by the image's channels.
+
+        The new input channels repeat the weights of the old ones: mask and image live in one latent space, and zeros
+        here behind the zeros of the convolution before would never receive a gradient.
+        """
+        config = dit.config
+        control = cls(
+            latent_channels=config.latent_channels,
+            latent_size=config.latent_size,
+            patch_size=config.patch_size,
+            width=config.width,
+            depth=depth,
+            heads=config.heads,
+            stem_channels=stem_channels,
+            auxiliary_classes=auxiliary_classes,
+        )
+        control.blocks.load_state_dict(dit.blocks[:depth].state_dict())
+        with torch.no_grad():
+            control.x_embedder.proj.weight.copy_(dit.x_embedder.proj.weight.repeat(1, 2, 1, 1))
+            control.x_embedder.proj.bias.copy_(dit.x_embedder.proj.bias)
+        return control
+
+    def forward(
+        self, noisy: Tensor, image_latent: Tensor, condition: Tensor, image_tokens: Tensor | None = None
+    ) -> Control:
+        """Noisy mask latent and image latent -> features for the frozen blocks.
+
+        Parameters
+        ----------
+        noisy, image_latent
+            Z_mt and Z_o, (B, C, h, w) each.
+        condition
+            (B, D), the frozen DiT's `condition(t)`.
+        image_tokens
+            (B, T, D) of an image stem, added to the embedded patches, where the model has one.
+        """
+        x: Tensor = self.x_embedder(torch.cat([noisy, self.zero_conv(image_latent)], dim=1))  # (B, T, D)
+        grid = (noisy.shape[2] // self.patch_size, noisy.shape[3] // self.patch_size)
+        x = x + position_embedding(x.shape[2], grid, self.base_tokens, x.device).to(x.dtype)
+        if image_tokens is not None:
+            x = x + image_tokens
+        injections = []
+        for block, after_attention, after_mlp in zip(self.blocks, self.after_attention, self.after_mlp, strict=True):
+            middle, x = block(x, condition)
+            injections.append((after_attention(middle), after_mlp(x)))
+        return Control(injections, x)
+
+    def auxiliary_logits(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Coarse mask logits (B, L + 1, 8 rows, 8 columns) read from the last tokens (B, rows * columns, D)."""
+        assert self.auxiliary is not None
+        s = AUXILIARY_SIDE
+        patches = self.auxiliary(tokens).view(len(tokens), *grid, s, s, -1)
+        return torch.einsum("nhwpqc->nchpwq", patches).reshape(len(tokens), -1, grid[0] * s, grid[1] * s)

@@ -1,0 +1,126 @@
+"""The pre-trained diffusion transformer eps_theta (Sec. 2, "Pre-trained DiT Module"; Peebles and Xie 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from meddelinea.models.layers import DiTBlock, PatchEmbedder, TimestepEmbedder, modulate, position_embedding
+
+
+class FinalLayer(nn.Module):
+    """Tokens (B, T, D) -> patches (B, T, p * p * out_channels), after a last adaptive layer norm."""
+
+    def __init__(self, width: int, patch_size: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(width, patch_size * patch_size * out_channels)
+        modulation = nn.Linear(width, 2 * width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
+        # Zero output: the untrained network predicts zero, the mean of its target.
+        for layer in (self.linear, modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class ClassEmbedder(nn.Module):
+    """Embedding table of class labels with one more row, the null class; MedDelinea only ever asks for that row."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + 1, width)
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
+
+    def null(self) -> Tensor:
+        """(1, D)."""
+        return self.embedding_table.weight[-1:]
+
+
+class DiT(ModelMixin, ConfigMixin):
+    """N adaLN-zero transformer blocks over the patches of a latent.
+
+    Module names are those of the original checkpoints, so their keys load without renaming.
+
+    Parameters
+    ----------
+    latent_channels, latent_size
+        C, and the side h of the square latent that the weights are trained at; others are interpolated.
+    patch_size
+        Side of a patch in latent pixels.
+    width, depth, heads
+        D, N, and attention heads; D is a multiple of 4 and of `heads`.
+    classes
+        Classes of the pre-training task (1000 for ImageNet; 0 where there is none).
+    learn_sigma
+        The output carries C more channels for the variance; they are dropped.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        latent_size: int = 32,
+        patch_size: int = 2,
+        width: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        classes: int = 1000,
+        learn_sigma: bool = True,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.latent_channels = latent_channels
+        self.base_tokens = latent_size // patch_size
+        self.out_channels = latent_channels * (2 if learn_sigma else 1)
+        self.x_embedder = PatchEmbedder(latent_channels, patch_size, width)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = ClassEmbedder(classes, width)
+        self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
+        self.final_layer = FinalLayer(width, patch_size, self.out_channels)
+
+    def open_gates(self) -> None:
+        """Let every block act from the start, where nothing is pre-trained."""
+        for block in self.blocks:
+            cast(DiTBlock, block).open_gates()
+
+    def condition(self, t: Tensor) -> Tensor:
+        """What every block is modulated by: timestep (B,) plus the null class -> (B, D)."""
+        return self.t_embedder(t) + self.y_embedder.null()
+
+    def tokens(self, latent: Tensor) -> Tensor:
+        """Latent (B, C, h, w) -> embedded patches with their positions (B, T, D)."""
+        x: Tensor = self.x_embedder(latent)
+        grid = (latent.shape[2] // self.patch_size, latent.shape[3] // self.patch_size)
+        return x + position_embedding(x.shape[2], grid, self.base_tokens, x.device).to(x.dtype)
+
+    def forward(self, latent: Tensor, condition: Tensor, injections: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """Noisy latent Z_mt -> predicted noise (or the clean latent, as trained), (B, C, h, w).
+
+        Parameters
+        ----------
+        latent
+            (B, C, h, w), h and w multiples of the patch size.
+        condition
+            (B, D), of `condition(t)`.
+        injections
+            For each of the first K blocks the features that the Control DiT adds after attention and after the MLP,
+            (B, T, D) each.
+        """
+        B, _, h, w = latent.shape
+        x = self.tokens(latent)  # (B, T, D)
+        for index, block in enumerate(self.blocks):
+            _, x = block(x, condition, injections[index] if index < len(injections) else None)
+        patches = self.final_layer(x, condition)  # (B, T, p * p * out)
+        p = self.patch_size
+        patches = patches.view(B, h // p, w // p, p, p, self.out_channels)
+        output: Tensor = torch.einsum("nhwpqc->nchpwq", patches).reshape(B, self.out_channels, h, w)
+        return output[:, : self.latent_channels]

@@ -1,0 +1,83 @@
+"""The controlled network of Fig. 2: codec, frozen DiT, Control DiT and mask head, put together."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from meddelinea.models.codec import Codec, paint, palette, palette_logits
+from meddelinea.models.control import ControlDiT
+from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import MaskHead
+
+TrainableDecoder = Literal["none", "final_layer", "all"]
+
+
+class ImageView(NamedTuple):
+    """What the network takes from an image, computed once however many sampling steps follow."""
+
+    latent: Tensor  # Z_o, (B, 4, h, w)
+    tokens: Tensor | None  # of the image stem, (B, T, D)
+    levels: tuple[Tensor, ...]  # of the image stem, the finest first
+
+
+class Segmenter(nn.Module):
+    """eps_theta(Z_mt, t, P_phi(Z_mt, Z_o, t)) between the codec's encoder and decoder.
+
+    Parameters
+    ----------
+    codec, dit, control
+        Its parts; the codec's encoder and the DiT stay frozen.
+    mask_head
+        The decoder's final layer with a channel an organ, or None: then the mask is the nearest palette colour of the
+        pixels that the untouched decoder paints (Table 5, "training only the noise predictor").
+    organs
+        L.
+    """
+
+    def __init__(self, codec: Codec, dit: DiT, control: ControlDiT, mask_head: MaskHead | None, organs: int) -> None:
+        super().__init__()
+        self.codec = codec
+        self.dit = dit
+        self.control = control
+        self.mask_head = mask_head
+        self.register_buffer("palette", palette(organs + 1), persistent=False)
+
+    def freeze(self, trainable_decoder: TrainableDecoder) -> None:
+        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2)."""
+        self.requires_grad_(False)
+        self.control.requires_grad_(True)
+        if self.mask_head is not None and trainable_decoder != "none":
+            self.mask_head.requires_grad_(True)
+        if trainable_decoder == "all":
+            self.codec.decoder.requires_grad_(True)  # type: ignore[attr-defined]
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """Organ ids (B, H, W) -> Z_m (B, 4, h, w)."""
+        return self.codec.encode(paint(mask, self.palette))  # type: ignore[arg-type]
+
+    def look(self, images: Tensor) -> ImageView:
+        """Images (B, 3, H, W) in [-1, 1] -> what the network takes from them."""
+        latent = self.codec.encode(images).detach()
+        if self.control.stem is None:
+            return ImageView(latent, None, ())
+        tokens, levels = self.control.stem(images)
+        return ImageView(latent, tokens, tuple(levels))
+
+    def forward(self, noisy: Tensor, t: Tensor, view: ImageView) -> tuple[Tensor, Tensor | None]:
+        """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and auxiliary logits if there are any."""
+        condition = self.dit.condition(t)
+        control = self.control(noisy, view.latent, condition, view.tokens)
+        output = self.dit(noisy, condition, control.injections)
+        if self.control.auxiliary is None:
+            return output, None
+        p = self.dit.patch_size
+        return output, self.control.auxiliary_logits(control.tokens, (noisy.shape[2] // p, noisy.shape[3] // p))
+
+    def decode(self, clean: Tensor, view: ImageView) -> Tensor:
+        """Clean latent Zhat_m0 (B, 4, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s)."""
+        features = self.codec.features(clean)
+        if self.mask_head is None:
+            return palette_logits(self.codec.pixels(features), self.palette)  # type: ignore[arg-type]
+        return self.mask_head(features, view.levels)

@@ -1,0 +1,122 @@
+"""Codecs and the palette: colours as far apart as stated, and latents that are diffusers' own."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
+
+KL_CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (8, 8, 16, 16),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.18215,
+}
+
+
+@pytest.mark.parametrize(
+    ("colours", "distance"),
+    [
+        *((2, 2.0), (8, 2.0)),
+        (9, math.sqrt(3)),
+        *((10, math.sqrt(2)), (14, math.sqrt(2))),
+        *((15, 1.0), (27, 1.0), (28, 2 / 3), (64, 2 / 3), (65, 0.5), (125, 0.5)),
+    ],
+)
+def test_palette_colours_are_as_far_apart_as_stated(colours: int, distance: float) -> None:
+    points = palette(colours)
+    assert points.shape == (colours, 3)
+    assert points.abs().max() <= 1
+    assert torch.equal(points[0], torch.full((3,), -1.0))
+    assert float(nn.functional.pdist(points).min()) == pytest.approx(distance, abs=1e-6)
+
+
+@pytest.mark.parametrize("organs", [1, 8, 13, 30])
+def test_a_painted_mask_is_read_back_even_after_noise_below_half_of_the_distance(organs: int) -> None:
+    colours = palette(organs + 1)
+    mask = torch.randint(0, organs + 1, (2, 24, 40), generator=torch.Generator().manual_seed(0))
+    pixels = paint(mask, colours)
+    assert pixels.shape == (2, 3, 24, 40)
+    assert torch.equal(palette_logits(pixels, colours).argmax(1), mask)
+    push = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1))
+    push = push / push.norm(dim=1, keepdim=True) * 0.49 * nn.functional.pdist(colours).min()
+    assert torch.equal(palette_logits(pixels + push, colours).argmax(1), mask)
+
+
+def test_palette_logits_are_minus_the_squared_distances() -> None:
+    colours = palette(14)
+    pixels = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    distances = torch.cdist(pixels.permute(0, 2, 3, 1).reshape(-1, 3), colours).square().view(2, 5, 7, 14)
+    torch.testing.assert_close(palette_logits(pixels, colours), -distances.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 80)])
+def test_space_to_depth_has_factor_8_and_no_convolution_at_full_resolution(height: int, width: int) -> None:
+    codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=2))
+    seen = []
+    for module in codec.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _module, inputs, _output: seen.append(tuple(inputs[0].shape[2:])))
+    latent = codec.encode(torch.rand(2, 3, height, width))
+    assert latent.shape == (2, 4, height // 8, width // 8)
+    features = codec.features(latent)
+    assert features.shape == (2, codec.feature_channels, height // codec.feature_factor, width // codec.feature_factor)
+    assert codec.pixels(features).shape == (2, 3, height, width)
+    assert set(seen) == {(height // 8, width // 8)}
+
+
+def test_a_latent_pixel_sees_the_neighbourhood_that_its_convolutions_add_up_to() -> None:
+    """One 3x3 convolution and two a block: a radius of 1 + 2 * blocks cells of 8 pixels (group norms left out)."""
+    codec = copy.deepcopy(randomised(SpaceToDepthCodec(channels=8, encoder_blocks=1, decoder_blocks=0)))
+    for module in codec.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, nn.Identity())
+    pixels = torch.rand(1, 3, 128, 128, requires_grad=True)
+    codec.encode(pixels)[0, :, 8, 7].sum().backward()
+    assert pixels.grad is not None
+    rows, columns = pixels.grad[0].abs().sum(0).nonzero(as_tuple=True)
+    assert (int(rows.min()), int(rows.max())) == (8 * (8 - 3), 8 * (8 + 3) + 7)
+    assert (int(columns.min()), int(columns.max())) == (8 * (7 - 3), 8 * (7 + 3) + 7)
+
+
+def test_the_scaling_factor_multiplies_latents_and_is_taken_out_again() -> None:
+    codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
+    pixels = torch.rand(1, 3, 32, 32)
+    plain = codec.encode(pixels)
+    painted = codec.pixels(codec.features(plain))
+    codec.register_to_config(scaling_factor=3.0)
+    torch.testing.assert_close(codec.encode(pixels), 3.0 * plain)
+    torch.testing.assert_close(codec.pixels(codec.features(codec.encode(pixels))), painted)
+
+
+def test_kl_codec_is_diffusers_autoencoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = AutoencoderKL(**KL_CONFIG).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = KLCodec.from_pretrained(tmp_path).eval()
+    pixels = torch.rand(2, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        scaled = theirs.encode(pixels).latent_dist.mean * 0.18215
+        torch.testing.assert_close(ours.encode(pixels), scaled, rtol=1e-6, atol=1e-6)
+        features = ours.features(scaled)
+        assert features.shape == (2, ours.feature_channels, 32 // ours.feature_factor, 48 // ours.feature_factor)
+        torch.testing.assert_close(ours.pixels(features), theirs.decode(scaled / 0.18215).sample, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,155 @@
+"""The Control DiT: neutral at the start, wholly trained afterwards, and nothing frozen ever moves."""
+
+import pytest
+import torch
+from torch import nn
+
+from meddelinea.diffusion.method import Batch, MedDelinea, Objective
+from meddelinea.models.codec import SpaceToDepthCodec
+from meddelinea.models.control import ControlDiT
+from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.segmenter import Segmenter, TrainableDecoder
+
+ORGANS = 3
+STEM = (8, 16, 16)
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Every parameter drawn anew: gates, biases and outputs too, so that nothing is neutral by accident."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def tiny_segmenter(*, stem: bool = False, auxiliary: bool = False, guided: bool = False) -> Segmenter:
+    torch.manual_seed(0)
+    codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
+    dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=4, learn_sigma=True))
+    control = ControlDiT.copy_of(dit, 2, STEM if stem else (), ORGANS + 1 if auxiliary else 0)
+    head = MaskHead(16, 8, ORGANS, STEM[:2] if guided else (), hidden=(16, 8))
+    return Segmenter(codec, dit, control, head, ORGANS)
+
+
+def batch(size: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(7)
+    masks = torch.randint(0, ORGANS + 1, (size, 4, 4), generator=generator)
+    return Batch(
+        torch.rand(size, 3, 32, 32, generator=generator) * 2 - 1,
+        masks.repeat_interleave(8, 1).repeat_interleave(8, 2),
+        torch.randn(size, 4, 4, 4, generator=generator),
+        torch.linspace(0, 0.9, size),
+    )
+
+
+EXTENSIONS = [
+    {},
+    {"stem": True},
+    {"auxiliary": True},
+    {"stem": True, "auxiliary": True, "guided": True},
+]
+
+
+@pytest.mark.parametrize("extensions", EXTENSIONS)
+def test_the_controlled_network_starts_as_the_plain_dit_exactly(extensions: dict[str, bool]) -> None:
+    segmenter = tiny_segmenter(**extensions)
+    noisy, t = torch.randn(3, 4, 4, 4), torch.tensor([0, 500, 999])
+    view = segmenter.look(batch(3).images)
+    plain = segmenter.dit(noisy, segmenter.dit.condition(t))
+    assert plain.std() > 0.1
+    controlled, _ = segmenter(noisy, t, view)
+    assert torch.equal(controlled, plain)
+
+    nn.init.normal_(segmenter.control.after_mlp[1].weight)
+    assert not torch.allclose(segmenter(noisy, t, view)[0], plain, atol=1e-2)
+
+
+def test_the_copy_has_the_weights_of_the_first_blocks() -> None:
+    segmenter = tiny_segmenter()
+    control, dit = segmenter.control, segmenter.dit
+    assert (len(control.blocks), len(dit.blocks)) == (2, 3)
+    for ours, theirs in zip(control.blocks, dit.blocks, strict=False):
+        for name, value in ours.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), name
+            assert value.data_ptr() != theirs.state_dict()[name].data_ptr(), name
+
+
+def test_a_feature_enters_where_it_is_said_to_enter() -> None:
+    """Written out: what is added after attention passes the MLP, what is added after the MLP does not."""
+    dit = tiny_segmenter().dit
+    block = dit.blocks[0]
+    x, first, second = torch.randn(3, 2, 4, 32).unbind()
+    condition = torch.randn(2, 32)
+    middle, _ = block(x, condition)
+    _, shift2, scale2, gate2 = block.adaLN_modulation(condition)[:, 64:].split((32, 32, 32, 32), dim=1)
+    h = middle + first
+    normed = nn.functional.layer_norm(h, (32,), eps=1e-6)
+    expected = h + gate2[:, None] * block.mlp(normed * (1 + scale2[:, None]) + shift2[:, None]) + second
+    got_middle, got = block(x, condition, (first, second))
+    torch.testing.assert_close(got_middle, h)
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_image_reaches_the_output_once_its_zero_convolution_has_opened() -> None:
+    segmenter = tiny_segmenter()
+    randomised(segmenter.control)
+    noisy, t = torch.randn(2, 4, 4, 4), torch.tensor([10, 900])
+    one, other = (segmenter.look(images) for images in (batch(2).images, -batch(2).images))
+    assert not torch.allclose(segmenter(noisy, t, one)[0], segmenter(noisy, t, other)[0])
+    nn.init.zeros_(segmenter.control.zero_conv.weight)
+    assert torch.equal(segmenter(noisy, t, one)[0], segmenter(noisy, t, other)[0])
+
+
+@pytest.mark.parametrize("extensions", EXTENSIONS)
+@pytest.mark.parametrize("decoder", ["none", "final_layer", "all"])
+def test_after_two_steps_every_trained_parameter_has_had_a_gradient_and_nothing_frozen_has_moved(
+    extensions: dict[str, bool], decoder: TrainableDecoder
+) -> None:
+    segmenter = tiny_segmenter(**extensions)
+    segmenter.freeze(decoder)
+    method = MedDelinea(segmenter, Objective())
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    trained = {name: p for name, p in segmenter.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.1)
+    reached: set[str] = set()
+    for _ in range(3):  # the third backward pass follows two optimiser steps
+        optimiser.zero_grad()
+        method.loss(batch())["total"].backward()
+        reached |= {name for name, p in trained.items() if p.grad is not None and p.grad.any()}
+        optimiser.step()
+
+    expected = {f"control.{name}" for name, _ in segmenter.control.named_parameters()}
+    if decoder != "none":
+        expected |= {f"mask_head.{name}" for name, _ in segmenter.mask_head.named_parameters()}
+    if decoder == "all":
+        expected |= {f"codec.decoder.{name}" for name, _ in segmenter.codec.decoder.named_parameters()}
+    assert set(trained) == expected
+    assert reached == expected
+
+    after = segmenter.state_dict()
+    for name in before.keys() - expected:
+        assert torch.equal(after[name], before[name]), name
+    for name in expected:
+        assert not torch.equal(after[name], before[name]), name
+
+
+def test_auxiliary_logits_stand_where_their_tokens_stand() -> None:
+    control = tiny_segmenter(auxiliary=True).control
+    tokens = torch.randn(1, 6, 32)
+    reference = control.auxiliary_logits(tokens, (2, 3))
+    assert reference.shape == (1, ORGANS + 1, 16, 24)
+    tokens[0, 4] += torch.randn(32)  # row 1, column 1
+    moved = (control.auxiliary_logits(tokens, (2, 3)) != reference).all(dim=1)[0]
+    expected = torch.zeros(16, 24, dtype=torch.bool)
+    expected[8:, 8:16] = True
+    assert torch.equal(moved, expected)
+
+
+def test_the_mask_head_is_at_full_resolution_with_and_without_image_features() -> None:
+    images = batch(2).images
+    for guided in (False, True):
+        segmenter = tiny_segmenter(stem=True, guided=guided)
+        view = segmenter.look(images)
+        assert segmenter.decode(torch.randn(2, 4, 4, 4), view).shape == (2, ORGANS + 1, 32, 32)

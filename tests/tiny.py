@@ -1,0 +1,74 @@
+"""A slice store and run files so small that a training step takes milliseconds; shared by several test files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddelinea.data.augment import Augmentation
+from meddelinea.data.preprocess import Preprocessing
+from meddelinea.data.store import Manifest, StoredCase, write_case, write_manifest
+from meddelinea.training.config import RunConfig
+
+ORGANS = ("spleen", "liver", "gallbladder")
+SIDE = 64
+CASES = ("a", "b", "c")
+
+#: The preset `small`, shrunk.
+SIZES: dict[str, Any] = {
+    "width": 32,
+    "heads": 2,
+    "depth": 2,
+    "control_depth": 2,
+    "stem_channels": [8, 8, 16, 16],
+    "resolution": SIDE,
+    "codec": {"channels": 8, "encoder_blocks": 1, "decoder_blocks": 1},
+}
+
+STILL = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def write_store(root: Path, cases: dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> Path:
+    """Write a store of images in [-1, 1] and masks with ids of `ORGANS`, (S, SIDE, SIDE) each; returns `root`."""
+    root.mkdir(parents=True)
+    manifest = Manifest(ORGANS, Preprocessing(size=SIDE, spacing_mm=6.0))
+    for number, (name, (image, mask)) in enumerate(cases.items()):
+        write_case(root, name, image, mask)
+        pixels = [[int((slice_ == organ).sum()) for organ in range(1, len(ORGANS) + 1)] for slice_ in mask]
+        manifest = manifest.with_case(StoredCase(name, "synthetic", "CT", f"{number:064x}", len(mask), pixels))
+    write_manifest(manifest, root)
+    return root
+
+
+def write_blobs(root: Path) -> Path:
+    """Three cases of six slices: the first slice empty, discs in the others, the gallbladder in one slice only."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    cases = {}
+    for name in CASES:
+        mask = np.zeros((6, SIDE, SIDE), np.uint8)
+        for index in range(1, 6):
+            for organ in (1, 2, 3) if index == 3 else (1, 2):
+                row, column = 16 * organ + rng.uniform(-4, 4, 2)
+                mask[index][(rows - row) ** 2 + (columns - column) ** 2 < (12 - 2 * organ) ** 2] = organ
+        image = np.clip(0.5 * mask - 0.8 + rng.normal(0, 0.05, mask.shape), -1, 1).astype(np.float32)
+        cases[name] = (image, mask)
+    return write_store(root, cases)
+
+
+def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunConfig:
+    """A run of four steps on cases a and b; `sections` adds to a section of the run file or replaces a plain value."""
+    content: dict[str, Any] = {
+        "stage": stage,
+        "output": output,
+        "steps": 4,
+        "batch_size": 4,
+        "data": {"store": store, "train": CASES[:2], "neighbours": 1},
+        "model": {"sizes": SIZES},
+        "optimiser": {"learning_rate": 1e-3},
+        "validation": {"stride": 2},
+    }
+    for name, value in sections.items():
+        content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
+    return RunConfig.model_validate(content)
