@@ -1,0 +1,163 @@
+"""From a scan in any orientation and spacing to the square axial slices that a network sees, and back.
+
+`to_model_grid` resamples a scan to the model's grid, `to_source_grid` maps a mask on that grid to the scan's voxels.
+Both are volumes with an affine, so the way back needs no record of the way there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from meddelinea.data.resample import Shape, block_mean, resample_labels, resample_linear
+from meddelinea.volume import Affine, Volume
+
+#: Index directions of a model slice: columns run to the patient's left, rows to the back, slices to the head. Shown
+#: with rows downwards this is the radiological view.
+ORIENTATION = "LPS"
+
+#: A scan turned further than this from the patient's axes is resampled along them.
+OBLIQUE_DEG = 5.0
+
+COARSE_MM = 4.0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a scan becomes slices; stored beside the weights as `preprocessing.json`.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of a slice.
+    spacing_mm
+        Size of its pixels; larger only for a patient who would not fit into the slice.
+    slice_mm
+        Thinner slices are averaged in whole numbers until they come closest to this; thicker ones stay.
+    window_hu
+        CT values mapped to -1 and 1; values beyond are clipped.
+    percentiles
+        The same for an MR, as percentiles of its voxels.
+    """
+
+    size: int = 256
+    spacing_mm: float = 1.5
+    slice_mm: float = 3.0
+    window_hu: tuple[float, float] = (-125.0, 275.0)
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
+        """From what `dataclasses.asdict` and JSON made of one; a missing or unknown key raises KeyError."""
+        size, spacing_mm, slice_mm, window_hu, percentiles = (content[field.name] for field in fields(cls))
+        return cls(size, spacing_mm, slice_mm, (window_hu[0], window_hu[1]), (percentiles[0], percentiles[1]))
+
+
+def fingerprint(volume: Volume) -> str:
+    """SHA-256 of the scan's grey values in canonical orientation, with its shape and spacing.
+
+    The same scan has the same fingerprint in any file format and axis order, rounded to whole units.
+    """
+    canonical = volume.reorient(ORIENTATION)
+    digest = hashlib.sha256(repr((canonical.array.shape, np.round(canonical.spacing_mm, 3).tolist())).encode())
+    for index in range(canonical.array.shape[2]):
+        values = np.clip(np.rint(canonical.array[:, :, index]), -32768, 32767)
+        digest.update(np.ascontiguousarray(values.astype("<i2")).tobytes())
+    return digest.hexdigest()
+
+
+def intensity_window(volume: Volume, preprocessing: Preprocessing) -> tuple[float, float]:
+    """Grey values that become -1 and 1: the CT window, or percentiles of an MR's voxels."""
+    if volume.modality != "MR":
+        return preprocessing.window_hu
+    step = max(1, round((volume.array.size / 2e6) ** (1 / 3)))
+    low, high = np.percentile(volume.array[::step, ::step, ::step], preprocessing.percentiles)
+    return float(low), float(max(high, low + 1e-6))
+
+
+def to_model_grid(volume: Volume, preprocessing: Preprocessing) -> Volume:
+    """The scan on the model's grid: (size, size, S) float32 in [-1, 1], axes L, P, S; -1 (air) beyond the scan.
+
+    Axes are the scan's own, or the patient's where the scan is oblique by more than 5 degrees.
+    """
+    low, high = intensity_window(volume, preprocessing)
+    canonical = volume.reorient(ORIENTATION)
+    factors = _block_factors(canonical.spacing_mm, preprocessing)
+    scan = block_mean(canonical, factors)
+    affine, shape = _model_grid(scan, preprocessing, low + 0.05 * (high - low))
+    model = resample_linear(scan, affine, shape, outside=low)
+    scaled = np.clip((model.array - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
+    return Volume(scaled.astype(np.float32, copy=False), affine, volume.modality)
+
+
+def mask_to_model_grid(mask: Volume, model: Volume) -> Volume:
+    """A reference mask on the grid of `model`, uint8."""
+    return resample_labels(mask, model.affine, _shape(model.array))
+
+
+def to_source_grid(mask: Volume, source: Volume) -> Volume:
+    """A mask on any grid mapped to the voxels of `source`, uint8: the inverse of `to_model_grid`."""
+    # Resampled in canonical axes, where slices lie contiguous, then turned: the same result for each orientation.
+    canonical = source.reorient(ORIENTATION)
+    there = resample_labels(mask, canonical.affine, _shape(canonical.array)).reorient(source.orientation)
+    return Volume(np.ascontiguousarray(there.array), source.affine)
+
+
+def _shape(array: NDArray[np.generic]) -> Shape:
+    i, j, k = array.shape
+    return i, j, k
+
+
+def _block_factors(spacing_mm: tuple[float, float, float], preprocessing: Preprocessing) -> Shape:
+    in_plane = [max(1, int(preprocessing.spacing_mm / s + 0.05)) for s in spacing_mm[:2]]
+    return in_plane[0], in_plane[1], max(1, round(preprocessing.slice_mm / spacing_mm[2]))
+
+
+def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple[Affine, Shape]:
+    """The grid whose slices hold the patient's body in their centre."""
+    if scan.obliqueness_deg > OBLIQUE_DEG:
+        axes = np.diag([-1.0, -1.0, 1.0])
+        slice_mm = max(scan.spacing_mm[2], preprocessing.slice_mm)
+    else:
+        axes = scan.affine[:3, :3] / scan.spacing_mm
+        slice_mm = scan.spacing_mm[2]
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.array.shape), indexing="ij")).reshape(3, -1)
+    to_axes = np.linalg.inv(axes)
+    extent = to_axes @ (scan.affine[:3, :3] @ corners + scan.affine[:3, 3:])
+    low, high = extent.min(axis=1), extent.max(axis=1)
+    slices = int(np.floor((high[2] - low[2]) / slice_mm + 1e-3)) + 1
+
+    body = to_axes @ _body_box(scan, air)  # (3, 8) corners of the box around the body
+    body_low, body_high = body.min(axis=1)[:2], body.max(axis=1)[:2]
+    spacing_mm = max(preprocessing.spacing_mm, float((body_high - body_low).max()) / (preprocessing.size - 1))
+    origin = np.array([*((body_low + body_high) / 2 - spacing_mm * (preprocessing.size - 1) / 2), low[2]])
+
+    affine = np.eye(4)
+    affine[:3, :3] = axes * (spacing_mm, spacing_mm, slice_mm)
+    affine[:3, 3] = axes @ origin
+    return affine, (preprocessing.size, preprocessing.size, slices)
+
+
+def _body_box(scan: Volume, air: float) -> NDArray[np.float64]:
+    """Corners (3, 8), in RAS+ millimetres, of the box around the largest thing that is not air.
+
+    Found on a coarse grid, after an opening that cuts thin bridges to the table; the whole scan if nothing is left.
+    """
+    steps = [max(1, int(COARSE_MM / s)) for s in scan.spacing_mm]
+    solid = scan.array[:: steps[0], :: steps[1], :: steps[2]] > air
+    components, count = ndimage.label(ndimage.binary_opening(solid, np.ones((3, 3, 1), bool)))
+    if count:
+        largest = 1 + int(np.argmax(np.bincount(components.ravel())[1:]))
+        box = ndimage.find_objects(components)[largest - 1]
+        bounds = [(s.start * step, (s.stop - 1) * step) for s, step in zip(box, steps, strict=True)]
+    else:
+        bounds = [(0, n - 1) for n in scan.array.shape]
+    corners = np.array(np.meshgrid(*bounds, indexing="ij")).reshape(3, -1)
+    placed: NDArray[np.float64] = scan.affine[:3, :3] @ corners + scan.affine[:3, 3:]
+    return placed

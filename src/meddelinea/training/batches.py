@@ -1,0 +1,109 @@
+"""Training batches, each a pure function of (seed, step): the same after a resume and on any number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from meddelinea.data.augment import Key, apply, draw, zoom
+from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.method import Batch
+from meddelinea.errors import InputRefusedError
+from meddelinea.training.config import DataConfig
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Item s is the batch of micro-step s for one process.
+
+    Every random number of a sample is keyed by (seed, micro-step, position in the global batch), so P processes with
+    batches of B/P see together what one process with a batch of B sees.
+
+    Parameters
+    ----------
+    store, config
+        Slices, and how they are drawn.
+    batch_size
+        Slices a process, B/P.
+    rank, processes
+        Which of P processes this is.
+    latent_shape
+        (C, h, w) of the noise for a whole slice.
+
+    Raises
+    ------
+    InputRefusedError
+        If slices with organs are asked for and no case holds an organ.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        config: DataConfig,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        processes: int,
+        latent_shape: tuple[int, int, int],
+    ) -> None:
+        self.store = store
+        self.config = config
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
+        self.latent_shape = latent_shape
+        rows = [(c, s, *pixels) for c, case in enumerate(store.cases) for s, pixels in enumerate(case.organ_pixels)]
+        table = np.array(rows, np.int64)
+        self.places: NDArray[np.int64] = table[:, :2]
+        held = table[:, 2:] > 0  # (slices, L)
+        self.by_organ = [np.flatnonzero(column) for column in held.T if column.any()]
+        if not self.by_organ and (config.rare_organ_share > 0 or config.empty_share == 0):
+            raise InputRefusedError(
+                f"{store.root}: no organ in the training cases; set rare_organ_share to 0 and empty_share above 0"
+            )
+        weights = np.where(held.any(axis=1), 1.0, config.empty_share)
+        self.cumulative = np.cumsum(weights / weights.sum())
+
+    def _pick(self, rng: np.random.Generator) -> tuple[int, int]:
+        by_organ, which, where = rng.random(3)
+        if by_organ < self.config.rare_organ_share:
+            candidates = self.by_organ[int(which * len(self.by_organ))]
+            row = candidates[int(where * len(candidates))]
+        else:
+            row = min(int(np.searchsorted(self.cumulative, where, side="right")), len(self.places) - 1)
+        case, index = self.places[row]
+        return int(case), int(index)
+
+    def __getitem__(self, step: int) -> Batch:
+        images, masks, keys, noise, uniform = [], [], [], [], []
+        start = self.rank * self.batch_size
+        total = self.batch_size * self.processes
+        for position in range(start, start + self.batch_size):
+            rng = np.random.default_rng((self.seed, step, position))
+            case, index = self._pick(rng)
+            images.append(self.store.image(case, index, self.config.neighbours))
+            masks.append(self.store.mask(case, index))
+            keys.append((self.seed, step * total + position, case, index))
+            noise.append(rng.standard_normal(self.latent_shape, dtype=np.float32))
+            # Stratified over the global batch: a batch covers the timesteps evenly.
+            uniform.append((position + rng.random()) / total)
+        pixels = torch.from_numpy(np.stack(images)).float() / 127.5 - 1.0
+        drawn = draw(self.config.augmentation, keys)
+        size = pixels.shape[2]
+        if self.config.crop:
+            centres = torch.stack([_centre(mask, key) for mask, key in zip(masks, keys, strict=True)])
+            drawn = zoom(drawn, centres, self.config.crop / size)
+        moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), self.config.crop or size)
+        return Batch(moved, ids, torch.from_numpy(np.stack(noise)), torch.tensor(uniform, dtype=torch.float32))
+
+
+def _centre(mask: NDArray[np.uint8], key: Key) -> Tensor:
+    """Where a crop is taken: a random organ pixel, or any pixel of a slice without organs; (column, row), -1 to 1."""
+    rng = np.random.default_rng((*key, 1))
+    candidates = np.flatnonzero(mask)
+    place = candidates[rng.integers(len(candidates))] if len(candidates) else rng.integers(mask.size)
+    row, column = divmod(int(place), mask.shape[1])
+    return torch.tensor([2.0 * column / mask.shape[1] - 1.0, 2.0 * row / mask.shape[0] - 1.0])

@@ -1,0 +1,76 @@
+"""Training state on disk: written whole or not at all, and read back without unpickling anything but tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meddelinea.errors import InputRefusedError
+
+FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that an uninterrupted run would have in memory.
+
+    Random numbers are not in it: they are functions of the seed and the step.
+    """
+
+    step: int
+    seconds: float
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    ema: dict[str, Any]
+    scaler: dict[str, Any]
+
+
+def trainable_state(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained, by name."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the checkpoint into `folder`, replacing the one before in one move."""
+    temporary = folder / f"{FILE}.part"
+    torch.save(vars(checkpoint), temporary)
+    temporary.replace(folder / FILE)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read the checkpoint of `folder`.
+
+    Raises
+    ------
+    InputRefusedError
+        If there is none, or it is not a checkpoint of this program.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputRefusedError(f"{folder}: no {FILE} to resume from; start in an empty folder without --resume")
+    try:
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a foreign or damaged file raises whatever it leads the parser to
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputRefusedError(f"{path}: not a training checkpoint ({reason})") from error
+
+
+def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
+    """Copy the trained parameters into `module`.
+
+    Raises
+    ------
+    InputRefusedError
+        If the checkpoint's parameters are not those that `module` trains, by name and shape.
+    """
+    current = trainable_state(module)
+    ours, theirs = ({(name, p.shape) for name, p in state.items()} for state in (current, checkpoint.weights))
+    if ours != theirs:
+        odd = ", ".join(sorted({name for name, _ in ours ^ theirs})[:3])
+        raise InputRefusedError(f"the checkpoint trains other parameters: {odd}, ...; resume with its own run file")
+    for name, value in checkpoint.weights.items():
+        current[name].copy_(value)

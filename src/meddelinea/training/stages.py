@@ -1,0 +1,215 @@
+"""The three stages of training: what each one trains, its loss, and what it leaves behind.
+
+`codec` (the autoencoder on images and painted masks), `base` (the DiT on latents of masks, where no pre-trained one is
+supplied), `control` (the paper's pre-training and fine-tuning).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meddelinea.diffusion.losses import diffusion_loss, segmentation_loss
+from meddelinea.diffusion.method import Batch, MedDelinea, timesteps
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.pipeline import MedDelineaPipeline
+from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler
+from meddelinea.diffusion.schedule import NoiseSchedule
+from meddelinea.errors import UsageError, WeightsMissingError
+from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.models.control import ControlDiT
+from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.presets import Preset, build_codec, build_control, build_dit, build_mask_head, find_preset
+from meddelinea.models.segmenter import Segmenter
+from meddelinea.training.config import RunConfig
+
+
+class Stage(Protocol):
+    """A stage's network and losses; a module, so that accelerate can prepare it."""
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses; `total` is the one to minimise."""
+
+    def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor | None:
+        """Mask logits for validation, (B, L + 1, H, W); None where the stage makes no masks."""
+
+    def save(self, folder: Path) -> None:
+        """Write the trained components into `folder`, in diffusers' form."""
+
+
+class CodecStage(nn.Module):
+    """The autoencoder: half of a batch as images, half as painted masks.
+
+    L = L1(pixels) + kl * KL(posterior, N(0, 1)) + palette * (cross-entropy and Dice of the nearest palette colour).
+    """
+
+    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+        super().__init__()
+        preset = find_preset(config.model.preset, config.model.sizes)
+        codec = build_codec(preset) if config.model.codec is None else _load_codec(config, preset)
+        if isinstance(codec, KLCodec):
+            raise UsageError(
+                f"preset '{config.model.preset}' uses the published Stable Diffusion codec; import it instead"
+            )
+        self.codec: SpaceToDepthCodec = codec
+        self.weights = config.codec_loss
+        self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        half = len(batch.masks) // 2
+        masks = batch.masks[half:]
+        pixels = torch.cat([batch.images[:half], paint(masks, self.colours)])
+        mean, log_variance = self.codec.posterior(pixels)
+        latent = mean + (0.5 * log_variance).exp() * batch.noise
+        painted = self.codec.pixels(self.codec.features(latent * self.codec.config.scaling_factor))
+        logits = 4.0 * palette_logits(painted[half:], self.colours)
+        losses = {
+            "pixels": F.l1_loss(painted, pixels),
+            "kl": self.weights.kl * 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean(),
+            "palette": self.weights.palette
+            * segmentation_loss(logits, masks, torch.ones(len(masks), device=masks.device), "cross_entropy"),
+        }
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        return losses
+
+    def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
+        """The codec's own mask read back: the ceiling of whatever stands on its latents."""
+        latent = self.codec.encode(paint(masks, self.colours))
+        return palette_logits(self.codec.pixels(self.codec.features(latent)), self.colours)
+
+    @torch.no_grad()
+    def measure_scale(self, masks: Tensor) -> None:
+        """Set the scaling factor to one over the standard deviation of the masks' latents."""
+        latent = self.codec.posterior(paint(masks, self.colours))[0]
+        self.codec.register_to_config(scaling_factor=float(1.0 / latent.std()))
+
+    def save(self, folder: Path) -> None:
+        self.codec.save_pretrained(folder / "codec")
+
+
+class BaseStage(nn.Module):
+    """The DiT on latents of masks, without any image: the prior that is frozen afterwards."""
+
+    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+        super().__init__()
+        preset = find_preset(config.model.preset, config.model.sizes)
+        self.codec = _load_codec(config, preset).requires_grad_(False)
+        self.dit = build_dit(preset)
+        self.dit.open_gates()
+        self.dit.y_embedder.requires_grad_(preset.classes > 0)
+        self.objective = config.objective
+        self.schedule = NoiseSchedule.linear()
+        self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            clean = self.codec.encode(paint(batch.masks, self.colours))
+        t = timesteps(batch.uniform, len(self.schedule), self.objective.last_timestep_share)
+        noisy = self.schedule.add_noise(clean, batch.noise, t)
+        output = self.dit(noisy, self.dit.condition(t))
+        loss = diffusion_loss(output, self.schedule.target(clean, batch.noise, t, self.objective.prediction_type))
+        return {"diffusion": loss, "total": loss}
+
+    def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> None:
+        """A prior makes no mask of an image."""
+
+    def save(self, folder: Path) -> None:
+        self.dit.save_pretrained(folder / "dit")
+
+
+class ControlStage(MedDelinea):
+    """The controlled network: DiT and encoder frozen, control branch and mask head trained."""
+
+    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+        codec, dit, control, head = _components(config, organs)
+        segmenter = Segmenter(codec, dit, control, head, len(organs))
+        super().__init__(segmenter, config.objective)
+        if not config.objective.segmentation and config.model.trainable_decoder != "none":
+            raise UsageError(
+                "objective.segmentation is off, so nothing trains a decoder; set model.trainable_decoder: none"
+            )
+        segmenter.freeze(config.model.trainable_decoder)
+        if not config.objective.auxiliary_weight and control.auxiliary is not None:
+            control.auxiliary.requires_grad_(False)
+        self.organs = organs
+        self.saved_dtype = torch.float16 if config.saved_dtype == "float16" else torch.float32
+        self.neighbours = config.data.neighbours
+        self.sampling_steps = config.validation.sampling_steps
+        self.scheduler = make_scheduler(config.validation.scheduler)
+
+    def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
+        """Sampled masks."""
+        return self.segment(images, keys, self.scheduler, self.sampling_steps)
+
+    def save(self, folder: Path) -> None:
+        parts = self.segmenter
+        pipeline = MedDelineaPipeline(
+            codec=cast(KLCodec | SpaceToDepthCodec, parts.codec),
+            dit=parts.dit,
+            control=parts.control,
+            mask_head=parts.mask_head,
+            scheduler=make_scheduler(SCHEDULERS[0]),
+            organs=self.organs,
+            prediction_type=self.objective.prediction_type,
+            default_steps=self.sampling_steps,
+            neighbours=self.neighbours,
+        )
+        pipeline.to(self.saved_dtype).save_pretrained(folder / "pipeline")
+
+
+def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | BaseStage | ControlStage:
+    """The stage that a run file asks for, with the weights that it starts from.
+
+    Raises
+    ------
+    WeightsMissingError
+        If components that it stands on are absent.
+    """
+    if config.stage == "codec":
+        return CodecStage(config, organs)
+    if config.stage == "base":
+        return BaseStage(config, organs)
+    return ControlStage(config, organs)
+
+
+def _load_codec(config: RunConfig, preset: Preset) -> KLCodec | SpaceToDepthCodec:
+    kind = KLCodec if preset.kl_codec else SpaceToDepthCodec
+    return cast(KLCodec | SpaceToDepthCodec, _load(kind, config.model.codec, "codec"))
+
+
+def _components(
+    config: RunConfig, organs: tuple[str, ...]
+) -> tuple[KLCodec | SpaceToDepthCodec, DiT, ControlDiT, MaskHead | None]:
+    model, preset = config.model, find_preset(config.model.preset, config.model.sizes)
+    if model.pipeline is not None:
+        if not (model.pipeline / "model_index.json").is_file():
+            raise WeightsMissingError(
+                f"{model.pipeline}: no model_index.json; model.pipeline expects a trained model's folder"
+            )
+        pipeline = MedDelineaPipeline.from_pretrained(model.pipeline)
+        for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
+            if component is not None:
+                component.float()  # saved as float16, perhaps; trained in float32
+        if tuple(pipeline.config.organs) != organs:
+            raise UsageError(
+                f"{model.pipeline}: its organs are not the store's; prepare a store with the model's organs"
+            )
+        kind = pipeline.config.prediction_type
+        if kind != config.objective.prediction_type:
+            raise UsageError(f"{model.pipeline}: it predicts '{kind}'; set objective.prediction_type to that")
+        return pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head
+    codec = _load_codec(config, preset)
+    dit = cast(DiT, _load(DiT, model.dit, "dit"))
+    head = None if model.trainable_decoder == "none" else build_mask_head(preset, codec, len(organs))
+    return codec, dit, build_control(preset, dit, len(organs)), head
+
+
+def _load(kind: type[KLCodec | SpaceToDepthCodec | DiT], folder: Path | None, role: str) -> nn.Module:
+    if folder is None or not (folder / "config.json").is_file():
+        raise WeightsMissingError(f"model.{role}: {folder} holds no config.json; train it first or import its weights")
+    return cast(nn.Module, kind.from_pretrained(folder))

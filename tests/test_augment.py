@@ -1,0 +1,164 @@
+"""Augmentation: nothing where nothing is asked for, image and mask together, and each sample by its key alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from meddelinea.data.augment import Augmentation, apply, draw, zoom
+from meddelinea.io import read_volume
+
+NOTHING = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
+KEYS = [(3, 1, 0, 7), (3, 2, 5, 0), (3, 3, 5, 1), (9, 1, 0, 7)]
+
+
+def slices(count: int = 4, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(rng.normal(size=(count, 3, side, side)), (0, 0, 2, 2))
+    images = torch.from_numpy(np.clip(noise / np.abs(noise).max() * 1.5, -1, 1)).float()
+    return images, torch.from_numpy(rng.integers(0, 14, (count, side, side)))
+
+
+def test_no_ranges_change_nothing() -> None:
+    images, masks = slices()
+    moved, ids = apply(draw(NOTHING, KEYS), images, masks, 48)
+    torch.testing.assert_close(moved, images, rtol=0, atol=1e-5)
+    assert torch.equal(ids, masks)
+
+
+def test_the_same_key_gives_the_same_sample_in_any_batch() -> None:
+    images, masks = slices()
+    together = apply(draw(Augmentation(), KEYS), images, masks, 48)
+    backwards = apply(draw(Augmentation(), KEYS[::-1]), images.flip(0), masks.flip(0), 48)
+    for i in range(4):
+        alone = apply(draw(Augmentation(), KEYS[i : i + 1]), images[i : i + 1], masks[i : i + 1], 48)
+        torch.testing.assert_close(alone[0][0], together[0][i], rtol=0, atol=1e-6)
+        torch.testing.assert_close(backwards[0][3 - i], together[0][i], rtol=0, atol=1e-6)
+        assert torch.equal(alone[1][0], together[1][i])
+        assert torch.equal(backwards[1][3 - i], together[1][i])
+
+
+def test_other_keys_give_other_samples_of_the_same_slice() -> None:
+    images, masks = slices(1)
+    moved, _ = apply(draw(Augmentation(), KEYS), images.expand(4, -1, -1, -1), masks.expand(4, -1, -1), 48)
+    for i in range(4):
+        for j in range(i):
+            assert not torch.allclose(moved[i], moved[j], atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def organs(data: Path) -> torch.Tensor:
+    """Six real slices of organ ids, (6, 256, 256)."""
+    mask = read_volume(data / "btcv" / "label" / "label0002.nii.gz").array
+    return torch.from_numpy(np.rint(mask[:256, :256, 70:106:6]).astype(np.int64)).permute(2, 0, 1).contiguous()
+
+
+def test_image_and_mask_move_together(organs: torch.Tensor) -> None:
+    keys = [(0, 1, 2, i) for i in range(6)]
+    painted = torch.where(organs > 0, 1.0, -1.0)[:, None].expand(-1, 3, -1, -1)
+    moving = Augmentation(contrast=0, brightness=0, noise=0)
+    moved, ids = apply(draw(moving, keys), painted, organs, 256)
+    for i in range(6):
+        assert not torch.equal(ids[i], organs[i])
+        inside, truth = moved[i, 0] > 0, ids[i] > 0
+        assert truth.sum() > 1000
+        assert 2 * float((inside & truth).sum()) / float(inside.sum() + truth.sum()) > 0.97
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        Augmentation(30, 0, 0, 0, 0, 0, 0, 0),
+        Augmentation(0, 0.3, 0, 0, 0, 0, 0, 0),
+        Augmentation(20, 0.2, 0.2, 0.1, 0, 0, 0, 0),
+    ],
+)
+def test_affine_moves_are_scipys(ranges: Augmentation) -> None:
+    side = 64
+    images, _ = slices(4, side)
+    drawn = draw(ranges, KEYS)
+    moved, _ = apply(drawn, images, torch.zeros(4, side, side, dtype=torch.long), side)
+    middle = (side - 1) / 2
+    for i, (linear, shift) in enumerate(
+        zip(drawn.affine[:, :, :2].double(), drawn.affine[:, :, 2].double(), strict=True)
+    ):
+        matrix = linear.numpy()[::-1, ::-1]  # (x, y) of torch's grid to (row, column)
+        offset = middle + shift.numpy()[::-1] * side / 2 - matrix @ [middle, middle]
+        for channel in range(3):
+            theirs = (
+                ndimage.affine_transform(
+                    images[i, channel].double().numpy() + 1, matrix, offset, order=1, mode="grid-constant"
+                )
+                - 1
+            )
+            np.testing.assert_allclose(moved[i, channel].numpy(), theirs, atol=2e-4)
+
+
+def test_drawn_numbers_fill_their_ranges_and_stay_inside() -> None:
+    keys = [(0, 0, 0, i) for i in range(600)]
+    turned = draw(Augmentation(25, 0, 0, 0, 0, 0, 0, 0), keys).affine
+    angles = torch.rad2deg(torch.atan2(turned[:, 1, 0], turned[:, 0, 0]))
+    torch.testing.assert_close(torch.linalg.det(turned[:, :, :2]), torch.ones(600))
+    assert not turned[:, :, 2].any()
+    shifted = draw(Augmentation(0, 0, 0, 0.1, 0, 0, 0, 0), keys).affine
+    torch.testing.assert_close(shifted[:, :, :2], torch.eye(2).expand(600, -1, -1))
+    grey = draw(Augmentation(0, 0, 0, 0, 0, 0.3, 0.15, 0.05), keys)
+    for values, low, high in (
+        (angles, -25, 25),
+        (shifted[:, 0, 2] / 2, -0.1, 0.1),  # a slice is 2 wide
+        (shifted[:, 1, 2] / 2, -0.1, 0.1),
+        (grey.gain, 0.7, 1.3),
+        (grey.offset, -0.15, 0.15),
+        (grey.noise, 0, 0.05),
+    ):
+        width = high - low
+        assert low <= float(values.min()) < low + 0.02 * width
+        assert high - 0.02 * width < float(values.max()) <= high
+        assert float(values.mean()) == pytest.approx((low + high) / 2, abs=0.05 * width)  # 4 standard errors
+
+
+def test_intensities_change_by_the_drawn_numbers_and_stay_in_range() -> None:
+    images, masks = slices()
+    drawn = draw(Augmentation(0, 0, 0, 0, 0, 0.2, 0.3, 0), KEYS)
+    moved, ids = apply(drawn, images, masks, 48)
+    expected = (images * drawn.gain.view(4, 1, 1, 1) + drawn.offset.view(4, 1, 1, 1)).clamp(-1, 1)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+    assert torch.equal(ids, masks)
+    noisy, _ = apply(draw(Augmentation(0, 0, 0, 0, 0, 0, 0, 0.2), KEYS), images * 0.1, masks, 48)
+    spread = (noisy - images * 0.1).flatten(1).std(1)
+    torch.testing.assert_close(spread, draw(Augmentation(0, 0, 0, 0, 0, 0, 0, 0.2), KEYS).noise, rtol=0.05, atol=0)
+
+
+def test_elastic_displacements_have_the_stated_size() -> None:
+    """A ramp along the columns, displaced, shows the displacement itself."""
+    keys = [(1, 0, 0, i) for i in range(40)]
+    side = 64
+    ramp = ((torch.arange(side) * 2.0 + 1) / side - 1).expand(40, 1, side, side) * 0.5
+    moved, _ = apply(
+        draw(Augmentation(0, 0, 0, 0, 0.01, 0, 0, 0), keys), ramp, torch.zeros(40, side, side, dtype=torch.long), side
+    )
+    shift = (moved - ramp)[:, 0, 8:-8, 8:-8] / 0.5 / 2  # as a share of the side
+    assert 0.004 < float(shift.std()) < 0.012  # smoothing between the coarse points takes some of 0.01
+    assert float(shift.diff(dim=2).abs().max()) < 0.01  # smooth
+
+
+@pytest.mark.parametrize(("row", "column", "crop"), [(8, 16, 24), (0, 0, 16), (24, 10, 24)])
+def test_zoom_without_ranges_is_a_crop(row: int, column: int, crop: int) -> None:
+    images, masks = slices()
+    centre = torch.tensor([(2 * column + crop) / 48 - 1, (2 * row + crop) / 48 - 1]).expand(4, -1)
+    moved, ids = apply(zoom(draw(NOTHING, KEYS), centre, crop / 48), images, masks, crop)
+    torch.testing.assert_close(moved, images[:, :, row : row + crop, column : column + crop], rtol=0, atol=1e-4)
+    assert torch.equal(ids, masks[:, row : row + crop, column : column + crop])
+
+
+def test_beyond_the_slice_is_air_and_background() -> None:
+    images, masks = slices()
+    centre = torch.tensor([1.0, -1.0]).expand(4, -1)  # the upper right corner: three quarters of the window lie outside
+    moved, ids = apply(zoom(draw(NOTHING, KEYS), centre, 0.5), images, masks, 24)
+    assert (moved[:, :, :11] == -1).all()
+    assert (moved[:, :, :, 13:] == -1).all()
+    assert not ids[:, :11].any()
+    assert not ids[:, :, 13:].any()
+    torch.testing.assert_close(moved[:, :, 12:, :12], images[:, :, :12, 36:], rtol=0, atol=1e-4)

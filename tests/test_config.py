@@ -1,0 +1,152 @@
+"""Run files: what is wrong with one is said in one line, before anything starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
+from meddelinea.training.config import RunConfig, load_config
+
+LEAST: dict[str, Any] = {"stage": "base", "output": "out", "steps": 10, "data": {"store": "s", "train": ["a", "b"]}}
+
+
+def load(folder: Path, changes: dict[str, Any] | None = None, overrides: tuple[str, ...] = ()) -> RunConfig:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**LEAST, **(changes or {})}))
+    return load_config(path, overrides)
+
+
+def refusal(kind: type[MedDelineaError], folder: Path, *arguments: Any) -> str:
+    with pytest.raises(kind) as caught:
+        load(folder, *arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_least_run_file(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert (config.stage, config.steps, config.output) == ("base", 10, Path("out"))
+    assert config.data.train == ("a", "b")
+    assert config.objective.prediction_type == "epsilon"  # the paper's
+    assert config.precision == "no"
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml")), ids=str)
+def test_every_recipe_is_valid(recipe: Path) -> None:
+    load_config(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step": 3}, ["step", "3"]),
+        ({"optimiser": {"lerning_rate": 1.0}}, ["optimiser.lerning_rate"]),
+        ({"objective": {"predicts": "epsilon"}}, ["objective.predicts"]),
+        ({"data": {**LEAST["data"], "augmentation": {"rotation": 5}}}, ["data.augmentation.rotation"]),
+        ({"steps": "many"}, ["steps", "'many'"]),
+        ({"steps": 0}, ["steps", "0"]),
+        ({"batch_size": -1}, ["batch_size", "-1"]),
+        ({"stage": "decoder"}, ["stage", "'decoder'"]),
+        ({"precision": "fp8"}, ["precision", "'fp8'"]),
+        ({"minutes": 0}, ["minutes", "0"]),
+        ({"optimiser": {"ema_decay": 1.0}}, ["optimiser.ema_decay", "1.0"]),
+        ({"optimiser": None}, ["optimiser"]),
+        ({"data": {**LEAST["data"], "rare_organ_share": 1.5}}, ["data.rare_organ_share", "1.5"]),
+        ({"data": {**LEAST["data"], "crop": 20}}, ["data.crop", "20"]),
+        ({"data": {"store": "s", "train": []}}, ["data.train"]),
+        ({"data": {"store": "s", "train": "a"}}, ["data.train", "'a'"]),
+        ({"data": {"train": ["a"]}}, ["data.store"]),
+        ({"objective": {"prediction_type": "noise"}}, ["objective.prediction_type", "'noise'"]),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_a_wrong_setting_is_named_with_its_value(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
+    message = refusal(UsageError, tmp_path, changes)
+    assert all(word in message for word in [str(tmp_path / "run.yaml"), *words]), message
+
+
+def test_a_case_is_not_both_trained_on_and_validated_on(tmp_path: Path) -> None:
+    data = {"store": "s", "train": ["a", "b", "c"], "validation": ["d", "b"]}
+    assert "cases b are in both" in refusal(UsageError, tmp_path, {"data": data})
+
+
+def test_overrides_reach_into_sections_and_are_yaml(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        {"optimiser": {"learning_rate": 0.5, "warmup_steps": 7}},
+        (
+            "steps=25",
+            "optimiser.learning_rate=1e-3",
+            "data.train=[c, d]",
+            "data.augmentation.rotation_deg=3",
+            "model.sizes={width: 64}",
+            "minutes=null",
+            "objective.segmentation=false",
+            "output=a=b",
+        ),
+    )
+    assert config.steps == 25
+    assert config.optimiser.learning_rate == 1e-3
+    assert config.optimiser.warmup_steps == 7  # the section's other settings stay
+    assert config.data.train == ("c", "d")
+    assert config.data.augmentation.rotation_deg == 3
+    assert config.model.sizes == {"width": 64}
+    assert config.minutes is None
+    assert config.objective.segmentation is False
+    assert config.output == Path("a=b")
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("steps", "key=value"),
+        ("steps=-5", "steps"),
+        ("optimiser.rate=1", "optimiser.rate"),
+        ("steps.more=1", "steps"),
+        ("data.train=[a", "not YAML"),
+        ("=3", "key=value"),
+    ],
+)
+def test_a_wrong_override_is_refused(tmp_path: Path, override: str, word: str) -> None:
+    assert word in refusal(UsageError, tmp_path, {}, (override,))
+
+
+def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(LEAST) + "model:\n")
+    assert load_config(path, ("model.preset=paper",)).model.preset == "paper"
+
+
+@pytest.mark.parametrize(
+    "content", [b"stage: [base", b"\x89PNG\r\n\xff\xfe", b"just words", b"- a\n- b\n", b"", b"a: \x00"], ids=repr
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputRefusedError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"stage: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'made'}]\n")
+    with pytest.raises(InputRefusedError):
+        load_config(path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("absent", ["missing.yaml", "."])
+def test_an_absent_file_is_refused(tmp_path: Path, absent: str) -> None:
+    with pytest.raises(InputRefusedError, match="not a readable YAML file"):
+        load_config(tmp_path / absent)
+
+
+def test_a_written_run_is_read_back(tmp_path: Path) -> None:
+    config = load(tmp_path, {"minutes": 2.5, "objective": {"prediction_type": "sample"}})
+    (tmp_path / "run.json").write_text(config.model_dump_json())
+    assert load_config(tmp_path / "run.json") == config

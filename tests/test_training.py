@@ -1,0 +1,527 @@
+"""Training: the stages leave what the next one needs, and a run is the same however it is cut up.
+
+Models here have 32 channels and slices 64 pixels, so a step takes milliseconds; they learn nothing.
+"""
+
+import json
+import math
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
+from torch import Tensor, nn
+
+from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.method import Batch, MedDelinea, Objective
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.pipeline import MedDelineaPipeline
+from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError
+from meddelinea.models.codec import SpaceToDepthCodec, paint, palette
+from meddelinea.models.dit import DiT
+from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
+from meddelinea.models.segmenter import Segmenter
+from meddelinea.training import engine
+from meddelinea.training.checkpoint import load_checkpoint
+from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
+from meddelinea.training.engine import Progress, learning_rate_factor, train
+from meddelinea.training.stages import BaseStage, build_stage
+from meddelinea.training.validation import validation_dice
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps the precision of a process in a singleton; each test is a process of its own to it."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture(scope="module")
+def parts(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A codec and a DiT, trained for a few steps each: what the control stage stands on."""
+    folder = tmp_path_factory.mktemp("parts")
+    codec = train(run_config("codec", store, folder / "codec", data={"crop": 32})) / "codec"
+    dit = train(run_config("base", store, folder / "base", model={"codec": codec})) / "dit"
+    return {"codec": codec, "dit": dit}
+
+
+def control_config(store: Path, parts: dict[str, Path], output: Path, **sections: Any) -> RunConfig:
+    model = {**parts, **sections.pop("model", {})}
+    return run_config("control", store, output, model=model, **sections)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    a, b = one.state_dict(), other.state_dict()
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+# The three stages
+
+
+def test_codec_latents_of_masks_have_unit_variance(store: Path, parts: dict[str, Path]) -> None:
+    codec = SpaceToDepthCodec.from_pretrained(parts["codec"])
+    slices = SliceStore(store, CASES[:2])
+    masks = torch.stack([torch.from_numpy(slices.mask(c, s)) for c in range(2) for s in range(6)])
+    with torch.no_grad():
+        latents = codec.encode(paint(masks, palette(len(ORGANS) + 1)))
+    assert float(latents.std()) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["none", "final_layer", "all"])
+def test_control_stage_leaves_the_frozen_parts_alone(
+    store: Path, parts: dict[str, Path], tmp_path: Path, decoder: str
+) -> None:
+    output = train(control_config(store, parts, tmp_path / "run", model={"trainable_decoder": decoder}))
+    pipeline = MedDelineaPipeline.from_pretrained(output / "pipeline")
+    codec, dit = SpaceToDepthCodec.from_pretrained(parts["codec"]), DiT.from_pretrained(parts["dit"])
+    assert_same_weights(pipeline.dit, dit)
+    assert_same_weights(pipeline.codec.encoder, codec.encoder)
+    assert pipeline.codec.config.scaling_factor == codec.config.scaling_factor
+    decoder_moved = any(
+        not torch.equal(a, b)
+        for a, b in zip(pipeline.codec.decoder.parameters(), codec.decoder.parameters(), strict=True)
+    )
+    assert decoder_moved == (decoder == "all")
+    assert (pipeline.mask_head is None) == (decoder == "none")
+
+    control = pipeline.control
+    for layer in (*control.after_attention, *control.after_mlp):
+        assert layer.weight.any()  # zero before training
+    assert control.zero_conv.weight.any()
+    for mine, frozen in zip(control.blocks, dit.blocks, strict=True):
+        assert not torch.equal(mine.mlp.fc1.weight, frozen.mlp.fc1.weight)  # equal before training
+
+
+def test_a_trained_pipeline_folder_says_what_it_is(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    config = control_config(store, parts, tmp_path / "run", data={"validation": CASES[2:]}, validation={"stride": 3})
+    folder = train(config) / "pipeline"
+    read = {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
+    assert read["labels"]["labels"] == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    assert read["preprocessing"]["size"] == 64
+    assert read["preprocessing"]["spacing_mm"] == 6.0
+    assert read["preprocessing"]["modalities"] == ["CT"]
+    cases = {role: [(c["name"], c["fingerprint"]) for c in read["training_cases"][role]] for role in ("train", "validation")}
+    assert cases == {"train": [("a", f"{0:064x}"), ("b", f"{1:064x}")], "validation": [("c", f"{2:064x}")]}
+    assert load_config(folder / "run.json") == config
+
+    pipeline = MedDelineaPipeline.from_pretrained(folder)
+    logits = pipeline(torch.zeros(2, 3, 64, 64), [NoiseKey(0, 0, i, 0) for i in range(2)], steps=1)
+    assert logits.shape == (2, len(ORGANS) + 1, 64, 64)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_pipeline_is_fine_tuned_even_from_float16(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    first = train(control_config(store, parts, tmp_path / "first", saved_dtype="float16")) / "pipeline"
+    before = MedDelineaPipeline.from_pretrained(first, torch_dtype=torch.float32)
+    again = run_config("control", store, tmp_path / "again", model={"pipeline": first})
+    after = MedDelineaPipeline.from_pretrained(train(again) / "pipeline")
+    assert {p.dtype for p in load_checkpoint(tmp_path / "again").weights.values()} == {torch.float32}
+    assert_same_weights(after.dit, before.dit)
+    assert not torch.equal(after.control.zero_conv.weight, before.control.zero_conv.weight)
+
+
+def test_a_pipeline_is_not_fine_tuned_to_predict_something_else(
+    store: Path, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    first = train(control_config(store, parts, tmp_path / "first", steps=1)) / "pipeline"
+    changed = {"objective": {"prediction_type": "sample"}, "model": {"pipeline": first}}
+    with pytest.raises(UsageError, match="epsilon"):
+        train(run_config("control", store, tmp_path / "again", **changed))
+
+
+@pytest.mark.parametrize(("stage", "absent"), [("base", "codec"), ("control", "codec"), ("control", "dit")])
+def test_a_missing_part_is_named(store: Path, parts: dict[str, Path], tmp_path: Path, stage: str, absent: str) -> None:
+    model = {**parts, absent: tmp_path / "nowhere"}
+    with pytest.raises(WeightsMissingError, match=f"model.{absent}: {tmp_path / 'nowhere'}"):
+        build_stage(run_config(stage, store, tmp_path / "run", model=model), ORGANS)
+
+
+def test_only_the_diffusion_loss_leaves_the_mask_head_untrained_and_is_told(
+    store: Path, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    objective = {"segmentation": False}
+    with pytest.raises(UsageError, match="trainable_decoder"):
+        build_stage(control_config(store, parts, tmp_path / "run", objective=objective), ORGANS)
+    build_stage(
+        control_config(store, parts, tmp_path / "run", objective=objective, model={"trainable_decoder": "none"}), ORGANS
+    )
+
+
+# The same run however it is cut up
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from meddelinea.training.config import load_config
+from meddelinea.training.engine import train
+
+def report(progress):
+    if progress.step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(load_config(Path(sys.argv[1])), report=report)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_killed_and_resumed_equals_uninterrupted(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    same = {
+        "steps": 8,
+        "checkpoint_minutes": 1e-9,  # after every step
+        "data": {"validation": CASES[2:]},
+        "validation": {"every": 3},
+        "optimiser": {"learning_rate": 1e-2, "warmup_steps": 3, "ema_decay": 0.9},
+    }
+    straight = train(control_config(store, parts, tmp_path / "straight", **same))
+
+    config = control_config(store, parts, tmp_path / "killed", **same)
+    (tmp_path / "run.yaml").write_text(config.model_dump_json())
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml")]
+    assert subprocess.run(command, check=False, timeout=600).returncode == -signal.SIGKILL
+    assert load_checkpoint(config.output).step == 4
+    assert not (config.output / "pipeline").exists()
+    train(config, resume=True)
+
+    ours, theirs = load_checkpoint(config.output), load_checkpoint(straight)
+    assert ours.step == theirs.step == 8
+    for name, value in theirs.weights.items():
+        assert torch.equal(ours.weights[name], value), name
+    assert any(not torch.equal(a, b) for a, b in zip(theirs.ema["shadow_params"], theirs.weights.values(), strict=True))
+    for a, b in zip(ours.ema["shadow_params"], theirs.ema["shadow_params"], strict=True):
+        assert torch.equal(a, b)
+    one, other = (MedDelineaPipeline.from_pretrained(run / "pipeline") for run in (config.output, straight))
+    assert_same_weights(one.control, other.control)
+    assert_same_weights(one.mask_head, other.mask_head)
+
+    rows = [[{**row, "seconds": None} for row in metrics(run)] for run in (config.output, straight)]
+    assert [row["step"] for row in rows[1]] == list(range(1, 9))
+    assert ["dice" in row for row in rows[1]] == [step in (3, 6, 8) for step in range(1, 9)]
+    assert rows[0] == rows[1]
+
+
+def test_the_result_holds_averaged_weights(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    folder = train(run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, optimiser={"ema_decay": 0.5}))
+    checkpoint = load_checkpoint(folder)
+    weights = dict(DiT.from_pretrained(folder / "dit").named_parameters())
+    for name, average in zip(checkpoint.weights, checkpoint.ema["shadow_params"], strict=True):
+        assert torch.equal(weights[name.removeprefix("dit.")], average), name
+
+
+def test_two_processes_with_half_the_batch_equal_one(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    """Of the mean squared error; the Dice of a batch is no mean over its slices, so each process has its own."""
+    same = {
+        "steps": 10,
+        "objective": {"segmentation": False, "auxiliary_weight": 0.0},
+        "model": {"trainable_decoder": "none"},
+        "data": {"validation": CASES[2:]},
+    }
+    alone = train(control_config(store, parts, tmp_path / "alone", batch_size=4, **same))
+
+    config = control_config(store, parts, tmp_path / "together", batch_size=2, **same)
+    (tmp_path / "run.yaml").write_text(config.model_dump_json())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What `torchrun` and `accelerate launch` set for each process that they start.
+    shared = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "meddelinea", "train", "--quiet", "--debug", str(tmp_path / "run.yaml")]
+    processes = [
+        subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+
+    one, two = metrics(alone), metrics(config.output)
+    assert len(one) == len(two) == 10
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine["total"] == pytest.approx(theirs["total"], abs=1e-4)
+        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3, abs=1e-4)
+    assert "dice" in two[-1]
+    a, b = (MedDelineaPipeline.from_pretrained(run / "pipeline").control for run in (alone, config.output))
+    for (name, x), y in zip(a.named_parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def hand_made_batch(size: int) -> Batch:
+    g = torch.Generator().manual_seed(3)
+    return Batch(
+        torch.rand(size, 3, 64, 64, generator=g) * 2 - 1,
+        torch.randint(0, 4, (size, 64, 64), generator=g),
+        torch.randn(size, 4, 8, 8, generator=g),
+        torch.rand(size, generator=g),
+    )
+
+
+def test_accumulating_halves_equals_the_whole_batch(
+    store: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the mean squared error alone; the Dice of a batch is no mean over its slices."""
+    whole = hand_made_batch(4)
+    halves = [Batch(*(tensor[i : i + 2] for tensor in whole)) for i in (0, 2)]
+    base = {"model": {"codec": parts["codec"]}, "steps": 3}
+    monkeypatch.setattr(engine, "_batches", lambda *arguments: iter([whole] * 3))
+    once = train(run_config("base", store, tmp_path / "once", **base))
+    monkeypatch.setattr(engine, "_batches", lambda *arguments: iter(halves * 3))
+    twice = train(run_config("base", store, tmp_path / "twice", accumulation=2, batch_size=2, **base))
+    for a, b in zip(metrics(once), metrics(twice), strict=True):
+        for figure in ("total", "gradient_norm", "learning_rate"):
+            assert a[figure] == pytest.approx(b[figure], rel=1e-4), figure
+    mine, theirs = load_checkpoint(once).weights, load_checkpoint(twice).weights
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def tiny_method(objective: Objective) -> MedDelinea:
+    torch.manual_seed(0)
+    preset = find_preset("small", SIZES)
+    codec, dit = build_codec(preset), build_dit(preset)
+    control, head = build_control(preset, dit, len(ORGANS)), build_mask_head(preset, codec, len(ORGANS))
+    return MedDelinea(Segmenter(codec, dit, control, head, len(ORGANS)), objective)
+
+
+def test_which_losses_are_means_over_slices() -> None:
+    method = tiny_method(Objective())
+    whole = hand_made_batch(4)
+    halves = [Batch(*(tensor[i : i + 2] for tensor in whole)) for i in (0, 2)]
+    with torch.no_grad():
+        losses, parts = method.loss(whole), [method.loss(half) for half in halves]
+    for name, value in losses.items():
+        gap = abs(float(value) - sum(float(part[name]) for part in parts) / 2)
+        assert (gap < 1e-5) == (name == "diffusion"), name
+
+
+# Time, steps and figures
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_learning_rate_without_warmup(share: float) -> None:
+    step = 7  # plays no part
+    assert learning_rate_factor(OptimiserConfig(schedule="constant"), step, share) == 1.0
+    assert learning_rate_factor(OptimiserConfig(schedule="linear"), step, share) == pytest.approx(1 - share)
+    half_turn = math.cos(math.pi * share / 2) ** 2  # the half-angle formula
+    assert learning_rate_factor(OptimiserConfig(schedule="cosine"), step, share) == pytest.approx(half_turn)
+
+
+def test_learning_rate_warms_up_linearly() -> None:
+    config = OptimiserConfig(schedule="constant", warmup_steps=4)
+    assert [learning_rate_factor(config, step, 0.1) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    both = OptimiserConfig(schedule="linear", warmup_steps=4)
+    assert learning_rate_factor(both, 1, 0.2) == pytest.approx(0.5 * 0.8)
+
+
+def test_minutes_end_a_run_and_drive_its_learning_rate(
+    store: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def report(progress: Progress) -> None:
+        clock[0] += 15.0
+
+    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=10**6, minutes=1.0)
+    train(config, report=report)
+    rows = metrics(config.output)
+    assert [row["seconds"] for row in rows] == [0, 15, 30, 45, 60]
+    shares = [0.0, 0.0, 0.25, 0.5, 0.75]  # at the start of each step
+    expected = [1e-3 * 0.5 * (1 + math.cos(math.pi * share)) for share in shares]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
+
+
+def test_progress_and_learning_rate_follow_the_steps(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    optimiser = {"schedule": "linear", "warmup_steps": 2}
+    train(
+        run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, optimiser=optimiser),
+        report=seen.append,
+    )
+    assert [(p.step, p.steps, p.share) for p in seen] == [(1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75), (4, 4, 1.0)]
+    assert [p.figures["learning_rate"] for p in seen] == pytest.approx([0.5e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_validation_dice_equals_counting_voxels(store: Path, tmp_path: Path) -> None:
+    stride = 2
+    config = run_config("base", store, tmp_path / "run", validation={"stride": stride}, data={"neighbours": 1})
+    held_out = SliceStore(store, CASES[1:])
+    guesses: dict[tuple[int, int], np.ndarray] = {}
+
+    def predict(images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
+        rng = np.random.default_rng([keys[0].case, keys[0].slice])
+        truth = masks.numpy()
+        guess = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, len(ORGANS) + 1, truth.shape))
+        for key, image, ids in zip(keys, images.numpy(), guess, strict=True):
+            guesses[key.case, key.slice] = ids
+            wanted = held_out.image(key.case, key.slice, 1) / np.float32(127.5) - 1
+            assert np.allclose(image, wanted, atol=1e-6)
+        return nn.functional.one_hot(torch.from_numpy(guess), len(ORGANS) + 1).permute(0, 3, 1, 2).float()
+
+    figures = validation_dice(predict, held_out, config, torch.device("cpu"))
+
+    assert set(guesses) == {(case, index) for case in (0, 1) for index in (0, 2, 4)}
+    dice: dict[str, float] = {}
+    for organ, name in enumerate(ORGANS, start=1):
+        of_cases = []
+        for case in (0, 1):
+            truth = np.stack([held_out.mask(case, index) for index in (0, 2, 4)]) == organ
+            guess = np.stack([guesses[case, index] for index in (0, 2, 4)]) == organ
+            if truth.any():
+                of_cases.append(2 * (truth & guess).sum() / (truth.sum() + guess.sum()))
+        if of_cases:
+            dice[name] = float(np.mean(of_cases))
+    assert set(dice) == {"spleen", "liver"}  # the gallbladder lies between the slices that are measured
+    expected = {f"dice/{name}": value for name, value in dice.items()}
+    expected |= {"dice": np.mean(list(dice.values())), "dice_paper": np.mean(list(dice.values()))}
+    assert figures == pytest.approx(expected)
+
+
+def test_validation_without_any_organ_gives_no_figures(store: Path, tmp_path: Path) -> None:
+    config = run_config("base", store, tmp_path / "run", validation={"stride": 100})  # the first slices, all empty
+
+    def predict(images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
+        return torch.zeros(len(masks), len(ORGANS) + 1, 64, 64)
+
+    assert validation_dice(predict, SliceStore(store), config, torch.device("cpu")) == {}
+
+
+def test_a_tensorboard_log_appears(parts: dict[str, Path]) -> None:
+    pytest.importorskip("tensorboard")
+    run = parts["dit"].parent
+    assert list(run.rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("stage", ["codec", "base", "control"])
+def test_bf16_runs(store: Path, parts: dict[str, Path], tmp_path: Path, stage: str) -> None:
+    model = {"codec": {}, "base": {"codec": parts["codec"]}, "control": parts}[stage]
+    config = run_config(stage, store, tmp_path / "run", model=model, precision="bf16", steps=2, batch_size=2)
+    train(config)
+    assert all(math.isfinite(row["total"]) for row in metrics(config.output))
+    assert {p.dtype for p in load_checkpoint(config.output).weights.values()} == {torch.float32}
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    store: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    config = run_config(
+        "base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=9, checkpoint_minutes=1e-9
+    )
+    sane, calls = BaseStage.forward, []
+
+    def forward(stage: BaseStage, batch: Batch) -> dict[str, Tensor]:
+        losses = sane(stage, batch)
+        calls.append(None)
+        if len(calls) == 4:
+            # The derivative of sqrt(0 * x) is not a number, its value is 0.
+            poison = {"loss": losses["total"] * math.nan, "gradient": (losses["total"] * 0.0).sqrt()}
+            losses["total"] = losses["total"] + poison[where]
+        return losses
+
+    monkeypatch.setattr(BaseStage, "forward", forward)
+    with pytest.raises(MedDelineaError, match=r"nan at step 4; .*--resume") as caught:
+        train(config)
+    assert "\n" not in str(caught.value)
+    kept = load_checkpoint(config.output)
+    assert kept.step == 3
+    assert all(torch.isfinite(value).all() for value in kept.weights.values())
+    assert len(metrics(config.output)) == 3
+
+    train(config, resume=True)  # the fault was the test's, so the run now ends
+    assert [row["step"] for row in metrics(config.output)] == list(range(1, 10))
+
+
+def test_a_run_is_not_overwritten(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=1)
+    train(config)
+    files = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="holds a run already; add --resume"):
+        train(config)
+    assert files == {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
+
+
+def test_resume_without_a_checkpoint_is_refused(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]})
+    with pytest.raises(InputRefusedError, match="no checkpoint.pt to resume from"):
+        train(config, resume=True)
+
+
+@pytest.mark.parametrize("other", [{"width": 64}, {"depth": 3}, {"classes": 5}])
+def test_the_checkpoint_of_another_model_is_refused(
+    store: Path, parts: dict[str, Path], tmp_path: Path, other: dict[str, int]
+) -> None:
+    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=1)
+    train(config)
+    wider = run_config("base", store, config.output, model={"codec": parts["codec"], "sizes": {**SIZES, **other}})
+    with pytest.raises(InputRefusedError, match="the checkpoint trains other parameters") as caught:
+        train(wider, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.made,)
+
+
+@pytest.mark.parametrize("writer", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_a_checkpoint_is_never_unpickled(tmp_path: Path, writer: Any) -> None:
+    writer({"step": Malicious(tmp_path / "made")}, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputRefusedError, match="not a training checkpoint") as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no checkpoint at all"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(InputRefusedError, match="not a training checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("thing", [[1, 2], {"step": 1}, 3])
+def test_something_else_saved_by_torch_is_refused(tmp_path: Path, thing: Any) -> None:
+    torch.save(thing, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputRefusedError, match="not a training checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+def test_cases_that_the_store_lacks_are_named(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputRefusedError, match="cases z are not in the store"):
+        train(run_config("codec", store, tmp_path / "run", data={"train": ["a", "z"]}))
