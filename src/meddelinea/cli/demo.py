@@ -1,0 +1,44 @@
+"""`meddelinea demo`: the main job on a real CT that is a `pip install` away."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meddelinea.cli.predict import Job, run
+from meddelinea.errors import InputRefusedError, WeightsMissingError
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("meddelinea_demo"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
+) -> None:
+    """Segment the CT of thorax and upper abdomen that the package slicerio ships."""
+    scan = _demo_scan()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputRefusedError(f"{output}: cannot make this folder ({error.strerror}); choose another") from error
+    job = Job(
+        source=scan,
+        output=output / "mask.nii.gz",
+        statistics=output / "statistics.json",
+        preview=output / "preview.png",
+        device=device,
+    )
+    run(job, as_json=as_json, quiet=quiet)
+
+
+def _demo_scan() -> Path:
+    """The CT inside the installed slicerio, found without importing it."""
+    spec = find_spec("slicerio")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        scan = Path(folder) / "data" / "CTChest4.nrrd"
+        if scan.is_file():
+            return scan
+    raise WeightsMissingError("the demo's CT comes with the package slicerio: pip install 'meddelinea[demo]'")

@@ -1,0 +1,91 @@
+"""The `meddelinea` command: its sub-commands, and what an error looks like to the person who typed it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+
+from meddelinea import __version__
+from meddelinea.cli import check, demo, evaluate, info, predict, prepare, train
+from meddelinea.errors import MedDelineaError
+
+#: Exit code of a command that was stopped from the keyboard, as shells have it.
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="meddelinea",
+    help="Segment organs in CT and MRI volumes with a controllable diffusion transformer.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: half the start-up time, and it fits a narrow terminal
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("predict")(predict.predict)
+app.command("demo")(demo.demo)
+app.command("check")(check.check)
+app.command("info")(info.info)
+app.command("prepare")(prepare.prepare)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and warnings.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"meddelinea {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 unexpected error, 130 interrupted, else the error's own exit code.
+
+    Parameters
+    ----------
+    arguments
+        Words after the program's name; those of this process by default. `--debug` may stand anywhere among them.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    if not debug:  # libraries' remarks would bury the one line that an error is
+        logging.disable(logging.WARNING)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+    message = ""
+    try:
+        code = app([word for word in words if word != "--debug"], prog_name="meddelinea", standalone_mode=False)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code, message = _explain(error)
+    if code == INTERRUPTED:
+        message = "interrupted"
+    if message:
+        print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and message of an error that ended a command."""
+    if isinstance(error, MedDelineaError):
+        return error.exit_code, str(error)
+    if isinstance(error, typer.Abort) and not isinstance(error.__cause__, EOFError):
+        return INTERRUPTED, ""
+    usage_error = typer.BadParameter.__base__
+    if usage_error is not None and isinstance(error, usage_error):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "meddelinea"
+        message = getattr(error, "format_message", lambda: str(error))()  # names the option or argument meant
+        return 2, f"{message.rstrip('.')}; see `{command} --help`"
+    cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ is not None else error
+    detail = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    return 1, f"{detail} (unexpected; --debug shows where)"

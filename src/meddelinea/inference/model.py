@@ -1,0 +1,154 @@
+"""A trained model's folder: what its files say, and the model itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meddelinea.data.preprocess import Preprocessing
+from meddelinea.errors import UsageError, WeightsMissingError
+
+if TYPE_CHECKING:
+    from meddelinea.diffusion.pipeline import MedDelineaPipeline
+    from meddelinea.volume import Modality
+
+#: Models that ship inside the package.
+SHIPPED = ("small",)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What the files of a model's folder say, read without its weights.
+
+    Parameters
+    ----------
+    name, folder
+        Which model.
+    labels
+        Canonical organ name -> id.
+    preprocessing
+        How a scan becomes slices.
+    modalities
+        What it was trained on.
+    least_component_share
+        Pieces of an organ smaller than this share of its largest are dropped.
+    training_cases
+        Names of the cases by role: `train`, `validation`.
+    licence
+        From the model card, where stated.
+    """
+
+    name: str
+    folder: Path
+    labels: dict[str, int]
+    preprocessing: Preprocessing
+    modalities: tuple[Modality, ...]
+    least_component_share: float
+    training_cases: dict[str, list[str]]
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to segment."""
+
+    files: ModelFiles
+    pipeline: MedDelineaPipeline
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a shipped model by its name, or `model` itself.
+
+    Raises
+    ------
+    WeightsMissingError
+        If there is no such folder.
+    """
+    if str(model) in SHIPPED:
+        folder = Path(str(files("meddelinea"))) / "weights" / str(model)
+        remedy = "install the package with its weights"
+    else:
+        folder, remedy = Path(model), f"expected a model's folder, or one of: {', '.join(SHIPPED)}"
+    if not (folder / "model_index.json").is_file():
+        raise WeightsMissingError(f"{model}: no model_index.json in {folder}; {remedy}")
+    return folder
+
+
+def read_model_files(model: str | Path) -> ModelFiles:
+    """Describe the shipped model called `model`, or the one in the folder `model`.
+
+    Raises
+    ------
+    WeightsMissingError
+        If there is no such model, or its folder lacks a file or holds one of another form.
+    """
+    folder = model_folder(model)
+    try:
+        labels, preprocessing, cases = (
+            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("labels", "preprocessing", "training_cases")
+        )
+        modalities = tuple(preprocessing["modalities"])
+        least_component_share = float(preprocessing["least_component_share"])
+        return ModelFiles(
+            folder.name,
+            folder,
+            dict(labels["labels"]),
+            Preprocessing.from_json(preprocessing),
+            modalities,
+            least_component_share,
+            {role: [case["name"] for case in cases[role]] for role in ("train", "validation")},
+            _licence(folder / "README.md"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
+
+
+def load_model(model: str | Path = "small", device: str = "auto") -> Model:
+    """Load a model onto a device.
+
+    Parameters
+    ----------
+    model
+        Name of a shipped model, or a folder.
+    device
+        `cpu`, `cuda`, or `auto`: CUDA where there is one.
+
+    Raises
+    ------
+    WeightsMissingError
+        If the model's folder is absent or incomplete.
+    UsageError
+        If the device is unknown or absent.
+    """
+    import torch
+
+    from meddelinea.diffusion.pipeline import MedDelineaPipeline
+
+    model_files = read_model_files(model)
+    available = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
+        raise UsageError(f"device '{device}' is not available here; use auto or cpu")
+    try:
+        pipeline = MedDelineaPipeline.from_pretrained(model_files.folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsMissingError(
+            f"{model_files.folder}: weights cannot be loaded ({reason}); install them again"
+        ) from error
+    for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
+        if component is not None:
+            component.float()  # shipped as float16, which a CPU computes slowly
+            component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
+    pipeline.to("cuda" if available and device != "cpu" else "cpu")
+    return Model(model_files, pipeline)
+
+
+def _licence(card: Path) -> str | None:
+    """The `license:` line at the head of a model card."""
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    stated = [line.removeprefix("license:").strip() for line in lines[:40] if line.startswith("license:")]
+    return stated[0] if stated else None

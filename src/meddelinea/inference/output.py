@@ -1,0 +1,81 @@
+"""Results as files: the mask with the sidecar that names its labels, and the statistics.
+
+Every file is complete or absent: it is written under a temporary name in its own folder and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meddelinea.errors import UsageError
+from meddelinea.inference.statistics import OrganStatistics
+from meddelinea.io import VOLUME_SUFFIXES, write_volume
+
+if TYPE_CHECKING:
+    from meddelinea.inference.predict import Segmentation
+
+#: Endings that the name of a mask may have.
+MASK_SUFFIXES = VOLUME_SUFFIXES
+
+
+def sidecar_path(mask: Path) -> Path:
+    """Where the sidecar of a mask stands: `mask.nii.gz` -> `mask.json`.
+
+    Raises
+    ------
+    UsageError
+        If `mask` has no ending that a mask can be written with.
+    """
+    for suffix in MASK_SUFFIXES:
+        if mask.name.lower().endswith(suffix) and len(mask.name) > len(suffix):
+            return mask.with_name(mask.name[: -len(suffix)] + ".json")
+    raise UsageError(f"{mask}: a mask is written as {', '.join(MASK_SUFFIXES)}; rename the output")
+
+
+def write_json(document: Mapping[str, Any], path: Path) -> None:
+    """Write `document` as indented UTF-8 JSON, atomically. NaN and infinity raise ValueError: JSON has neither."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.json")  # beside its goal, so that the move is atomic
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_segmentation(segmentation: Segmentation, path: Path, source: Path) -> None:
+    """Write the sidecar and then the mask, so that a mask never stands without the names of its labels.
+
+    Parameters
+    ----------
+    segmentation
+        The mask and how it was made.
+    path
+        Where the mask goes; the sidecar goes to `sidecar_path(path)`.
+    source
+        The scan. Only its name is recorded: folders often hold patients' names.
+    """
+    sidecar = {
+        "labels": segmentation.labels,
+        "model": segmentation.model,
+        "version": segmentation.version,
+        "steps": segmentation.steps,
+        "scheduler": segmentation.scheduler,
+        "seed": segmentation.seed,
+        "input": source.name,
+    }
+    write_json(sidecar, sidecar_path(path))
+    write_volume(segmentation.mask, path)
+
+
+def statistics_document(statistics: Mapping[str, OrganStatistics], modality: str | None) -> dict[str, Any]:
+    """The measurements as plain JSON types: `intensity_unit` and, by organ name, every field of `OrganStatistics`."""
+    return {
+        "intensity_unit": "arbitrary" if modality == "MR" else "HU",
+        "organs": {name: asdict(organ) for name, organ in statistics.items()},
+    }

@@ -1,0 +1,126 @@
+"""A volume in, an organ mask on the same grid out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from meddelinea import __version__
+from meddelinea.data.preprocess import fingerprint, to_model_grid, to_source_grid
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.inference.model import Model
+from meddelinea.inference.postprocess import remove_small_components
+from meddelinea.volume import Volume
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A mask and how it was made.
+
+    Parameters
+    ----------
+    mask
+        uint8 organ ids on the grid of the input.
+    labels
+        Name -> id of the organs that were asked for, found or not.
+    model, version, steps, scheduler, seed
+        What repeats it.
+    seconds
+        Time from volume to mask.
+    """
+
+    mask: Volume
+    labels: dict[str, int]
+    model: str
+    version: str
+    steps: int
+    scheduler: str
+    seed: int
+    seconds: float
+
+
+def segment(
+    model: Model,
+    volume: Volume,
+    *,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    organs: tuple[str, ...] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Segmentation:
+    """Segment the organs of a scan.
+
+    Slices are sampled a batch at a time and only their ids are kept, so memory does not grow with the number of organs.
+    The noise is keyed by the scan's grey values, the seed and the slice: the same scan gives the same mask in any axis
+    order, file format or batch size.
+
+    Parameters
+    ----------
+    model
+        From `load_model`.
+    volume
+        The scan: Hounsfield units for a CT.
+    steps, scheduler
+        Sampling steps and a name of `SCHEDULERS`; the model's own where None.
+    seed
+        Seed of the noise.
+    batch_size
+        Slices at a time.
+    organs
+        Canonical names to keep; all that the model knows where None.
+    progress
+        Called with (slices done, slices in all).
+
+    Raises
+    ------
+    InputRefusedError
+        If the model does not know an organ.
+    UsageError
+        If the scheduler is unknown, or the steps or the batch size are out of range.
+    """
+    began = time.monotonic()
+    known = model.files.labels
+    labels = known if organs is None else {name: known[name] for name in organs if name in known}
+    unknown = [name for name in organs or () if name not in known]
+    if unknown:
+        raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
+    scheduler = SCHEDULERS[0] if scheduler is None else scheduler
+    steps = int(model.pipeline.config.default_steps) if steps is None else steps
+    sampler = make_scheduler(scheduler)
+    method = model.pipeline.method
+    device = model.pipeline.device
+
+    grid = to_model_grid(volume, model.files.preprocessing)
+    case = int(fingerprint(volume)[:16], 16)
+    slices = grid.array.transpose(2, 1, 0)  # (S, rows, columns)
+    ids = np.zeros(slices.shape, np.uint8)
+    for start in range(0, len(slices), batch_size):
+        chunk = range(start, min(start + batch_size, len(slices)))
+        images = torch.from_numpy(_with_neighbours(slices, chunk, model.pipeline.config.neighbours)).to(device)
+        keys = [NoiseKey(seed, case, index, 0) for index in chunk]
+        logits = method.segment(images, keys, sampler, steps)
+        ids[start : chunk.stop] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        if progress is not None:
+            progress(chunk.stop, len(slices))
+    ids[~np.isin(ids, list(labels.values()))] = 0
+    cleaned = remove_small_components(ids, model.files.least_component_share)
+    mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine), volume)
+    seconds = time.monotonic() - began
+    return Segmentation(mask, dict(labels), model.files.name, __version__, steps, scheduler, seed, seconds)
+
+
+def _with_neighbours(slices: NDArray[np.float32], chunk: range, reach: int) -> NDArray[np.float32]:
+    """(B, 3, rows, columns): each slice between those `reach` below and above; the last one stands in at the ends."""
+    wanted = np.clip(np.array(chunk)[:, None] + np.array([-reach, 0, reach]), 0, len(slices) - 1)
+    return np.ascontiguousarray(slices[wanted])

@@ -1,0 +1,111 @@
+"""What a clinician asks of a mask: is the organ there, how large is it, how dense, and is it cut by the scan's edge?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from meddelinea.errors import InputRefusedError
+from meddelinea.volume import Volume
+
+#: The sides of a volume in RAS order: (first, last) index of each axis.
+SIDES = (("left", "right"), ("back", "front"), ("feet", "head"))
+
+
+@dataclass(frozen=True)
+class OrganStatistics:
+    """Measurements of one organ in one scan.
+
+    Parameters
+    ----------
+    found
+        False where the mask holds no voxel of it; the measurements are then 0 or None.
+    voxels
+        Voxels of the mask.
+    volume_ml
+        Their volume in millilitres.
+    mean_intensity, sd_intensity
+        Mean and standard deviation of the scan's values inside (Hounsfield units for a CT).
+    extent_mm
+        Size of the bounding box along left-right, back-front and feet-head, in millimetres.
+    centroid_mm
+        Centre of mass in patient coordinates, RAS millimetres.
+    touches_edge
+        Sides of the scan that the organ reaches, such as `("head",)`. It may go on outside, so its volume is then a
+        lower bound.
+    """
+
+    found: bool
+    voxels: int
+    volume_ml: float
+    mean_intensity: float | None
+    sd_intensity: float | None
+    extent_mm: tuple[float, float, float] | None
+    centroid_mm: tuple[float, float, float] | None
+    touches_edge: tuple[str, ...]
+
+
+NOT_FOUND = OrganStatistics(False, 0, 0.0, None, None, None, None, ())
+
+
+def organ_statistics(image: Volume, mask: Volume, labels: Mapping[str, int]) -> dict[str, OrganStatistics]:
+    """Measure every organ of `labels`, those that were not found included.
+
+    Parameters
+    ----------
+    image
+        The scan.
+    mask
+        Label ids on the scan's grid.
+    labels
+        Organ name -> id.
+
+    Returns
+    -------
+    dict
+        Organ name -> measurements, in the order of `labels`.
+
+    Raises
+    ------
+    InputRefusedError
+        If the two shapes differ.
+    """
+    if image.array.shape != mask.array.shape:
+        raise InputRefusedError(f"the mask is {mask.array.shape} voxels, the scan {image.array.shape}; expected equal")
+    image, mask = image.reorient("RAS"), mask.reorient("RAS")
+    boxes = ndimage.find_objects(mask.array)
+    return {name: _measure(image, mask, index, boxes) for name, index in labels.items()}
+
+
+def _measure(image: Volume, mask: Volume, index: int, boxes: Sequence[tuple[slice, ...] | None]) -> OrganStatistics:
+    """Measurements of label `index`, read inside its bounding box only."""
+    box = boxes[index - 1] if index <= len(boxes) else None
+    if box is None:
+        return NOT_FOUND
+    inside = mask.array[box] == index
+    values = image.array[box][inside].astype(np.float64)
+    voxels = int(values.size)
+    start = np.array([side.start for side in box])
+    size = np.array([side.stop - side.start for side in box])
+    centre = start + np.array([np.mean(axis) for axis in np.nonzero(inside)])
+    centroid = mask.affine[:3, :3] @ centre + mask.affine[:3, 3]
+    extent = size * np.array(mask.spacing_mm)
+    edges = [
+        name
+        for side, length, (first, last) in zip(box, mask.array.shape, SIDES, strict=True)
+        for name, reached in ((first, side.start == 0), (last, side.stop == length))
+        if reached
+    ]
+    return OrganStatistics(
+        found=True,
+        voxels=voxels,
+        volume_ml=voxels * float(abs(np.linalg.det(mask.affine[:3, :3]))) / 1000.0,
+        mean_intensity=float(values.mean()),
+        sd_intensity=float(values.std()),
+        extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),
+        centroid_mm=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
+        touches_edge=tuple(edges),
+    )
