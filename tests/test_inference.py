@@ -1,0 +1,377 @@
+"""Volume inference: the same mask however the scan lies, is stored or is cut into batches, on the scan's own grid.
+
+The network is tiny, untrained and random, its zero layers opened, so that its masks depend on the image and mean
+nothing. Scans are real.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
+from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
+
+from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.pipeline import MedDelineaPipeline
+from meddelinea.diffusion.sampling import make_scheduler
+from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
+from meddelinea.inference.model import Model, load_model, read_model_files
+from meddelinea.inference.postprocess import remove_small_components
+from meddelinea.inference.predict import segment
+from meddelinea.io import read_volume, write_volume
+from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
+from meddelinea.training.model_folder import write_model_files
+from meddelinea.volume import Volume
+
+ORIENTATIONS = tuple(
+    "".join(letters) for axes in permutations(("LR", "PA", "IS")) for letters in product(*axes)
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model's folder with random weights."""
+    root = tmp_path_factory.mktemp("model")
+    store = write_blobs(root / "store")
+    torch.manual_seed(0)
+    preset = find_preset("small", SIZES)
+    codec, dit = build_codec(preset), build_dit(preset)
+    control, head = build_control(preset, dit, len(ORGANS)), build_mask_head(preset, codec, len(ORGANS))
+    with torch.no_grad():
+        for module in (codec, dit, control, head):
+            for parameter in module.parameters():
+                if not parameter.any():  # a zero layer hides what is behind it
+                    parameter.normal_(0.0, 0.2)
+    pipeline = MedDelineaPipeline(
+        codec, dit, control, head, make_scheduler("euler_ancestral"), ORGANS, "sample", default_steps=2, neighbours=1
+    )
+    pipeline.save_pretrained(root / "model")
+    config = run_config("control", store, root / "run", data={"validation": CASES[2:]})
+    write_model_files(
+        root / "model", SliceStore(store, config.data.train), SliceStore(store, config.data.validation), config
+    )
+    return root / "model"
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_model(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def scan(data: Path) -> Volume:
+    """Part of a real abdominal CT: all of the plane at half of its resolution, 18 slices."""
+    whole = read_volume(data / "btcv" / "img" / "img0005.nii.gz")
+    first = whole.array.shape[2] // 2
+    affine = whole.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
+    affine[:3, 3] += whole.affine[:3, 2] * first
+    return Volume(np.ascontiguousarray(whole.array[::2, ::2, first : first + 18]), affine, "CT")
+
+
+@pytest.fixture(scope="module")
+def mask(model: Model, scan: Volume) -> Volume:
+    return segment(model, scan).mask
+
+
+def test_the_mask_lies_on_the_scans_grid(scan: Volume, mask: Volume) -> None:
+    assert mask.array.dtype == np.uint8
+    assert mask.array.shape == scan.array.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    found = set(np.unique(mask.array).tolist())
+    assert found <= {0, 1, 2, 3}
+    assert len(found) > 1  # otherwise the tests here would compare empty masks
+
+
+def test_the_mask_depends_on_the_image(model: Model, scan: Volume, mask: Volume) -> None:
+    other = Volume(np.ascontiguousarray(scan.array[::-1]), scan.affine, "CT")
+    changed = segment(model, other).mask.array
+    assert (changed != mask.array).mean() > 0.01
+
+
+def test_there_are_48_orientations(scan: Volume) -> None:
+    assert len(set(ORIENTATIONS)) == 48
+    assert scan.orientation in ORIENTATIONS
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_mask_is_the_same_in_every_orientation(
+    model: Model, scan: Volume, mask: Volume, orientation: str
+) -> None:
+    turned = scan.reorient(orientation)
+    result = segment(model, turned).mask
+    assert result.array.shape == turned.array.shape
+    assert np.array_equal(result.affine, turned.affine)
+    assert np.array_equal(result.reorient(scan.orientation).array, mask.array)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5])
+def test_the_mask_is_the_same_in_every_batch_size(
+    model: Model, scan: Volume, mask: Volume, batch_size: int
+) -> None:
+    assert np.array_equal(segment(model, scan, batch_size=batch_size).mask.array, mask.array)
+
+
+def test_the_seed_fixes_the_mask(model: Model, scan: Volume, mask: Volume) -> None:
+    assert np.array_equal(segment(model, scan, seed=0).mask.array, mask.array)
+    assert not np.array_equal(segment(model, scan, seed=1).mask.array, mask.array)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_the_file_format_does_not_matter(
+    model: Model, scan: Volume, tmp_path: Path, mask: Volume, dtype: type[np.generic]
+) -> None:
+    for name in ("scan.nii.gz", "scan.nrrd"):
+        write_volume(Volume(scan.array.astype(dtype), scan.affine, "CT"), tmp_path / name)
+        read = read_volume(tmp_path / name)
+        result = segment(model, Volume(read.array, read.affine, "CT")).mask
+        assert np.array_equal(result.reorient(scan.orientation).array, mask.array), name
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_oblique_scan_gets_its_mask_on_its_own_grid(model: Model, scan: Volume, axis: int) -> None:
+    angle = np.deg2rad(20.0)
+    rotation = np.eye(3)
+    i, j = [a for a in range(3) if a != axis]
+    rotation[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    centre = scan.affine @ [*(np.array(scan.array.shape) - 1) / 2, 1.0]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ scan.affine[:3, :3]
+    affine[:3, 3] = centre[:3] - affine[:3, :3] @ (np.array(scan.array.shape) - 1) / 2
+    to_scan = np.linalg.inv(scan.affine) @ affine
+    turned = Volume(
+        ndimage.affine_transform(scan.array.astype(np.float32), to_scan[:3, :3], to_scan[:3, 3], order=1, cval=-1000),
+        affine,
+        "CT",
+    )
+    assert turned.obliqueness_deg == pytest.approx(20.0, abs=1e-3)
+    result = segment(model, turned).mask
+    assert result.array.shape == turned.array.shape
+    assert np.array_equal(result.affine, turned.affine)
+    assert result.array.any()
+
+
+def test_only_the_organs_asked_for_are_kept(model: Model, scan: Volume) -> None:
+    everything = segment(replace_share(model, 0.0), scan)
+    assert everything.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    some = segment(replace_share(model, 0.0), scan, organs=("gallbladder", "spleen"))
+    assert some.labels == {"gallbladder": 3, "spleen": 1}
+    assert set(np.unique(some.mask.array)) <= {0, 1, 3}
+    assert some.mask.array.any()
+
+
+def replace_share(model: Model, share: float) -> Model:
+    return Model(replace(model.files, least_component_share=share), model.pipeline)
+
+
+def test_what_repeats_a_mask_is_recorded(model: Model, scan: Volume) -> None:
+    seen: list[tuple[int, int]] = []
+    result = segment(
+        model, scan, steps=1, scheduler="ddim", seed=3, batch_size=7, progress=lambda *done: seen.append(done)
+    )
+    assert (result.model, result.steps, result.scheduler, result.seed) == ("model", 1, "ddim", 3)
+    slices = seen[-1][1]
+    assert seen == [(min(done, slices), slices) for done in range(7, slices + 7, 7)]
+    default = segment(model, scan)
+    assert (default.steps, default.scheduler, default.seed) == (2, "euler_ancestral", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"organs": ("spleen", "brain")}, "no brain; expected some of: spleen, liver, gallbladder"),
+        ({"organs": ("brain", "brain")}, "brain"),
+    ],
+)
+def test_an_unknown_organ_is_refused(model: Model, scan: Volume, options: dict, words: str) -> None:
+    with pytest.raises(InputRefusedError, match=words):
+        segment(model, scan, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scheduler": "euler"}, "unknown scheduler 'euler'"),
+        ({"scheduler": ""}, "unknown scheduler ''"),
+        ({"steps": 0}, "0 sampling steps"),
+        ({"steps": 1001}, "1001 sampling steps"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_an_impossible_request_is_refused(model: Model, scan: Volume, options: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        segment(model, scan, **options)
+
+
+def test_an_organ_named_twice_is_kept_once(model: Model, scan: Volume) -> None:
+    assert segment(model, scan, organs=("liver", "liver")).labels == {"liver": 2}
+
+
+# The model's folder
+
+
+def test_a_models_files_are_read(folder: Path) -> None:
+    files = read_model_files(folder)
+    assert (files.name, files.folder) == ("model", folder)
+    assert files.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    assert (files.preprocessing.size, files.preprocessing.spacing_mm) == (64, 6.0)
+    assert files.preprocessing.window_hu == (-125.0, 275.0)
+    assert files.modalities == ("CT",)
+    assert 0.0 <= files.least_component_share <= 1.0
+    assert files.training_cases == {"train": ["a", "b"], "validation": ["c"]}
+    assert files.licence is None
+
+
+def test_the_licence_is_read_from_the_model_card(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    (copy / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A model\n")
+    assert read_model_files(copy).licence == "cc-by-4.0"
+
+
+def test_weights_saved_as_float16_are_computed_with_in_float32(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    for weights in copy.rglob("*.safetensors"):
+        save_file({name: value.half() for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    pipeline = load_model(copy, "cpu").pipeline
+    for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
+        assert {p.dtype for p in component.parameters()} == {torch.float32}
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a model's folder to damage."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            target = to / "copy" / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return to / "copy"
+
+
+def control_weights(model: Path) -> Path:
+    return next((model / "control").glob("*.safetensors"))
+
+
+def cut_short(model: Path) -> None:
+    path = control_weights(model)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scramble(model: Path) -> None:
+    control_weights(model).write_bytes(b"\xff" * 1000)
+
+
+def forget_a_tensor(model: Path) -> None:
+    tensors = load_file(control_weights(model))
+    del tensors["blocks.0.mlp.fc1.weight"]
+    save_file(tensors, control_weights(model), {"format": "pt"})
+
+
+def widen_a_tensor(model: Path) -> None:
+    tensors = load_file(control_weights(model))
+    tensors["blocks.0.mlp.fc1.weight"] = torch.zeros(7, 7)
+    save_file(tensors, control_weights(model), {"format": "pt"})
+
+
+def number_preprocessing_wrongly(model: Path) -> None:
+    content = json.loads((model / "preprocessing.json").read_text())
+    (model / "preprocessing.json").write_text(json.dumps({**content, "colour": 3}))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "weights missing": lambda model: control_weights(model).unlink(),
+    "weights cut short": cut_short,
+    "weights scrambled": scramble,
+    "a tensor missing": forget_a_tensor,
+    "a tensor of another shape": widen_a_tensor,
+    "index missing": lambda model: (model / "model_index.json").unlink(),
+    "index no JSON": lambda model: (model / "model_index.json").write_text("{"),
+    "component's configuration missing": lambda model: (model / "dit" / "config.json").unlink(),
+    "labels missing": lambda model: (model / "labels.json").unlink(),
+    "labels no JSON": lambda model: (model / "labels.json").write_text("spleen"),
+    "labels a list": lambda model: (model / "labels.json").write_text('["spleen"]'),
+    "preprocessing missing": lambda model: (model / "preprocessing.json").unlink(),
+    "preprocessing unknown": number_preprocessing_wrongly,
+    "cases missing": lambda model: (model / "training_cases.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_incomplete_model_is_refused_in_one_line(folder: Path, tmp_path: Path, damage: str) -> None:
+    copy = copied(folder, tmp_path)
+    DAMAGES[damage](copy)
+    with pytest.raises(WeightsMissingError) as caught:
+        load_model(copy, "cpu")
+    assert str(copy) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["large", "/nowhere/at/all"])
+def test_an_absent_model_is_refused(name: str) -> None:
+    with pytest.raises(WeightsMissingError, match=r"no model_index.json in .*or one of: small"):
+        load_model(name, "cpu")
+
+
+def test_an_absent_device_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="device 'tpu'"):
+        load_model(folder, "tpu")
+
+
+# Small pieces
+
+
+def blobs(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    smooth = np.stack([ndimage.gaussian_filter(rng.normal(size=(20, 24, 16)), 1.2) for _ in range(4)])
+    return smooth.argmax(axis=0).astype(np.uint8) * (rng.random((20, 24, 16)) < 0.9)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_small_pieces_go_as_scipy_labels_them(seed: int, share: float) -> None:
+    mask = blobs(seed)
+    expected = np.zeros_like(mask)
+    for organ in range(1, 4):
+        pieces, count = ndimage.label(mask == organ, np.ones((3, 3, 3)))
+        sizes = [int((pieces == piece).sum()) for piece in range(1, count + 1)]
+        for piece, size in enumerate(sizes, start=1):
+            if size >= share * max(sizes):
+                expected[pieces == piece] = organ
+    cleaned = remove_small_components(mask, share)
+    assert cleaned.dtype == np.uint8
+    assert np.array_equal(cleaned, expected)
+    if share == 0.0:
+        assert np.array_equal(cleaned, mask)
+
+
+def test_share_1_leaves_one_piece_of_each_organ() -> None:
+    cleaned = remove_small_components(blobs(7), 1.0)
+    for organ in range(1, 4):
+        assert ndimage.label(cleaned == organ, np.ones((3, 3, 3)))[1] == 1
+
+
+@pytest.mark.parametrize("value", [0, 2, 255])
+def test_a_mask_of_one_value_stays(value: int) -> None:
+    mask = np.full((4, 5, 6), value, np.uint8)
+    assert np.array_equal(remove_small_components(mask, 0.5), mask)
+
+
+def test_pieces_of_different_organs_that_touch_stay_apart() -> None:
+    mask = np.zeros((10, 4, 4), np.uint8)
+    mask[:6], mask[6:7], mask[9:] = 1, 2, 1  # the last piece of organ 1 is a sixth of the first
+    cleaned = remove_small_components(mask, 0.2)
+    assert (cleaned[:6] == 1).all()
+    assert (cleaned[6] == 2).all()
+    assert not cleaned[9].any()
+
+
+def test_the_mask_given_is_left_alone() -> None:
+    mask = blobs(1)
+    before = mask.copy()
+    remove_small_components(mask, 1.0)
+    assert np.array_equal(mask, before)
