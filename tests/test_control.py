@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
+from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.models.codec import SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
@@ -109,7 +110,7 @@ def test_after_two_steps_every_trained_parameter_has_had_a_gradient_and_nothing_
 ) -> None:
     segmenter = tiny_segmenter(**extensions)
     segmenter.freeze(decoder)
-    method = MedDelinea(segmenter, Objective())
+    method = MedDelinea(segmenter, Objective(), make_scheduler("ddim"), steps=1)
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     trained = {name: p for name, p in segmenter.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.1)

@@ -50,7 +50,7 @@ def tiny_pipeline(kind: str) -> MedDelineaPipeline:
         control=randomised(control),
         mask_head=None if kind == "palette" else randomised(head),
         scheduler=make_scheduler("euler_ancestral"),
-        organs=ORGANS,
+        organs=list(ORGANS),
         prediction_type="sample",
         default_steps=3,
         neighbours=2,
@@ -138,7 +138,7 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
 
 def test_no_mask_head_means_the_nearest_palette_colour() -> None:
     pipeline = tiny_pipeline("palette")
-    segmenter = pipeline.method.segmenter
+    segmenter = pipeline.method().segmenter
     view = segmenter.look(images(1))
     clean = torch.randn(1, 4, 4, 6)
     logits = segmenter.decode(clean, view)

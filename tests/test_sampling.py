@@ -20,7 +20,7 @@ from diffusers import (
 from numpy.polynomial import Polynomial
 
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler, sample
+from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler, sample, scheduler_name
 from meddelinea.diffusion.schedule import NoiseSchedule
 from meddelinea.errors import UsageError
 
@@ -242,3 +242,14 @@ def test_a_number_of_steps_that_diffusers_rounds_below_zero_is_refused(name):
 def test_a_scheduler_that_would_misread_the_network_is_refused(scheduler, reason):
     with pytest.raises(UsageError, match=reason):
         sample(gaussian, KEYS, SHAPE, scheduler(), 4)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_that_was_saved_and_loaded_keeps_its_name(name: str, tmp_path) -> None:
+    scheduler = make_scheduler(name)
+    scheduler.save_pretrained(tmp_path)
+    assert scheduler_name(type(scheduler).from_pretrained(tmp_path)) == name
+
+
+def test_a_scheduler_of_another_kind_goes_by_its_class() -> None:
+    assert scheduler_name(DDPMScheduler()) == "DDPMScheduler"

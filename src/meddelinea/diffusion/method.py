@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import (
@@ -83,12 +84,16 @@ class MedDelinea(nn.Module):
         The network.
     objective
         How it is trained; `segment` needs its prediction type only.
+    scheduler, steps
+        How `segment` samples: a scheduler of diffusers, see `diffusion.sampling`, and its number of steps.
     """
 
-    def __init__(self, segmenter: Segmenter, objective: Objective) -> None:
+    def __init__(self, segmenter: Segmenter, objective: Objective, scheduler: SchedulerMixin, steps: int) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.objective = objective
+        self.scheduler = scheduler
+        self.steps = steps
         self.schedule = NoiseSchedule.linear()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -122,7 +127,7 @@ class MedDelinea(nn.Module):
         return losses
 
     @torch.no_grad()
-    def segment(self, images: Tensor, noise: Sequence[NoiseKey], scheduler: Any, steps: int) -> Tensor:
+    def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:
         """Sample masks for a batch of slices.
 
         Parameters
@@ -131,10 +136,6 @@ class MedDelinea(nn.Module):
             (B, 3, H, W) in [-1, 1].
         noise
             B keys; the same key gives the same mask.
-        scheduler
-            A scheduler of diffusers, see `diffusion.sampling.make_scheduler`.
-        steps
-            Sampling steps.
 
         Returns
         -------
@@ -147,5 +148,5 @@ class MedDelinea(nn.Module):
             return self.schedule.epsilon(self.segmenter(noisy, t, view)[0], noisy, t, kind)
 
         shape = (view.latent.shape[1], view.latent.shape[2], view.latent.shape[3])
-        clean = sample(denoise, noise, shape, scheduler, steps, images.device)
+        clean = sample(denoise, noise, shape, self.scheduler, self.steps, images.device)
         return self.segmenter.decode(clean, view)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
 from meddelinea.diffusion.method import MedDelinea, Objective
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.schedule import PredictionType
 from meddelinea.errors import UsageError
 from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
@@ -29,7 +28,7 @@ class MedDelineaPipeline(DiffusionPipeline):
     organs
         Canonical names behind channels 1..L.
     prediction_type
-        What the DiT was trained to predict.
+        What the DiT was trained to predict: `epsilon`, `sample` or `v_prediction`.
     default_steps
         Sampling steps where a call names none.
     neighbours
@@ -44,24 +43,28 @@ class MedDelineaPipeline(DiffusionPipeline):
         dit: DiT,
         control: ControlDiT,
         mask_head: MaskHead | None,
-        scheduler: Any,
-        organs: Sequence[str] = (),
-        prediction_type: PredictionType = "epsilon",
+        scheduler: SchedulerMixin,
+        organs: list[str] | None = None,
+        prediction_type: str = "epsilon",
         default_steps: int = 20,
         neighbours: int = 0,
     ) -> None:
         super().__init__()
         self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
         self.register_to_config(
-            organs=list(organs), prediction_type=prediction_type, default_steps=default_steps, neighbours=neighbours
+            organs=organs or [], prediction_type=prediction_type, default_steps=default_steps, neighbours=neighbours
         )
 
-    @property
-    def method(self) -> MedDelinea:
-        """The components as a method, on the pipeline's device and in evaluation mode."""
+    def method(self, scheduler: SchedulerMixin | None = None, steps: int | None = None) -> MedDelinea:
+        """The components as a method, on the pipeline's device and in evaluation mode.
+
+        It samples with the pipeline's scheduler and default number of steps where none is named.
+        """
         segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, len(self.config.organs))
         objective = Objective(prediction_type=self.config.prediction_type)
-        return MedDelinea(segmenter, objective).to(self.device).eval()
+        scheduler = self.scheduler if scheduler is None else scheduler
+        steps = self.config.default_steps if steps is None else steps
+        return MedDelinea(segmenter, objective, scheduler, steps).to(self.device).eval()
 
     def __call__(self, images: Tensor, keys: Sequence[NoiseKey], steps: int | None = None) -> Tensor:
         """Segment a batch of slices.
@@ -91,5 +94,4 @@ class MedDelineaPipeline(DiffusionPipeline):
             )
         if len(keys) != len(images):
             raise UsageError(f"{len(keys)} noise keys for {len(images)} images; expected one each")
-        steps = self.config.default_steps if steps is None else steps
-        return self.method.segment(images.to(self.device), keys, self.scheduler, steps)
+        return self.method(steps=steps).segment(images.to(self.device), keys)

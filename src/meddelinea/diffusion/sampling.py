@@ -61,6 +61,15 @@ def make_scheduler(name: str) -> SchedulerMixin:
     )
 
 
+def scheduler_name(scheduler: SchedulerMixin) -> str:
+    """The name by which `make_scheduler` makes such a scheduler, or else that of its class."""
+    for name in SCHEDULERS:
+        made = make_scheduler(name)
+        if type(made) is type(scheduler) and made.config.get("solver_order") == scheduler.config.get("solver_order"):
+            return name
+    return type(scheduler).__name__
+
+
 @torch.no_grad()
 def sample(
     denoise: Denoiser,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from meddelinea import __version__
 from meddelinea.data.preprocess import fingerprint, to_model_grid, to_source_grid
+from meddelinea.diffusion.method import Method
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler
+from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.model import Model
 from meddelinea.inference.postprocess import remove_small_components
@@ -95,10 +96,9 @@ def segment(
         raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
-    scheduler = SCHEDULERS[0] if scheduler is None else scheduler
+    sampler = model.pipeline.scheduler if scheduler is None else make_scheduler(scheduler)
     steps = int(model.pipeline.config.default_steps) if steps is None else steps
-    sampler = make_scheduler(scheduler)
-    method = model.pipeline.method
+    method: Method = model.pipeline.method(sampler, steps)
     device = model.pipeline.device
 
     grid = to_model_grid(volume, model.files.preprocessing)
@@ -109,7 +109,7 @@ def segment(
         chunk = range(start, min(start + batch_size, len(slices)))
         images = torch.from_numpy(_with_neighbours(slices, chunk, model.pipeline.config.neighbours)).to(device)
         keys = [NoiseKey(seed, case, index, 0) for index in chunk]
-        logits = method.segment(images, keys, sampler, steps)
+        logits = method.segment(images, keys)
         ids[start : chunk.stop] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
         if progress is not None:
             progress(chunk.stop, len(slices))
@@ -117,7 +117,9 @@ def segment(
     cleaned = remove_small_components(ids, model.files.least_component_share)
     mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine), volume)
     seconds = time.monotonic() - began
-    return Segmentation(mask, dict(labels), model.files.name, __version__, steps, scheduler, seed, seconds)
+    return Segmentation(
+        mask, dict(labels), model.files.name, __version__, steps, scheduler_name(sampler), seed, seconds
+    )
 
 
 def _with_neighbours(slices: NDArray[np.float32], chunk: range, reach: int) -> NDArray[np.float32]:

@@ -63,6 +63,9 @@ class Codec(Protocol):
     def features(self, latent: Tensor) -> Tensor:
         """Scaled latent -> what the decoder's final layer sees, (B, feature_channels, H/f, W/f)."""
 
+    def feature_parameters(self) -> list[nn.Parameter]:
+        """The decoder's parameters that `features` passes through: all but its final layer."""
+
     def pixels(self, features: Tensor) -> Tensor:
         """The decoder's own final layer: features -> pixels (B, 3, H, W)."""
 
@@ -123,6 +126,9 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
     def features(self, latent: Tensor) -> Tensor:
         return self.decoder(latent / self.config.scaling_factor)
 
+    def feature_parameters(self) -> list[nn.Parameter]:
+        return list(self.decoder.parameters())
+
     def pixels(self, features: Tensor) -> Tensor:
         return self.conv_out(features)
 
@@ -146,6 +152,10 @@ class KLCodec(AutoencoderKL):
         for block in self.decoder.up_blocks:
             h = block(h)
         return F.silu(self.decoder.conv_norm_out(h))
+
+    def feature_parameters(self) -> list[nn.Parameter]:
+        inner = [p for name, p in self.decoder.named_parameters() if not name.startswith("conv_out.")]
+        return [*self.post_quant_conv.parameters(), *inner]
 
     def pixels(self, features: Tensor) -> Tensor:
         return self.decoder.conv_out(features)

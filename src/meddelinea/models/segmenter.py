@@ -51,7 +51,8 @@ class Segmenter(nn.Module):
         if self.mask_head is not None and trainable_decoder != "none":
             self.mask_head.requires_grad_(True)
         if trainable_decoder == "all":
-            self.codec.decoder.requires_grad_(True)  # type: ignore[attr-defined]
+            for parameter in self.codec.feature_parameters():
+                parameter.requires_grad_(True)
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """Organ ids (B, H, W) -> Z_m (B, 4, h, w)."""

@@ -17,7 +17,7 @@ from meddelinea.diffusion.losses import diffusion_loss, segmentation_loss
 from meddelinea.diffusion.method import Batch, MedDelinea, timesteps
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
-from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler
+from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import NoiseSchedule
 from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
@@ -126,40 +126,39 @@ class ControlStage(MedDelinea):
     """The controlled network: DiT and encoder frozen, control branch and mask head trained."""
 
     def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
-        codec, dit, control, head = _components(config, organs)
-        segmenter = Segmenter(codec, dit, control, head, len(organs))
-        super().__init__(segmenter, config.objective)
         if not config.objective.segmentation and config.model.trainable_decoder != "none":
             raise UsageError(
-                "objective.segmentation is off, so nothing trains a decoder; set model.trainable_decoder: none"
+                "objective.segmentation is off, so no loss reaches the decoder; set model.trainable_decoder=none"
             )
+        codec, dit, control, head = _components(config, organs)
+        segmenter = Segmenter(codec, dit, control, head, len(organs))
+        scheduler = make_scheduler(config.validation.scheduler)
+        super().__init__(segmenter, config.objective, scheduler, config.validation.sampling_steps)
         segmenter.freeze(config.model.trainable_decoder)
         if not config.objective.auxiliary_weight and control.auxiliary is not None:
             control.auxiliary.requires_grad_(False)
         self.organs = organs
-        self.saved_dtype = torch.float16 if config.saved_dtype == "float16" else torch.float32
+        self.halve = config.saved_dtype == "float16"
         self.neighbours = config.data.neighbours
-        self.sampling_steps = config.validation.sampling_steps
-        self.scheduler = make_scheduler(config.validation.scheduler)
 
     def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
         """Sampled masks."""
-        return self.segment(images, keys, self.scheduler, self.sampling_steps)
+        return self.segment(images, keys)
 
     def save(self, folder: Path) -> None:
-        parts = self.segmenter
+        parts = self.segmenter.half() if self.halve else self.segmenter
         pipeline = MedDelineaPipeline(
             codec=cast(KLCodec | SpaceToDepthCodec, parts.codec),
             dit=parts.dit,
             control=parts.control,
             mask_head=parts.mask_head,
-            scheduler=make_scheduler(SCHEDULERS[0]),
-            organs=self.organs,
+            scheduler=self.scheduler,
+            organs=list(self.organs),
             prediction_type=self.objective.prediction_type,
-            default_steps=self.sampling_steps,
+            default_steps=self.steps,
             neighbours=self.neighbours,
         )
-        pipeline.to(self.saved_dtype).save_pretrained(folder / "pipeline")
+        pipeline.save_pretrained(folder / "pipeline")
 
 
 def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | BaseStage | ControlStage:
@@ -191,10 +190,7 @@ def _components(
             raise WeightsMissingError(
                 f"{model.pipeline}: no model_index.json; model.pipeline expects a trained model's folder"
             )
-        pipeline = MedDelineaPipeline.from_pretrained(model.pipeline)
-        for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
-            if component is not None:
-                component.float()  # saved as float16, perhaps; trained in float32
+        pipeline = MedDelineaPipeline.from_pretrained(model.pipeline, use_safetensors=True)
         if tuple(pipeline.config.organs) != organs:
             raise UsageError(
                 f"{model.pipeline}: its organs are not the store's; prepare a store with the model's organs"
@@ -212,4 +208,4 @@ def _components(
 def _load(kind: type[KLCodec | SpaceToDepthCodec | DiT], folder: Path | None, role: str) -> nn.Module:
     if folder is None or not (folder / "config.json").is_file():
         raise WeightsMissingError(f"model.{role}: {folder} holds no config.json; train it first or import its weights")
-    return cast(nn.Module, kind.from_pretrained(folder))
+    return cast(nn.Module, kind.from_pretrained(folder, use_safetensors=True))
