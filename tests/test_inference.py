@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
-from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
@@ -28,10 +27,9 @@ from meddelinea.io import read_volume, write_volume
 from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
 from meddelinea.training.model_folder import write_model_files
 from meddelinea.volume import Volume
+from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
 
-ORIENTATIONS = tuple(
-    "".join(letters) for axes in permutations(("LR", "PA", "IS")) for letters in product(*axes)
-)
+ORIENTATIONS = tuple("".join(letters) for axes in permutations(("LR", "PA", "IS")) for letters in product(*axes))
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +98,7 @@ def test_there_are_48_orientations(scan: Volume) -> None:
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_the_mask_is_the_same_in_every_orientation(
-    model: Model, scan: Volume, mask: Volume, orientation: str
-) -> None:
+def test_the_mask_is_the_same_in_every_orientation(model: Model, scan: Volume, mask: Volume, orientation: str) -> None:
     turned = scan.reorient(orientation)
     result = segment(model, turned).mask
     assert result.array.shape == turned.array.shape
@@ -111,9 +107,7 @@ def test_the_mask_is_the_same_in_every_orientation(
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5])
-def test_the_mask_is_the_same_in_every_batch_size(
-    model: Model, scan: Volume, mask: Volume, batch_size: int
-) -> None:
+def test_the_mask_is_the_same_in_every_batch_size(model: Model, scan: Volume, mask: Volume, batch_size: int) -> None:
     assert np.array_equal(segment(model, scan, batch_size=batch_size).mask.array, mask.array)
 
 
@@ -278,9 +272,21 @@ def widen_a_tensor(model: Path) -> None:
     save_file(tensors, control_weights(model), {"format": "pt"})
 
 
-def number_preprocessing_wrongly(model: Path) -> None:
+def name_no_modality(model: Path) -> None:
     content = json.loads((model / "preprocessing.json").read_text())
-    (model / "preprocessing.json").write_text(json.dumps({**content, "colour": 3}))
+    del content["modalities"]
+    (model / "preprocessing.json").write_text(json.dumps(content))
+
+
+def name_a_class_of_tomorrow(model: Path) -> None:
+    content = json.loads((model / "model_index.json").read_text())
+    content["dit"][1] = "DiTOfTomorrow"
+    (model / "model_index.json").write_text(json.dumps(content))
+
+
+def pickle_the_weights(model: Path) -> None:
+    torch.save(load_file(control_weights(model)), model / "control" / "diffusion_pytorch_model.bin")
+    control_weights(model).unlink()
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
@@ -296,7 +302,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "labels no JSON": lambda model: (model / "labels.json").write_text("spleen"),
     "labels a list": lambda model: (model / "labels.json").write_text('["spleen"]'),
     "preprocessing missing": lambda model: (model / "preprocessing.json").unlink(),
-    "preprocessing unknown": number_preprocessing_wrongly,
+    "no modality": name_no_modality,
+    "a class that does not exist": name_a_class_of_tomorrow,
+    "weights as a pickle": pickle_the_weights,
     "cases missing": lambda model: (model / "training_cases.json").unlink(),
 }
 

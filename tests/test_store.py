@@ -21,26 +21,28 @@ from meddelinea.io.nifti import write_nifti
 from meddelinea.labels import BTCV
 from meddelinea.volume import Volume
 
+Crops = dict[str, tuple[Volume, Volume]]
+
 SMALL = Preprocessing(size=32, spacing_mm=5.0)
 NAMES = ("img0002", "img0005", "img0006")
 
 
 @pytest.fixture(scope="module")
-def crops(data: Path) -> dict[str, tuple[Volume, Volume]]:
+def crops(data: Path) -> Crops:
     """Real crops of three cases, image and mask."""
     found = {}
     for name in NAMES:
         pair = []
         for path in (f"img/{name}.nii.gz", f"label/{name.replace('img', 'label')}.nii.gz"):
             volume = read_volume(data / "btcv" / path)
-            affine = volume.affine @ nib.affines.from_matvec(np.eye(3), (70, 70, 70))
-            pair.append(Volume(volume.array[70:180, 70:180, 70:78].copy(), affine, "CT"))
+            affine = volume.affine @ nib.affines.from_matvec(np.eye(3), (70, 70, 92))
+            pair.append(Volume(volume.array[70:180, 70:180, 92:100].copy(), affine, "CT"))
         found[name] = (pair[0], pair[1])
     return found
 
 
 @pytest.fixture
-def source(crops: dict[str, tuple[Volume, Volume]], tmp_path: Path) -> Path:
+def source(crops: Crops, tmp_path: Path) -> Path:
     """The crops as BTCV is published."""
     root = tmp_path / "btcv"
     for folder in ("img", "label"):
@@ -117,6 +119,21 @@ def test_what_is_no_store_of_this_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
     with pytest.raises(InputRefusedError, match="version 99, expected 1"):
         SliceStore(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"version": 1, "org')
+    with pytest.raises(InputRefusedError, match=r"manifest\.json: not readable JSON"):
+        SliceStore(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_a_case_that_is_gone_or_damaged_is_named(tmp_path: Path, damage: str) -> None:
+    written(tmp_path)
+    path = tmp_path / "one.h5"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut off":
+        path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputRefusedError, match=r"one\.h5: missing or damaged"):
+        SliceStore(tmp_path).mask(0, 0)
 
 
 @pytest.mark.parametrize("layout", ["flat", "Training"])
@@ -135,9 +152,7 @@ def test_both_layouts_of_btcv_are_prepared(source: Path, layout: str, tmp_path: 
     assert (again.stored, again.present) == ((), NAMES)
 
 
-def test_slices_are_the_model_grid_with_rows_to_the_back(
-    source: Path, crops: dict[str, tuple[Volume, Volume]], tmp_path: Path
-) -> None:
+def test_slices_are_the_model_grid_with_rows_to_the_back(source: Path, crops: Crops, tmp_path: Path) -> None:
     prepare_store("btcv", source, tmp_path / "store", preprocessing=SMALL)
     slices = SliceStore(tmp_path / "store", ("img0005",))
     stored = slices.cases[0]

@@ -64,12 +64,15 @@ def read_manifest(store: Path) -> Manifest:
     Raises
     ------
     InputRefusedError
-        If the folder is no slice store, or one of another version.
+        If the folder is no slice store, a damaged one, or one of another version.
     """
     path = store / "manifest.json"
     if not path.is_file():
         raise InputRefusedError(f"{store}: no manifest.json, so not a slice store; make one with 'meddelinea prepare'")
-    content = json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputRefusedError(f"{path}: not readable JSON ({error}); prepare the store again") from error
     if content.get("version") != VERSION:
         raise InputRefusedError(f"{path}: store version {content.get('version')}, expected {VERSION}; prepare it again")
     cases = tuple(StoredCase(**case) for case in content["cases"])
@@ -131,7 +134,11 @@ class SliceStore:
 
     def _file(self, case: int) -> h5py.File:
         if case not in self._files:  # opened where it is first read, so that each worker process has its own handle
-            self._files[case] = h5py.File(self.root / f"{self.cases[case].name}.h5", "r")
+            path = self.root / f"{self.cases[case].name}.h5"
+            try:
+                self._files[case] = h5py.File(path, "r")
+            except OSError as error:
+                raise InputRefusedError(f"{path}: missing or damaged; prepare a new store") from error
         return self._files[case]
 
     def image(self, case: int, index: int, reach: int) -> NDArray[np.uint8]:

@@ -133,16 +133,19 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
         raise UsageError(f"device '{device}' is not available here; use auto or cpu")
     try:
-        pipeline = MedDelineaPipeline.from_pretrained(model_files.folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        pipeline = MedDelineaPipeline.from_pretrained(model_files.folder, use_safetensors=True)
+    except Exception as error:  # a damaged folder raises whatever it leads the loader to
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WeightsMissingError(
             f"{model_files.folder}: weights cannot be loaded ({reason}); install them again"
         ) from error
     for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
-        if component is not None:
-            component.float()  # shipped as float16, which a CPU computes slowly
-            component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
+        if component is None:
+            continue
+        absent = [name for name, parameter in component.named_parameters() if parameter.is_meta]
+        if absent:  # the loader only warns of them
+            raise WeightsMissingError(f"{model_files.folder}: {absent[0]} is not among the weights; install them again")
+        component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
 
