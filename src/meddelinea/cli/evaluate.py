@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -68,7 +69,9 @@ def evaluate(
 
 def _print_summary(summary: Summary) -> None:
     """Means over cases for each organ, then over organs, with the counts of what the means leave out."""
-    table = Table("organ", "Dice", "NSD", "HD95 mm", "ASSD mm", "cases", "missed", "invented", "both empty")
+    headers = ("organ", "Dice", "NSD", "HD95 mm", "ASSD mm", "cases", "missed", "invented", "absent")
+    table = Table(*headers, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for organ in summary.organs:
@@ -79,8 +82,7 @@ def _print_summary(summary: Summary) -> None:
     paper = summary.mean_over_paper_organs
     if paper.organs:
         count = len(paper.organs) + len(paper.absent)
-        name = f"mean over {len(paper.organs)} of the paper's {count}"
-        table.add_row(name, *_figures(paper), str(summary.cases_measured))
+        table.add_row(f"mean, {len(paper.organs)} of paper's {count}", *_figures(paper), str(summary.cases_measured))
     Console().print(table)
     if summary.mean_over_organs.infinite_distances:
         left_out = summary.mean_over_organs.infinite_distances
@@ -92,5 +94,5 @@ def _print_summary(summary: Summary) -> None:
 
 def _figures(means: OrganSummary | GroupSummary) -> tuple[str, ...]:
     """Dice, NSD, HD95 and ASSD as text; a dash where there is no value."""
-    values = ((means.dice, 3), (means.nsd, 3), (means.hd95_mm, 2), (means.assd_mm, 2))
+    values = ((means.dice, 3), (means.nsd, 3), (means.hd95_mm, 1), (means.assd_mm, 1))
     return tuple("-" if math.isnan(value) else f"{value:.{digits}f}" for value, digits in values)

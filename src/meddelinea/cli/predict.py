@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from meddelinea.cli.progress import progress_bar
+from meddelinea.cli.progress import progress_bar, silence_diffusers
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     cautions = [finding.message for finding in findings]
     for caution in cautions:
         print(f"warning: {job.source}: {caution}", file=sys.stderr)
+    silence_diffusers()
     model = load_model(job.model, job.device)
     with progress_bar(hidden=as_json or quiet) as bar:
         task = bar.add_task("slices", total=None)

@@ -17,3 +17,10 @@ def progress_bar(hidden: bool = False) -> Progress:
         console=console,
         disable=hidden or not console.is_terminal,
     )
+
+
+def silence_diffusers() -> None:
+    """Switch off the bars that diffusers draws on stderr while it loads, even where nobody watches."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()

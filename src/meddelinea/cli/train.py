@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meddelinea.cli.progress import progress_bar
+from meddelinea.cli.progress import progress_bar, silence_diffusers
 
 if TYPE_CHECKING:
     from meddelinea.training.engine import Progress
@@ -26,21 +26,22 @@ def train(
     from meddelinea.training.engine import train as run_stage
 
     config = load_config(run_file, tuple(overrides or ()))
+    silence_diffusers()
     with progress_bar(hidden=quiet) as bar:
         task = bar.add_task(config.stage, total=None)
-        reported: list[Progress] = []
+        last: Progress | None = None
 
         def report(progress: Progress) -> None:
+            nonlocal last
+            last = progress
             # Where a time limit ends the run early, the steps still to come follow from the share that is done.
             total = max(progress.step, round(progress.step / progress.share)) if progress.share > 0 else progress.steps
             loss = f"{config.stage}, loss {progress.figures['total']:.4f}"
             bar.update(task, completed=progress.step, total=total, description=loss)
-            if not reported or len(progress.figures) > len(reported[0].figures):  # a step that was validated
-                reported.append(progress)
+            if "dice" in progress.figures and not quiet:  # a step that was validated
                 figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
-                if not quiet:
-                    bar.console.print(f"step {progress.step}: {figures}", markup=False, highlight=False, soft_wrap=True)
+                bar.console.print(f"step {progress.step}: {figures}", markup=False, highlight=False, soft_wrap=True)
 
         folder = run_stage(config, resume=resume, report=report)
-    if reported and not quiet:  # the main process of several
-        print(f"written: {folder}")
+    if last is not None and not quiet:  # the main process of several
+        print(f"{last.step} steps in {last.seconds / 60:.1f} min, loss {last.figures['total']:.4f}; written: {folder}")

@@ -141,7 +141,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
                 group["lr"] = config.optimiser.learning_rate * learning_rate_factor(config.optimiser, step, share)
             figures = _optimise(wrapped, batches, optimiser, parameters, config, accelerator)
             loss, norm = figures["total"], figures["gradient_norm"]
-            # Under fp16 an infinite gradient is no fault: the scaler skips its step. Elsewhere it has spoilt the weights.
+            # Under fp16 an infinite gradient is no fault, the scaler skips its step; elsewhere it spoils the weights.
             if not math.isfinite(loss if accelerator.scaler is not None else loss + norm):
                 raise MedDelineaError(
                     f"{output}: loss {loss:g}, gradient norm {norm:g} at step {step + 1}; "
@@ -282,11 +282,11 @@ def _save(
     accelerator: Accelerator,
     output: Path,
 ) -> None:
+    # The main process alone, and no barrier: each process has its own clock, and another may find nothing due yet.
     if accelerator.is_main_process:
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
         state = Checkpoint(step, seconds, trainable_state(stage), optimiser.state_dict(), ema.state_dict(), scaler)
         save_checkpoint(state, output)
-    accelerator.wait_for_everyone()
 
 
 def _masks(store: SliceStore, count: int) -> Tensor:
