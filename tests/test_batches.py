@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CASES, SIDE, STILL, write_blobs, write_store
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch
 from meddelinea.errors import InputRefusedError
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import DataConfig
+from tiny import CASES, SIDE, STILL, write_blobs, write_store
 
 
 @pytest.fixture(scope="module")

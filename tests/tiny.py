@@ -19,6 +19,7 @@ CASES = ("a", "b", "c")
 SIZES: dict[str, Any] = {
     "width": 32,
     "heads": 2,
+    "patch_size": 4,
     "depth": 2,
     "control_depth": 2,
     "stem_channels": [8, 8, 16, 16],

@@ -1,0 +1,60 @@
+"""The shipped weights on real scans, through the command as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+
+def meddelinea(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "meddelinea", *(str(word) for word in words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_demo_finds_the_organs_where_they_are(tmp_path: Path) -> None:
+    done = meddelinea("demo", "-o", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "demo"
+    mask = nib.load(folder / "mask.nii.gz")
+    labels = json.loads((folder / "mask.json").read_text())["labels"]
+    organs = json.loads((folder / "statistics.json").read_text())["organs"]
+    assert (folder / "preview.png").stat().st_size > 20_000
+    assert set(np.unique(mask.dataobj)) <= {0, *labels.values()}
+    # A grown-up's liver: 0.8 to 3 litres, right of the spleen (RAS: larger x), and soft tissue.
+    assert 800 < organs["liver"]["volume_ml"] < 3000
+    assert organs["liver"]["centroid_mm"][0] > organs["spleen"]["centroid_mm"][0]
+    assert 0 < organs["liver"]["mean_intensity"] < 200
+
+
+def test_a_dicom_series_gives_a_mask_on_its_grid_that_overlaps_the_reference(data: Path, tmp_path: Path) -> None:
+    reference_path = data / "totalsegmentator" / "ct_dicom_seg_v2.nii.gz"
+    output = tmp_path / "mask.nii.gz"
+    done = meddelinea("predict", "-i", data / "totalsegmentator" / "ct_dicom", "-o", output, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert all(line.startswith("warning: ") for line in done.stderr.splitlines()), done.stderr
+    report = tmp_path / "report.json"
+    words = ("--reference-numbering", "totalsegmentator-v2", "--organs", "liver,spleen", "--json", report)
+    scored = meddelinea("evaluate", output, reference_path, *words)
+    assert scored.returncode == 0, scored.stderr
+    scores = {score["organ"]: score for score in json.loads(report.read_text())["cases"][0]["scores"]}
+    assert scores["liver"]["dice"] > 0.75
+    assert scores["spleen"]["dice"] > 0.75
+
+
+@pytest.mark.slow
+def test_a_whole_ct_within_two_minutes_and_three_gigabytes(data: Path, tmp_path: Path) -> None:
+    program = (
+        "import resource, subprocess, sys, time; began = time.monotonic();"
+        "subprocess.run([sys.executable, '-m', 'meddelinea', *sys.argv[1:]], check=True);"
+        "print(time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2)"
+    )
+    words = ("predict", "-i", data / "btcv" / "img" / "img0002.nii.gz", "-o", tmp_path / "mask.nii.gz", "--quiet")
+    done = subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, check=True)
+    seconds, gigabytes = map(float, done.stdout.split())
+    assert seconds < 120
+    assert gigabytes < 3
