@@ -42,7 +42,7 @@ def from_simpleitk(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 def series_by_simpleitk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    return from_simpleitk(reader.Execute())
+    return from_simpleitk(sitk.Flip(reader.Execute(), (False, True, False)))  # rows from the bottom
 
 
 def assert_same(volume: Volume, theirs: tuple[np.ndarray, np.ndarray]) -> None:
@@ -202,13 +202,14 @@ def test_a_tilted_gantry_gives_every_pixel_the_place_its_own_header_gives_it(
     for file in folder.iterdir():
         dataset = pydicom.dcmread(file)
         row, column = 7, 31
+        from_bottom = dataset.Rows - 1 - row
         along_row, along_column = np.reshape(dataset.ImageOrientationPatient, (2, 3)).astype(float)
         row_mm, column_mm = dataset.PixelSpacing
         lps = np.array(dataset.ImagePositionPatient) + along_row * column * column_mm + along_column * row * row_mm
         i, j, k = np.linalg.solve(volume.affine, [-lps[0], -lps[1], lps[2], 1])[:3]
-        np.testing.assert_allclose([i, j, k], [column, row, round(k)], atol=1e-4)
+        np.testing.assert_allclose([i, j, k], [column, from_bottom, round(k)], atol=1e-4)
         hu = dataset.pixel_array[row, column] * dataset.RescaleSlope + dataset.RescaleIntercept
-        assert volume.array[column, row, round(k)] == hu
+        assert volume.array[column, from_bottom, round(k)] == hu
     if rotation.magnitude() == 0:
         assert volume.obliqueness_deg == pytest.approx(np.rad2deg(np.arctan(0.6 / 2)), abs=1e-3)
 
@@ -231,8 +232,10 @@ def test_each_slice_has_its_own_rescale(tmp_path: Path, slices: list[Dataset]) -
     volume = read_volume(folder)
     assert volume.array.dtype == np.float32
     np.testing.assert_allclose(volume.array, series_by_simpleitk(folder)[0], rtol=1e-6)
-    # The series runs from head to feet, the volume from feet to head.
-    expected = np.stack([s.pixel_array.T * (0.5 + 0.25 * k) - 100.5 - k for k, s in enumerate(slices)][::-1], axis=-1)
+    # The series runs from head to feet, the volume from feet to head; rows from the bottom.
+    expected = np.stack(
+        [s.pixel_array[::-1].T * (0.5 + 0.25 * k) - 100.5 - k for k, s in enumerate(slices)][::-1], axis=-1
+    )
     np.testing.assert_allclose(volume.array, expected, rtol=1e-6)
 
 

@@ -97,8 +97,9 @@ class Frame:
 def read_dicom(path: Path) -> Volume:
     """Read the one CT or MR series of a folder (searched recursively), or one enhanced multi-frame file.
 
-    Voxel axes are column, row and slice; slices ascend along the normal of the image plane. The rescale slope and
-    intercept are applied to each slice. The array is int16 where that holds every value exactly, else float32.
+    Voxel axes are column, row counted from the image's bottom, and slice along the normal of the image plane: the order
+    that dcm2niix converts to, so that masks lie voxel by voxel on files that it wrote. The rescale slope and intercept
+    are applied to each slice. The array is int16 where that holds every value exactly, else float32.
     Pixels that the scanner marks as padding keep their value (far below air in a CT). A tilted gantry gives a sheared
     affine, which places every voxel where it was measured.
 
@@ -139,16 +140,17 @@ def read_frames(path: Path) -> tuple[Modality, list[Frame]]:
 
 
 def series_affine(frames: list[Frame]) -> Affine:
-    """(4, 4) affine of sorted slices, (column, row, slice) to RAS millimetres.
+    """(4, 4) affine of sorted slices, (column, row from the bottom, slice) to RAS millimetres.
 
     The slice axis is the measured step from slice to slice, not the normal, so a gantry tilt is a shear of the affine.
     """
     first, last = frames[0], frames[-1]
     lps = np.eye(4)
     lps[:3, 0] = first.orientation[:3] * first.pixel_spacing_mm[1]
-    lps[:3, 1] = first.orientation[3:] * first.pixel_spacing_mm[0]
+    down = first.orientation[3:] * first.pixel_spacing_mm[0]
+    lps[:3, 1] = -down
     lps[:3, 2] = (last.position_mm - first.position_mm) / (len(frames) - 1)
-    lps[:3, 3] = first.position_mm
+    lps[:3, 3] = first.position_mm + down * (first.shape[0] - 1)
     return _LPS_TO_RAS @ lps
 
 
@@ -336,7 +338,7 @@ def _check_regular(path: Path, frames: list[Frame], places_mm: NDArray[np.float6
 
 
 def _stack(frames: list[Frame]) -> NDArray[Any]:
-    """(columns, rows, slices) values of sorted slices: int16, or float32 once a slice does not fit into int16."""
+    """(columns, rows from the bottom, slices) values: int16, or float32 once a slice does not fit into int16."""
     rows, columns = frames[0].shape
     voxels: NDArray[Any] = np.empty((len(frames), rows, columns), np.int16)
     by_file: dict[Path, list[tuple[int, Frame]]] = {}
@@ -350,7 +352,7 @@ def _stack(frames: list[Frame]) -> NDArray[Any]:
                 if voxels.dtype == np.int16 and not _fits_int16(values):
                     voxels = voxels.astype(np.float32)
                 voxels[k] = values
-    return voxels.transpose(2, 1, 0)
+    return voxels[:, ::-1].transpose(2, 1, 0)
 
 
 def _rescaled(stored: NDArray[Any], frame: Frame) -> NDArray[Any]:
