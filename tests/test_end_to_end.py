@@ -37,6 +37,9 @@ def test_a_dicom_series_gives_a_mask_on_its_grid_that_overlaps_the_reference(dat
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert all(line.startswith("warning: ") for line in done.stderr.splitlines()), done.stderr
+    mask, reference = nib.load(output), nib.load(reference_path)
+    assert mask.shape == reference.shape
+    np.testing.assert_allclose(mask.affine, reference.affine, atol=1e-3)
     report = tmp_path / "report.json"
     words = ("--reference-numbering", "totalsegmentator-v2", "--organs", "liver,spleen", "--json", report)
     scored = meddelinea("evaluate", output, reference_path, *words)
@@ -58,3 +61,24 @@ def test_a_whole_ct_within_two_minutes_and_three_gigabytes(data: Path, tmp_path:
     seconds, gigabytes = map(float, done.stdout.split())
     assert seconds < 120
     assert gigabytes < 3
+
+
+@pytest.mark.slow
+def test_the_cases_kept_from_training_are_segmented_as_the_model_card_says(data: Path, tmp_path: Path) -> None:
+    names = json.loads((data / "btcv" / "split.json").read_text())["val"]
+    predictions, references = tmp_path / "predictions", tmp_path / "references"
+    predictions.mkdir()
+    references.mkdir()
+    for name in names:
+        number = name.removeprefix("img")
+        scan, reference = data / "btcv" / "img" / f"{name}.nii.gz", data / "btcv" / "label" / f"label{number}.nii.gz"
+        assert meddelinea("predict", "-i", scan, "-o", predictions / f"{name}.nii.gz", "--quiet").returncode == 0
+        (references / f"{name}.nii.gz").symlink_to(reference.resolve())
+    report = tmp_path / "report.json"
+    scored = meddelinea("evaluate", predictions, references, "--reference-numbering", "btcv", "--json", report)
+    assert scored.returncode == 0, scored.stderr
+    summary = json.loads(report.read_text())["summary"]
+    dice = {organ["organ"]: organ["dice"] for organ in summary["organs"]}
+    assert summary["mean_over_paper_organs"]["dice"] > 0.65
+    assert dice["liver"] > 0.88
+    assert min(dice[organ] for organ in ("spleen", "left kidney", "right kidney")) > 0.72
