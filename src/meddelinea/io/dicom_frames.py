@@ -1,0 +1,227 @@
+"""The slices of a DICOM series as their headers describe them, each checked by itself, in no order yet."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+
+from meddelinea.errors import InputRefusedError
+from meddelinea.volume import Modality
+
+# The functional groups of a multi-frame object that say where a frame lies and what its values mean.
+_MACROS = (
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+)
+_KEYWORDS = [
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "Modality",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+# Storage classes: CT and MR images, their enhanced and legacy converted forms; and secondary captures (a prefix).
+_IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4"))
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice of a series: where its pixels are stored, where it lies (LPS), and what its values mean.
+
+    Parameters
+    ----------
+    path, index
+        The file, and the frame's number in it from 0 (0 where a file holds one slice).
+    position_mm
+        (3,) centre of the first pixel.
+    orientation
+        (6,) unit vectors along increasing column index (first three) and increasing row index.
+    pixel_spacing_mm
+        (2,) distance between rows, then between columns.
+    shape
+        (2,) number of rows, then of columns.
+    slope, intercept
+        Stored value times `slope` plus `intercept` is the value (Hounsfield units in a CT).
+    """
+
+    path: Path
+    index: int
+    position_mm: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    pixel_spacing_mm: NDArray[np.float64]
+    shape: NDArray[np.int64]
+    slope: float
+    intercept: float
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """(3,) unit vector across the slice: column direction times row direction, right-handed."""
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+
+def find_frames(path: Path) -> tuple[Modality, list[Frame]]:
+    """Modality and slices of the one CT or MR series in a folder or file.
+
+    Raises
+    ------
+    InputRefusedError
+        If there is not exactly one series, it is neither CT nor MR, or a header is broken.
+    """
+    modality, headers = _one_series(path, _read_headers(path))
+    return modality, [frame for file, header in headers for frame in _frames(file, header)]
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever pydicom raises on a damaged file into a refusal, and keep its notes on odd values to itself.
+
+    Scanners write many values that break the standard's form (over-long numbers, odd UIDs, excess padding); pydicom
+    notes them as warnings and reads them all the same. What a volume needs is checked in this file.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
+        try:
+            yield
+        except InputRefusedError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputRefusedError(f"{path}: not a readable DICOM file ({reason}); copy it again") from error
+
+
+def _read_headers(path: Path) -> list[tuple[Path, Any]]:
+    """Files of `path` that are DICOM, each with the part of its header that `_KEYWORDS` names."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    headers = []
+    for file in files:
+        if file.name.startswith("."):
+            continue
+        with decoding(file):
+            try:
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
+            except InvalidDicomError as error:
+                # A slice lost at either end of a series leaves no gap, so a broken one must not pass as foreign.
+                if file.suffix.lower() == ".dcm":
+                    raise InputRefusedError(f"{file}: named .dcm but without DICOM's mark; export it again") from error
+                continue
+            deque(header.iterall(), maxlen=0)  # values are converted on first use: have the bad ones fail here
+            headers.append((file, header))
+    return headers
+
+
+def _one_series(path: Path, headers: list[tuple[Path, Any]]) -> tuple[Modality, list[tuple[Path, Any]]]:
+    """The modality and the files of the only image series among `headers`."""
+    series: dict[str, list[tuple[Path, Any]]] = {}
+    for file, header in headers:
+        if _is_scan(file, header):
+            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    if not series:
+        found = ", ".join(sorted({str(header.get("Modality") or "no modality") for _, header in headers}))
+        raise InputRefusedError(
+            f"{path}: no CT or MR scan here; DICOM objects found: {found or 'none'} (segmentations, doses, reports and "
+            "secondary captures are no scans); give the folder of the scan"
+        )
+    if len(series) > 1:
+        listed = "; ".join(
+            f"{uid or 'no UID'} '{files[0][1].get('SeriesDescription', '')}' ({_count_slices(files)} slices)"
+            for uid, files in series.items()
+        )
+        raise InputRefusedError(
+            f"{path}: {len(series)} image series; expected one; move the wanted one to a folder of its own: {listed}"
+        )
+    files = next(iter(series.values()))
+    for modality in get_args(Modality):
+        if files[0][1].get("Modality") == modality:
+            return modality, files
+    raise InputRefusedError(f"{path}: modality {files[0][1].get('Modality')!s}; expected CT or MR")
+
+
+def _is_scan(path: Path, header: Any) -> bool:
+    """Whether a DICOM object is an image as a scanner made it, not one derived from it or without pixels."""
+    kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    if not header.get("Rows") and (kind in _IMAGE_CLASSES or not kind):
+        raise InputRefusedError(
+            f"{path}: the header ends before the image's size; the file is cut short, copy it again"
+        )
+    derived = header.get("Modality") in ("SEG", "RTDOSE") or kind.startswith(_SECONDARY_CAPTURE)
+    return bool(header.get("Rows")) and not derived
+
+
+def _count_slices(files: list[tuple[Path, Any]]) -> int:
+    return sum(int(header.get("NumberOfFrames") or 1) for _, header in files)
+
+
+def _frames(path: Path, header: Any) -> list[Frame]:
+    """The slices that one file holds: one, or one for each item of the per-frame functional groups."""
+    photometric = header.get("PhotometricInterpretation")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputRefusedError(f"{path}: photometric interpretation {photometric}; expected grey (MONOCHROME1 or 2)")
+    if header.get("ModalityLUTSequence"):
+        raise InputRefusedError(f"{path}: values are given by a modality lookup table; expected a rescale slope")
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
+    with decoding(path):
+        if per_frame:
+            groups = [(own, *shared) for own in per_frame]
+            items = [[g.get(macro)[0] for g in group for macro in _MACROS if g.get(macro)] for group in groups]
+            return [_frame(path, index, header, sources) for index, sources in enumerate(items)]
+        if _count_slices([(path, header)]) > 1:
+            raise InputRefusedError(f"{path}: several frames without a position each; expected enhanced CT or MR")
+        return [_frame(path, 0, header, [header])]
+
+
+def _frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
+    """One slice, each of its values taken from the first of `sources` that has it."""
+
+    def numbers(keyword: str, count: int, default: float | None = None) -> NDArray[np.float64]:
+        value = next((source.get(keyword) for source in sources if source.get(keyword) is not None), default)
+        found = np.atleast_1d(np.asarray([] if value is None else value, np.float64))
+        if found.shape != (count,) or not np.isfinite(found).all():
+            raise InputRefusedError(
+                f"{path}: {keyword} of frame {index + 1} is {value}; expected {count} number(s); repair the header"
+            )
+        return found
+
+    orientation = numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    lengths = np.linalg.norm(orientation, axis=1)
+    if abs(lengths - 1).max() > 1e-2 or abs(orientation[0] @ orientation[1]) > 1e-2:
+        raise InputRefusedError(
+            f"{path}: image orientation {orientation.ravel().tolist()}; expected two perpendicular unit vectors"
+        )
+    spacing_mm = numbers("PixelSpacing", 2)
+    if spacing_mm.min() <= 0:
+        raise InputRefusedError(f"{path}: pixel spacing {spacing_mm.tolist()} mm; expected two positive numbers")
+    return Frame(
+        path=path,
+        index=index,
+        position_mm=numbers("ImagePositionPatient", 3),
+        orientation=(orientation / lengths[:, None]).ravel(),
+        pixel_spacing_mm=spacing_mm,
+        shape=np.array([header.Rows, header.Columns], np.int64),
+        slope=float(numbers("RescaleSlope", 1, 1.0)[0]),
+        intercept=float(numbers("RescaleIntercept", 1, 0.0)[0]),
+    )
