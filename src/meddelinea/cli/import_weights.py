@@ -1,0 +1,61 @@
+"""`meddelinea import-weights`: published weights -> the components that a run file's `model` section names."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meddelinea.errors import UsageError
+
+if TYPE_CHECKING:
+    from meddelinea.models.codec import KLCodec
+    from meddelinea.models.dit import DiT
+
+DIT_LICENCE = (
+    "The published weights of DiT (Peebles and Xie, Meta) are licensed CC BY-NC 4.0: not for commercial use. Whatever "
+    "is trained from them is bound by that too."
+)
+VAE_LICENCE = (
+    "The autoencoder of Stable Diffusion v1 is licensed CreativeML Open RAIL-M, its fine-tuned versions sd-vae-ft-mse "
+    "and sd-vae-ft-ema MIT: see the page it was downloaded from."
+)
+
+
+def import_weights(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder that gets dit/ and codec/.")],
+    dit: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="DiT: the original .pt file, or diffusers' folder.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Stable Diffusion's autoencoder: diffusers' folder.")
+    ] = None,
+) -> None:
+    """Turn downloaded weights into components for `train` (model.dit and model.codec)."""
+    if dit is None and vae is None:
+        raise UsageError("nothing to import; expected --dit PATH, --vae PATH, or both")
+    for wanted, part in ((dit, "dit"), (vae, "codec")):
+        if wanted is not None and (output / part).exists():
+            raise UsageError(f"{output / part} exists already; remove it or choose another folder")
+    from meddelinea.models.import_weights import import_dit, import_vae
+
+    if dit is not None:
+        _save(import_dit(dit), output / "dit", DIT_LICENCE)
+    if vae is not None:
+        _save(import_vae(vae), output / "codec", VAE_LICENCE)
+
+
+def _save(component: DiT | KLCodec, folder: Path, licence: str) -> None:
+    """Write a component with its licence, whole or not at all."""
+    unfinished = folder.with_name(f".{uuid.uuid4().hex}")
+    try:
+        component.save_pretrained(unfinished)
+        (unfinished / "LICENSE.txt").write_text(licence + "\n", encoding="utf-8")
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    parameters = sum(parameter.numel() for parameter in component.parameters())
+    print(f"{folder}: {parameters:,} parameters\n{licence}")
