@@ -8,6 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from meddelinea.inference.model import load_model
+from meddelinea.inference.predict import segment
+from meddelinea.io import read_volume
+from meddelinea.volume import Volume
 
 
 def meddelinea(*words: object) -> subprocess.CompletedProcess[str]:
@@ -47,6 +54,29 @@ def test_a_dicom_series_gives_a_mask_on_its_grid_that_overlaps_the_reference(dat
     scores = {score["organ"]: score for score in json.loads(report.read_text())["cases"][0]["scores"]}
     assert scores["liver"]["dice"] > 0.75
     assert scores["spleen"]["dice"] > 0.75
+
+
+@pytest.mark.parametrize("euler_deg", [(0, 0, 15), (12, -8, 0)], ids=["in the plane", "across the slices"])
+def test_an_obliquely_sampled_scan_gives_the_same_organs_in_the_patient(
+    data: Path, euler_deg: tuple[float, float, float]
+) -> None:
+    """The scan's values on a turned grid, as a scanner with a turned table would have stored them."""
+    model = load_model("small", "cpu")
+    scan = read_volume(data / "btcv" / "img" / "img0035.nii.gz")
+    middle = scan.affine @ [*(np.array(scan.array.shape) - 1) / 2, 1.0]
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", euler_deg, degrees=True).as_matrix() @ scan.affine[:3, :3]
+    affine[:3, 3] = middle[:3] - affine[:3, :3] @ (np.array(scan.array.shape) - 1) / 2
+    to_scan = np.linalg.inv(scan.affine) @ affine
+
+    turned = ndimage.affine_transform(scan.array.astype(np.float32), to_scan, order=1, cval=-1000)
+    found = segment(model, Volume(turned, affine, "CT")).mask
+    assert np.array_equal(found.affine, affine)
+    result = segment(model, Volume(scan.array, scan.affine, "CT"))
+    straight = ndimage.affine_transform(result.mask.array, to_scan, order=0)
+    for organ in ("liver", "spleen", "left kidney", "right kidney"):
+        ours, theirs = (mask == result.labels[organ] for mask in (found.array, straight))
+        assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > 0.85, organ  # slices of 5 mm
 
 
 @pytest.mark.slow
