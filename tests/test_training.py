@@ -44,7 +44,11 @@ from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps the precision of a process in a singleton; each test is a process of its own to it."""
+    """accelerate keeps the precision of a process in a singleton; each test is a process of its own to it.
+
+    Before the test, because the fixtures of the module train too.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
