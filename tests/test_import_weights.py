@@ -180,6 +180,35 @@ def test_embedders_that_differ_between_blocks_are_refused(tmp_path: Path) -> Non
         import_dit(tmp_path)
 
 
+@pytest.mark.parametrize("absent", ["num_attention_heads", "sample_size"])
+def test_a_configuration_that_lacks_a_size_is_refused(tmp_path: Path, absent: str) -> None:
+    peer_dit({"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != absent}))
+    with pytest.raises(InputRefusedError, match=absent):
+        import_dit(tmp_path)
+
+
+def test_a_bad_autoencoder_leaves_no_transformer_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    torch.save(tiny_state(), tmp_path / "dit.pt")
+    words = [
+        "import-weights",
+        str(tmp_path / "out"),
+        "--dit",
+        str(tmp_path / "dit.pt"),
+        "--vae",
+        str(tmp_path / "none"),
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 5
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("read", [import_dit, import_vae])
 def test_what_is_not_there_or_something_else_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     with pytest.raises(WeightsMissingError, match="nowhere"):

@@ -42,10 +42,13 @@ def import_weights(
             raise UsageError(f"{output / part} exists already; remove it or choose another folder")
     from meddelinea.models.import_weights import import_dit, import_vae
 
-    if dit is not None:
-        _save(import_dit(dit), output / "dit", DIT_LICENCE)
-    if vae is not None:
-        _save(import_vae(vae), output / "codec", VAE_LICENCE)
+    # Both are read before either is written, so that a bad one leaves nothing behind.
+    transformer = None if dit is None else import_dit(dit)
+    codec = None if vae is None else import_vae(vae)
+    if transformer is not None:
+        _save(transformer, output / "dit", DIT_LICENCE)
+    if codec is not None:
+        _save(codec, output / "codec", VAE_LICENCE)
 
 
 def _save(component: DiT | KLCodec, folder: Path, licence: str) -> None:

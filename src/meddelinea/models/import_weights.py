@@ -68,7 +68,10 @@ def import_dit(source: Path) -> DiT:
         folder, config = _component(source, "transformer", "DiTTransformer2DModel")
         weights = _original_names(_read_file(_weights_file(folder)), source)
         weights.pop("pos_embed", None)
-        heads, latent_size = int(config["num_attention_heads"]), int(config["sample_size"])
+        unsaid = [name for name in ("num_attention_heads", "sample_size") if not isinstance(config.get(name), int)]
+        if unsaid:
+            raise InputRefusedError(f"{folder}/config.json: no number for {', '.join(unsaid)}; download it again")
+        heads, latent_size = config["num_attention_heads"], config["sample_size"]
     else:
         weights = _read_file(source)
         heads, latent_size = _told_by_tensors(weights, source)
@@ -174,7 +177,7 @@ def _original_names(weights: Mapping[str, Tensor], source: Path) -> dict[str, Te
         elif name == "pos_embed.pos_embed":
             renamed["pos_embed"] = value
         else:
-            renamed[f"{_OUTSIDE.get(layer, layer)}.{kind}"] = value
+            renamed[f"{_OUTSIDE[layer]}.{kind}" if layer in _OUTSIDE else name] = value
     return renamed
 
 
