@@ -10,10 +10,10 @@ import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import (
     ORIENTATION,
     Preprocessing,
-    fingerprint,
     mask_to_model_grid,
     to_model_grid,
     to_source_grid,

@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.prepare import prepare_store
-from meddelinea.data.preprocess import Preprocessing, fingerprint, mask_to_model_grid, to_model_grid
+from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid
 from meddelinea.data.store import Manifest, SliceStore, StoredCase, read_manifest, write_case, write_manifest
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io import read_volume
@@ -261,5 +262,10 @@ def test_a_source_that_is_not_that_dataset_is_refused(source: Path, tmp_path: Pa
     with pytest.raises(InputRefusedError, match="no img/imgNNNN"):
         prepare_store("btcv", tmp_path, tmp_path / "store")
     (source / "label" / "label0005.nii.gz").unlink()
-    with pytest.raises(InputRefusedError, match=r"label0005\.nii\.gz is missing"):
-        prepare_store("btcv", source, tmp_path / "store")
+
+
+def test_an_image_without_its_mask_is_reported(source: Path, tmp_path: Path) -> None:
+    (source / "label" / "label0005.nii.gz").unlink()
+    report = prepare_store("btcv", source, tmp_path / "store", preprocessing=SMALL)
+    assert report.stored == ("img0002", "img0006")
+    assert "label0005.nii.gz is missing" in report.failed["img0005"]

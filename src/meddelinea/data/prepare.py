@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from meddelinea.data.datasets import Case, find_cases
-from meddelinea.data.preprocess import Preprocessing, fingerprint, mask_to_model_grid, to_model_grid
+from meddelinea.data.case import Case, read_case
+from meddelinea.data.datasets import find_cases
+from meddelinea.data.fingerprint import fingerprint
+from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid
 from meddelinea.data.store import Manifest, StoredCase, read_manifest, write_case, write_manifest
-from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
-from meddelinea.io import read_volume
-from meddelinea.labels import BTCV, renumber
-from meddelinea.volume import Modality, Volume
+from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.labels import BTCV
 
 Progress = Callable[[int, int, str], None]
 
@@ -60,7 +59,7 @@ def prepare_store(
     InputRefusedError
         If no case is found.
     """
-    cases = find_cases(layout, source)
+    found = find_cases(layout, source)
     store.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(organs, preprocessing or Preprocessing())
     if (store / "manifest.json").is_file():
@@ -69,14 +68,15 @@ def prepare_store(
             raise UsageError(f"{store}: holds other organs or preprocessing than asked for; choose another folder")
         manifest = existing
     present = {case.name for case in manifest.cases}
-    stored, failed = [], {}
+    stored, failed = [], dict(found.broken)
+    cases = found.cases
     for done, case in enumerate(cases):
         if progress is not None:
             progress(done, len(cases), case.name)
         if case.name in present:
             continue
         try:
-            entry = _prepare_case(case, layout, store, manifest)
+            entry = _prepare_case(case, store, manifest)
         except MedDelineaError as error:
             failed[case.name] = str(error)
             continue
@@ -88,14 +88,10 @@ def prepare_store(
     return PrepareReport(tuple(stored), tuple(c.name for c in cases if c.name in present), failed)
 
 
-def _prepare_case(case: Case, layout: str, store: Path, manifest: Manifest) -> StoredCase:
-    raw, mask = read_volume(case.image), read_volume(case.mask)
-    scan = Volume(raw.array, raw.affine, cast(Modality, case.modality))
-    if scan.array.shape != mask.array.shape or not np.allclose(scan.affine, mask.affine, atol=1e-2):
-        raise InputRefusedError(f"{case.mask}: shape {mask.array.shape} or affine differs from {case.image}'s")
-    model = to_model_grid(scan, manifest.preprocessing)
-    ids = renumber(np.rint(mask.array).astype(np.int64), case.numbering, manifest.organs)
-    labels = mask_to_model_grid(Volume(ids, mask.affine), model).array.transpose(2, 1, 0)  # (S, rows, columns)
+def _prepare_case(case: Case, store: Path, manifest: Manifest) -> StoredCase:
+    labelled = read_case(case, manifest.organs)
+    model = to_model_grid(labelled.scan, manifest.preprocessing)
+    labels = mask_to_model_grid(labelled.mask, model).array.transpose(2, 1, 0)  # (S, rows, columns)
     write_case(store, case.name, np.ascontiguousarray(model.array.transpose(2, 1, 0)), np.ascontiguousarray(labels))
     counts = [np.bincount(slice_.ravel(), minlength=len(manifest.organs) + 1)[1:].tolist() for slice_ in labels]
-    return StoredCase(case.name, layout, case.modality, fingerprint(scan), len(labels), counts)
+    return StoredCase(case.name, case.dataset, case.modality, fingerprint(labelled.scan), len(labels), counts)

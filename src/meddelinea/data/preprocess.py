@@ -6,7 +6,6 @@ Both are volumes with an affine, so the way back needs no record of the way ther
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -57,19 +56,6 @@ class Preprocessing:
         """From what `dataclasses.asdict` and JSON made of one; a missing or unknown key raises KeyError."""
         size, spacing_mm, slice_mm, window_hu, percentiles = (content[field.name] for field in fields(cls))
         return cls(size, spacing_mm, slice_mm, (window_hu[0], window_hu[1]), (percentiles[0], percentiles[1]))
-
-
-def fingerprint(volume: Volume) -> str:
-    """SHA-256 of the scan's grey values in canonical orientation, with its shape and spacing.
-
-    The same scan has the same fingerprint in any file format and axis order, rounded to whole units.
-    """
-    canonical = volume.reorient(ORIENTATION)
-    digest = hashlib.sha256(repr((canonical.array.shape, np.round(canonical.spacing_mm, 3).tolist())).encode())
-    for index in range(canonical.array.shape[2]):
-        values = np.clip(np.rint(canonical.array[:, :, index]), -32768, 32767)
-        digest.update(np.ascontiguousarray(values.astype("<i2")).tobytes())
-    return digest.hexdigest()
 
 
 def intensity_window(volume: Volume, preprocessing: Preprocessing) -> tuple[float, float]:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from meddelinea import __version__
-from meddelinea.data.preprocess import fingerprint, to_model_grid, to_source_grid
+from meddelinea.data.fingerprint import fingerprint
+from meddelinea.data.preprocess import to_model_grid, to_source_grid
 from meddelinea.diffusion.method import Method
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name

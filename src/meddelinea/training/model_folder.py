@@ -18,7 +18,7 @@ LEAST_COMPONENT_SHARE = 0.1
 def write_model_files(folder: Path, train: SliceStore, validation: SliceStore, config: RunConfig) -> None:
     """Write `labels.json`, `preprocessing.json`, `training_cases.json` and `run.json` into a model's folder.
 
-    `training_cases.json` names each scan by the SHA-256 of its grey values (`data.preprocess.fingerprint`), so that a
+    `training_cases.json` names each scan by the SHA-256 of its grey values (`data.fingerprint.fingerprint`), so that a
     leak into a test set can be found without the scans.
     """
     manifest = train.manifest
