@@ -9,10 +9,11 @@ import torch
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import DataConfig
 from tiny import CASES, SIDE, STILL, write_blobs, write_store
+from tiny import blobs as make_blobs
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,7 @@ def batches(
 ) -> TrainingBatches:
     config = DataConfig.model_validate({"store": root, "train": CASES, "augmentation": STILL, **data})
     store = SliceStore(root)
-    side = (config.crop or SIDE) // 8
-    return TrainingBatches(store, config, batch_size, seed, rank, processes, (4, side, side))
+    return TrainingBatches(store, config, batch_size, seed, rank, processes)
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -182,3 +182,31 @@ def test_organs_that_no_case_holds_cannot_be_drawn(tmp_path: Path) -> None:
     for impossible in ({"rare_organ_share": 0.5}, {"empty_share": 0.0}):
         with pytest.raises(InputRefusedError, match="no organ"):
             batches(root, 2, **impossible)
+
+
+def test_a_resolution_is_the_stores_size_over_a_whole_number(blobs: Path) -> None:
+    large, small = batches(blobs, 3), batches(blobs, 3, resolutions=[64, 64])
+    assert_same(large[1], small[1])  # the store's own size is no change
+    with pytest.raises(UsageError, match=r"data\.resolutions: 128; expected .*'s size 64"):
+        batches(blobs, 3, resolutions=[64, 128])
+
+
+def test_a_smaller_resolution_is_a_block_mean_of_the_image_and_a_sample_of_the_mask(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", make_blobs(2 * SIDE), size=2 * SIDE)
+    source = batches(store, 3, resolutions=[64, 128])
+    assert [source[step].images.shape[2] for step in range(4)] == [64, 128, 64, 128]
+    assert [source[step].noise.shape for step in range(2)] == [(3, 4, 8, 8), (3, 4, 16, 16)]
+    small, whole = source[0], batches(store, 3)[0]
+    blocks = whole.images.unflatten(3, (SIDE, 2)).unflatten(2, (SIDE, 2)).mean(dim=(3, 5))
+    torch.testing.assert_close(small.images, blocks, atol=1e-5, rtol=0)
+    of_block = whole.masks.unflatten(2, (SIDE, 2)).unflatten(1, (SIDE, 2)).transpose(2, 3).flatten(3)
+    assert (of_block == small.masks[..., None]).any(dim=3).all()
+
+
+def test_the_slices_of_a_step_are_named_for_all_processes(blobs: Path) -> None:
+    both = [batches(blobs, 2, rank=rank, processes=2) for rank in range(2)]
+    names = both[0].slices(7)
+    assert names == both[1].slices(7) == batches(blobs, 4).slices(7)
+    shown = batches(blobs, 4)[7].masks
+    for (case, index), mask in zip(names, shown, strict=True):
+        np.testing.assert_array_equal(SliceStore(blobs).mask(case, index), mask.numpy())

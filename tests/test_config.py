@@ -47,7 +47,7 @@ def test_every_recipe_is_valid(recipe: Path) -> None:
         ({"objective": {"predicts": "epsilon"}}, ["objective.predicts"]),
         ({"data": {**LEAST["data"], "augmentation": {"rotation": 5}}}, ["data.augmentation.rotation"]),
         ({"steps": "many"}, ["steps", "'many'"]),
-        ({"steps": 0}, ["steps", "0"]),
+        ({"steps": -1}, ["steps", "-1"]),
         ({"batch_size": -1}, ["batch_size", "-1"]),
         ({"stage": "decoder"}, ["stage", "'decoder'"]),
         ({"precision": "fp8"}, ["precision", "'fp8'"]),
@@ -68,9 +68,46 @@ def test_a_wrong_setting_is_named_with_its_value(tmp_path: Path, changes: dict[s
     assert all(word in message for word in [str(tmp_path / "run.yaml"), *words]), message
 
 
-def test_a_case_is_not_both_trained_on_and_validated_on(tmp_path: Path) -> None:
-    data = {"store": "s", "train": ["a", "b", "c"], "validation": ["d", "b"]}
-    assert "cases b are in both" in refusal(UsageError, tmp_path, {"data": data})
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"train": ["a", "b", "c"], "validation": ["d", "b"]}, "cases b are named twice"),
+        ({"train": ["a", "b"], "test": ["a"]}, "cases a are named twice"),
+        ({}, "data.train, or data.split"),
+        ({"train": ["a"], "split": {"train": 0.5}}, "data.train, or data.split"),
+        ({"split": {"train": 0.5}, "test": ["a"]}, "leave their names out"),
+        ({"split": {"train": 0.8, "validation": 0.3}}, "add up to more than 1"),
+        ({"train": ["a"], "crop": 64, "resolutions": [64]}, "set one of them"),
+    ],
+)
+def test_cases_that_contradict_each_other_are_refused(tmp_path: Path, data: dict[str, Any], words: str) -> None:
+    assert words in refusal(UsageError, tmp_path, {"data": {"store": "s", **data}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stage": "control", "objective": {"segmentation": False}}, "set model.trainable_decoder: none"),
+        ({"sharding": True, "precision": "fp16"}, "set precision: bf16"),
+        ({"validation": {"patience": 2}}, "set validation.every"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    assert words in refusal(UsageError, tmp_path, changes)
+
+
+def test_a_file_is_laid_over_the_one_that_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "ground.yaml").write_text(
+        yaml.safe_dump({**LEAST, "optimiser": {"learning_rate": 0.5, "warmup_steps": 3}})
+    )
+    (tmp_path / "middle.yaml").write_text("extends: ground.yaml\nsteps: 7\n")
+    (tmp_path / "top.yaml").write_text("extends: middle.yaml\noptimiser: {warmup_steps: 9}\ndata: {train: [c]}\n")
+    config = load_config(tmp_path / "top.yaml")
+    assert (config.steps, config.optimiser.learning_rate, config.optimiser.warmup_steps) == (7, 0.5, 9)
+    assert (config.data.train, config.data.store) == (("c",), Path("s"))
+    (tmp_path / "ground.yaml").write_text("extends: top.yaml\n")
+    with pytest.raises(InputRefusedError, match="extends itself"):
+        load_config(tmp_path / "top.yaml")
 
 
 def test_overrides_reach_into_sections_and_are_yaml(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
 from meddelinea.diffusion.sampling import make_scheduler
-from meddelinea.models.codec import SpaceToDepthCodec
+from meddelinea.models.codec import SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -31,7 +31,7 @@ def tiny_segmenter(*, stem: bool = False, auxiliary: bool = False, guided: bool 
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=4, learn_sigma=True))
     control = ControlDiT.copy_of(dit, 2, STEM if stem else (), ORGANS + 1 if auxiliary else 0)
     head = MaskHead(16, 8, ORGANS, STEM[:2] if guided else (), hidden=(16, 8))
-    return Segmenter(codec, dit, control, head, ORGANS)
+    return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
 
 def batch(size: int = 4) -> Batch:

@@ -25,7 +25,7 @@ from meddelinea.inference.postprocess import remove_small_components
 from meddelinea.inference.predict import segment
 from meddelinea.io import read_volume, write_volume
 from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
-from meddelinea.training.model_folder import write_model_files
+from meddelinea.training.result import write_model_files
 from meddelinea.volume import Volume
 from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
 
@@ -51,9 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pipeline.save_pretrained(root / "model")
     config = run_config("control", store, root / "run", data={"validation": CASES[2:]})
-    write_model_files(
-        root / "model", SliceStore(store, config.data.train), SliceStore(store, config.data.validation), config
-    )
+    train, validation, test = (SliceStore(store, names) for names in (config.data.train, config.data.validation, ()))
+    write_model_files(root / "model", ORGANS, train, validation, test, config)
     return root / "model"
 
 

@@ -30,32 +30,41 @@ SIZES: dict[str, Any] = {
 STILL = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def write_store(root: Path, cases: dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> Path:
-    """Write a store of images in [-1, 1] and masks with ids of `ORGANS`, (S, SIDE, SIDE) each; returns `root`."""
+Slices = dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]
+
+
+def write_store(root: Path, cases: Slices, size: int = SIDE) -> Path:
+    """Write a store of images in [-1, 1] and masks with ids of `ORGANS`, (S, size, size) each; returns `root`."""
     root.mkdir(parents=True)
-    manifest = Manifest(ORGANS, Preprocessing(size=SIDE, spacing_mm=6.0))
+    manifest = Manifest(ORGANS, Preprocessing(size=size, spacing_mm=6.0))
     for number, (name, (image, mask)) in enumerate(cases.items()):
         write_case(root, name, image, mask)
         pixels = [[int((slice_ == organ).sum()) for organ in range(1, len(ORGANS) + 1)] for slice_ in mask]
-        manifest = manifest.with_case(StoredCase(name, "synthetic", "CT", f"{number:064x}", len(mask), pixels))
+        manifest = manifest.with_case(StoredCase(name, "synthetic", "CT", f"{number:064x}", len(mask), pixels, name))
     write_manifest(manifest, root)
     return root
 
 
-def write_blobs(root: Path) -> Path:
+def blobs(size: int = SIDE) -> Slices:
     """Three cases of six slices: the first slice empty, discs in the others, the gallbladder in one slice only."""
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:SIDE, :SIDE]
+    unit = size / SIDE
+    rows, columns = np.mgrid[:size, :size] / unit
     cases = {}
     for name in CASES:
-        mask = np.zeros((6, SIDE, SIDE), np.uint8)
+        mask = np.zeros((6, size, size), np.uint8)
         for index in range(1, 6):
             for organ in (1, 2, 3) if index == 3 else (1, 2):
                 row, column = 16 * organ + rng.uniform(-4, 4, 2)
                 mask[index][(rows - row) ** 2 + (columns - column) ** 2 < (12 - 2 * organ) ** 2] = organ
         image = np.clip(0.5 * mask - 0.8 + rng.normal(0, 0.05, mask.shape), -1, 1).astype(np.float32)
         cases[name] = (image, mask)
-    return write_store(root, cases)
+    return cases
+
+
+def write_blobs(root: Path) -> Path:
+    """A store of `blobs`."""
+    return write_store(root, blobs())
 
 
 def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunConfig:

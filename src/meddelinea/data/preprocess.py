@@ -7,7 +7,7 @@ Both are volumes with an affine, so the way back needs no record of the way ther
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class Preprocessing:
     slice_mm: float = 3.0
     window_hu: tuple[float, float] = (-125.0, 275.0)
     percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def shrunk(self, factor: int) -> Preprocessing:
+        """The same field of view with `factor` times fewer and larger pixels along each side."""
+        return replace(self, size=self.size // factor, spacing_mm=self.spacing_mm * factor)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:

@@ -42,6 +42,7 @@ class StoredCase:
     fingerprint: str
     slices: int
     organ_pixels: list[list[int]]
+    patient: str = ""
 
 
 @dataclass(frozen=True)

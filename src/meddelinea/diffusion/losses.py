@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def segmentation_weights(schedule: NoiseSchedule, t: Tensor, weighting: Segmenta
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss: PixelLoss) -> Tensor:
-    """L_seg = L_BCE + L_Dice over the organ channels, scalar.
+    """L_seg = L_BCE + L_Dice over the organ channels, scalar; Dice over the batch of all processes.
 
     Parameters
     ----------
@@ -58,5 +59,18 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss:
     slice_weight = weights.view(-1, 1, 1, 1)
     overlap = (slice_weight * share * truth).sum(dim=(0, 2, 3))[1:]
     total = (slice_weight * (share + truth)).sum(dim=(0, 2, 3))[1:]
+    overlap, total = over_processes(torch.stack([overlap, total]))
     dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)
     return (weights * per_slice).mean() + 1.0 - dice.mean()
+
+
+def over_processes(sums: Tensor) -> Tensor:
+    """Sums over a process's slices -> sums over the slices of all processes, with their gradient.
+
+    The Dice of a batch is no mean over its slices, so processes that each took their own would train on another loss
+    than one process with the whole batch.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return sums
+    total: Tensor = torch.distributed.nn.functional.all_reduce(sums)  # type: ignore[no-untyped-call]
+    return total

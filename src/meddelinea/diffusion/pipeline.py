@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
 from meddelinea.diffusion.method import MedDelinea, Objective
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import UsageError
-from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec
+from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -33,6 +34,8 @@ class MedDelineaPipeline(DiffusionPipeline):
         Sampling steps where a call names none.
     neighbours
         Distance in slices of the slices in the outer image channels; 0 where the slice is repeated.
+    colours
+        The palette that masks are painted with, L + 1 triples; `models.codec.palette` where None.
     """
 
     _optional_components: ClassVar[list[str]] = ["mask_head"]
@@ -48,19 +51,30 @@ class MedDelineaPipeline(DiffusionPipeline):
         prediction_type: str = "epsilon",
         default_steps: int = 20,
         neighbours: int = 0,
+        colours: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
         self.register_to_config(
-            organs=organs or [], prediction_type=prediction_type, default_steps=default_steps, neighbours=neighbours
+            organs=organs or [],
+            prediction_type=prediction_type,
+            default_steps=default_steps,
+            neighbours=neighbours,
+            colours=colours,
         )
+
+    @property
+    def palette(self) -> Tensor:
+        """(L + 1, 3)."""
+        stored = self.config.colours
+        return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
 
     def method(self, scheduler: SchedulerMixin | None = None, steps: int | None = None) -> MedDelinea:
         """The components as a method, on the pipeline's device and in evaluation mode.
 
         It samples with the pipeline's scheduler and default number of steps where none is named.
         """
-        segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, len(self.config.organs))
+        segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
         objective = Objective(prediction_type=self.config.prediction_type)
         scheduler = self.scheduler if scheduler is None else scheduler
         steps = self.config.default_steps if steps is None else steps

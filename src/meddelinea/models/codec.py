@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from meddelinea.models.layers import ResidualBlock
 
 FACTOR = 8
+LATENT_CHANNELS = 4
 
 
 def palette(colours: int) -> Tensor:
@@ -34,6 +35,19 @@ def palette(colours: int) -> Tensor:
     grid = list(product(torch.linspace(-1, 1, side).tolist(), repeat=3))
     lattice = next(p for p in (corners, [*corners, (0.0, 0.0, 0.0)], corners + faces, grid) if len(p) >= colours)
     return torch.tensor(lattice[:colours])
+
+
+def extend_palette(colours: Tensor, count: int) -> Tensor:
+    """`colours` (L + 1, 3) followed by others of the cube, each as far from those before it as can be, (count, 3).
+
+    For organs that a trained model does not know yet: those that it knows keep the colour, and with it the latent, that
+    it was trained on.
+    """
+    candidates = torch.tensor(list(product(torch.linspace(-1, 1, 9).tolist(), repeat=3)))
+    while len(colours) < count:
+        nearest = torch.cdist(candidates, colours).amin(dim=1)
+        colours = torch.cat([colours, candidates[nearest.argmax()][None]])
+    return colours[:count]
 
 
 def paint(mask: Tensor, colours: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from meddelinea.models.dit import DiT
 from meddelinea.models.image_stem import ImageStem
-from meddelinea.models.layers import DiTBlock, PatchEmbedder, position_embedding, zero_linear
+from meddelinea.models.layers import UNLIKELY, DiTBlock, PatchEmbedder, carry_classes, position_embedding, zero_linear
 
 #: Side of the square of mask pixels that the auxiliary head reads from one token.
 AUXILIARY_SIDE = 8
@@ -95,6 +95,18 @@ class ControlDiT(ModelMixin, ConfigMixin):
         with torch.no_grad():
             control.x_embedder.proj.weight.copy_(dit.x_embedder.proj.weight.repeat(1, 2, 1, 1))
             control.x_embedder.proj.bias.copy_(dit.x_embedder.proj.bias)
+        return control
+
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> ControlDiT:
+        """A copy whose auxiliary head, where there is one, has channels for the `wanted` organs, by name."""
+        if self.auxiliary is None:
+            return self
+        control: ControlDiT = ControlDiT.from_config({**self.config, "auxiliary_classes": len(wanted) + 1})
+        state = self.state_dict()
+        for name, new in (("auxiliary.1.weight", 0.0), ("auxiliary.1.bias", UNLIKELY)):
+            old = state[name].unflatten(0, (-1, len(known) + 1)).transpose(0, 1)  # (classes, pixels, ...)
+            state[name] = carry_classes(old, known, wanted, new).transpose(0, 1).flatten(0, 1)
+        control.load_state_dict(state)
         return control
 
     def forward(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 FREQUENCIES = 256
 
@@ -55,6 +57,10 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         return self.mlp(timestep_frequencies(t).to(next(self.parameters()).dtype))
+
+
+#: Logit of an organ that a network does not know yet.
+UNLIKELY = -5.0
 
 
 class PatchEmbedder(nn.Module):
@@ -108,10 +114,14 @@ class DiTBlock(nn.Module):
 
     Returns the tokens at both of its residual connections, after attention and after the MLP, because the control
     branch reads features there; `injection` is what a control branch adds at the same two places.
+
+    With `gradient_checkpointing` set, the backward pass computes the block's activations anew: one block's worth of
+    memory in place of all blocks', for a second forward pass.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
@@ -128,6 +138,11 @@ class DiTBlock(nn.Module):
     def forward(
         self, x: Tensor, condition: Tensor, injection: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, condition, injection, use_reentrant=False)
+        return self._forward(x, condition, injection)
+
+    def _forward(self, x: Tensor, condition: Tensor, injection: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=1)  # (B, D) each
         after_attention = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
         if injection is not None:
@@ -151,6 +166,18 @@ def zero_linear(width: int) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
+
+
+def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], new: float) -> Tensor:
+    """Rows of an output layer for other organs: (len(known) + 1, ...) -> (len(wanted) + 1, ...), the background first.
+
+    An organ of both keeps its row; one that is not known gets the value `new`, zero for weights and `UNLIKELY` for a
+    bias, so that it is not found anywhere before it is learnt.
+    """
+    rows = [old[0]]
+    for name in wanted:
+        rows.append(old[1 + known.index(name)] if name in known else torch.full_like(old[0], new))
+    return torch.stack(rows)
 
 
 class ResidualBlock(nn.Module):

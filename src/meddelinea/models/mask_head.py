@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.models.layers import ResidualBlock
+from meddelinea.models.layers import UNLIKELY, ResidualBlock, carry_classes
 
 
 class MaskHead(ModelMixin, ConfigMixin):
@@ -55,6 +55,16 @@ class MaskHead(ModelMixin, ConfigMixin):
         self.norm = nn.GroupNorm(8, hidden[1])
         self.conv_out = nn.Conv2d(hidden[1], classes * 16, 3, padding=1)
         self.shuffle = nn.PixelShuffle(4)
+
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> MaskHead:
+        """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `layers.carry_classes`."""
+        head: MaskHead = MaskHead.from_config({**self.config, "organs": len(wanted)})
+        state = self.state_dict()
+        for name, new in (("conv_out.weight", 0.0), ("conv_out.bias", UNLIKELY)):
+            old = state[name].unflatten(0, (len(known) + 1, -1))  # (classes, pixels, ...): the order of PixelShuffle
+            state[name] = carry_classes(old, known, wanted, new).flatten(0, 1)
+        head.load_state_dict(state)
+        return head
 
     def forward(self, features: Tensor, image_levels: Sequence[Tensor] = ()) -> Tensor:
         """Decoder features (B, C, H/f, W/f), and image features the finest first -> logits (B, L + 1, H, W)."""

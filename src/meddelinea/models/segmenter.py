@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from meddelinea.models.codec import Codec, paint, palette, palette_logits
+from meddelinea.models.codec import Codec, paint, palette_logits
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -32,17 +32,19 @@ class Segmenter(nn.Module):
     mask_head
         The decoder's final layer with a channel an organ, or None: then the mask is the nearest palette colour of the
         pixels that the untouched decoder paints (Table 5, "training only the noise predictor").
-    organs
-        L.
+    colours
+        (L + 1, 3) palette that masks are painted with, the background's first.
     """
 
-    def __init__(self, codec: Codec, dit: DiT, control: ControlDiT, mask_head: MaskHead | None, organs: int) -> None:
+    def __init__(
+        self, codec: Codec, dit: DiT, control: ControlDiT, mask_head: MaskHead | None, colours: Tensor
+    ) -> None:
         super().__init__()
         self.codec = codec
         self.dit = dit
         self.control = control
         self.mask_head = mask_head
-        self.register_buffer("palette", palette(organs + 1), persistent=False)
+        self.palette = nn.Buffer(colours, persistent=False)
 
     def freeze(self, trainable_decoder: TrainableDecoder) -> None:
         """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2)."""
@@ -56,7 +58,7 @@ class Segmenter(nn.Module):
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """Organ ids (B, H, W) -> Z_m (B, 4, h, w)."""
-        return self.codec.encode(paint(mask, self.palette))  # type: ignore[arg-type]
+        return self.codec.encode(paint(mask, self.palette))
 
     def look(self, images: Tensor) -> ImageView:
         """Images (B, 3, H, W) in [-1, 1] -> what the network takes from them."""
@@ -80,5 +82,5 @@ class Segmenter(nn.Module):
         """Clean latent Zhat_m0 (B, 4, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s)."""
         features = self.codec.features(clean)
         if self.mask_head is None:
-            return palette_logits(self.codec.pixels(features), self.palette)  # type: ignore[arg-type]
+            return palette_logits(self.codec.pixels(features), self.palette)
         return self.mask_head(features, view.levels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -11,7 +12,8 @@ from torch.utils.data import Dataset
 from meddelinea.data.augment import Key, apply, draw, zoom
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.models.codec import FACTOR, LATENT_CHANNELS
 from meddelinea.training.config import DataConfig
 
 
@@ -29,13 +31,13 @@ class TrainingBatches(Dataset[Batch]):
         Slices a process, B/P.
     rank, processes
         Which of P processes this is.
-    latent_shape
-        (C, h, w) of the noise for a whole slice.
 
     Raises
     ------
     InputRefusedError
         If slices with organs are asked for and no case holds an organ.
+    UsageError
+        If a resolution is not the store's size over a whole number.
     """
 
     def __init__(
@@ -46,7 +48,6 @@ class TrainingBatches(Dataset[Batch]):
         seed: int,
         rank: int,
         processes: int,
-        latent_shape: tuple[int, int, int],
     ) -> None:
         self.store = store
         self.config = config
@@ -54,7 +55,7 @@ class TrainingBatches(Dataset[Batch]):
         self.seed = seed
         self.rank = rank
         self.processes = processes
-        self.latent_shape = latent_shape
+        self.factors = shrink_factors(config, store.manifest.preprocessing.size)
         rows = [(c, s, *pixels) for c, case in enumerate(store.cases) for s, pixels in enumerate(case.organ_pixels)]
         table = np.array(rows, np.int64)
         self.places: NDArray[np.int64] = table[:, :2]
@@ -77,27 +78,54 @@ class TrainingBatches(Dataset[Batch]):
         case, index = self.places[row]
         return int(case), int(index)
 
+    def slices(self, step: int) -> list[tuple[int, int]]:
+        """Case and slice of each sample of a micro-step, of all processes."""
+        return [self._pick(self._rng(step, position)) for position in range(self.batch_size * self.processes)]
+
+    def _rng(self, step: int, position: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, step, position))
+
     def __getitem__(self, step: int) -> Batch:
         images, masks, keys, noise, uniform = [], [], [], [], []
-        start = self.rank * self.batch_size
         total = self.batch_size * self.processes
-        for position in range(start, start + self.batch_size):
-            rng = np.random.default_rng((self.seed, step, position))
+        factor = self.factors[step % len(self.factors)]
+        side = self.config.crop or self.store.manifest.preprocessing.size // factor
+        for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
+            rng = self._rng(step, position)
             case, index = self._pick(rng)
             images.append(self.store.image(case, index, self.config.neighbours))
             masks.append(self.store.mask(case, index))
             keys.append((self.seed, step * total + position, case, index))
-            noise.append(rng.standard_normal(self.latent_shape, dtype=np.float32))
+            noise.append(rng.standard_normal((LATENT_CHANNELS, side // FACTOR, side // FACTOR), dtype=np.float32))
             # Stratified over the global batch: a batch covers the timesteps evenly.
             uniform.append((position + rng.random()) / total)
-        pixels = torch.from_numpy(np.stack(images)).float() / 127.5 - 1.0
+        pixels = shrink(torch.from_numpy(np.stack(images)), factor)
         drawn = draw(self.config.augmentation, keys)
-        size = pixels.shape[2]
         if self.config.crop:
             centres = torch.stack([_centre(mask, key) for mask, key in zip(masks, keys, strict=True)])
-            drawn = zoom(drawn, centres, self.config.crop / size)
-        moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), self.config.crop or size)
+            drawn = zoom(drawn, centres, self.config.crop / pixels.shape[2])
+        moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), side)
         return Batch(moved, ids, torch.from_numpy(np.stack(noise)), torch.tensor(uniform, dtype=torch.float32))
+
+
+def shrink_factors(config: DataConfig, size: int) -> tuple[int, ...]:
+    """By how much the store's slices of `size` pixels are shrunk for each of the resolutions, in their order.
+
+    Raises
+    ------
+    UsageError
+        If a resolution is not the size over a whole number.
+    """
+    odd = [side for side in config.resolutions if size % side]
+    if odd:
+        raise UsageError(f"data.resolutions: {odd[0]}; expected {config.store}'s size {size} over a whole number")
+    return tuple(size // side for side in config.resolutions) or (1,)
+
+
+def shrink(images: Tensor, factor: int) -> Tensor:
+    """Grey levels (B, 3, H, W), 0 to 255, as [-1, 1] and averaged over blocks of `factor` x `factor` pixels."""
+    pixels = images.float() / 127.5 - 1.0
+    return F.avg_pool2d(pixels, factor) if factor > 1 else pixels
 
 
 def _centre(mask: NDArray[np.uint8], key: Key) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.training.sharding import spread
 
 FILE = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that an uninterrupted run would have in memory.
+    """Everything that an uninterrupted run would have in memory, whole even where the run is sharded.
 
     Random numbers are not in it: they are functions of the seed and the step.
     """
@@ -27,6 +28,7 @@ class Checkpoint:
     optimiser: dict[str, Any]
     ema: dict[str, Any]
     scaler: dict[str, Any]
+    best: dict[str, Any]
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -73,4 +75,14 @@ def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
         odd = ", ".join(sorted({name for name, _ in ours ^ theirs})[:3])
         raise InputRefusedError(f"the checkpoint trains other parameters: {odd}, ...; resume with its own run file")
     for name, value in checkpoint.weights.items():
-        current[name].copy_(value)
+        current[name].copy_(spread(value, current[name]))
+
+
+def restore_optimiser(state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+    """Load the optimiser's state, each tensor of a parameter's shape placed as the parameter is."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    placed = {
+        index: {k: spread(v, parameters[index]) if v.shape == parameters[index].shape else v for k, v in entry.items()}
+        for index, entry in state["state"].items()
+    }
+    optimiser.load_state_dict({**state, "state": placed})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.method import Objective
@@ -23,6 +23,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SplitConfig(Strict):
+    """Shares of the patients that are drawn for training and for validation; the others are the test cases."""
+
+    train: Annotated[float, Field(gt=0.0, le=1.0)]
+    validation: Share = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> SplitConfig:
+        if self.train + self.validation > 1.0 + 1e-9:
+            raise ValueError(f"shares {self.train:g} and {self.validation:g} add up to more than 1")
+        return self
+
+
 class DataConfig(Strict):
     """What is read.
 
@@ -30,8 +44,15 @@ class DataConfig(Strict):
     ----------
     store
         Slice store, from `meddelinea prepare`.
-    train, validation
-        Names of cases; no case may be in both.
+    train, validation, test
+        Names of cases; no case may be in two of them. Dice on the test cases is measured once, at the end.
+    split
+        In place of names: shares of the store's patients.
+    train_share
+        Share of the training volumes that is used, at least one volume: few-shot learning (Table 3).
+    resolutions
+        Sides of the slices in pixels, taken in turn by batch (App. A: 256 and 512); each the store's size over a
+        whole number. The store's own size where empty. Validation, and inference with the result, use the first.
     neighbours
         Distance in slices of the two neighbours in the outer image channels; 0 repeats the slice, as the paper does.
     rare_organ_share
@@ -45,14 +66,32 @@ class DataConfig(Strict):
     """
 
     store: Path
-    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    split: SplitConfig | None = None
+    train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=64)], ...] = ()
     neighbours: Annotated[int, Field(ge=0)] = 0
     rare_organ_share: Share = 0.0
     empty_share: Share = 1.0
     crop: Annotated[int, Field(ge=0, multiple_of=8)] = 0
     augmentation: Augmentation = Augmentation()
     workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if bool(self.train) == (self.split is not None):
+            raise ValueError("expected either the names of training cases in data.train, or data.split")
+        if self.split is not None and (self.validation or self.test):
+            raise ValueError("data.split draws the validation and test cases; leave their names out")
+        names = (*self.train, *self.validation, *self.test)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"cases {', '.join(twice)} are named twice; split by patient")
+        if self.crop and self.resolutions:
+            raise ValueError("crop is for the codec stage, resolutions for whole slices; set one of them")
+        return self
 
 
 class ModelConfig(Strict):
@@ -103,9 +142,13 @@ class ValidationConfig(Strict):
         Every how many slices of a case.
     sampling_steps, scheduler
         How masks are sampled.
+    patience
+        Where above 0: the result is the best measured model and not the last, and the run ends after so many
+        measurements without a better one.
     """
 
     every: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0)] = 0
     stride: Positive = 4
     sampling_steps: Positive = 1
     scheduler: str = "euler_ancestral"
@@ -129,12 +172,20 @@ class RunConfig(Strict):
     output
         Folder of checkpoints, logs and the result.
     steps, batch_size, accumulation
-        Optimiser steps; slices a process and micro-step; micro-steps an optimiser step.
+        Optimiser steps, 0 to measure a model without training it (zero-shot); slices a process and micro-step;
+        micro-steps an optimiser step.
     minutes
         Where given, training time after which the run ends early; the learning rate follows the clock instead of the
         steps then, so that runs of different speed can be compared at equal time.
     precision
         `no` (float32), `bf16` or `fp16`.
+    gradient_checkpointing
+        Whether the blocks' activations are computed anew in the backward pass: less memory, a third more time.
+    compile
+        Whether the blocks are compiled by `torch.compile`.
+    sharding
+        Whether weights, gradients and optimiser state are spread over the processes (FSDP): for models that do not
+        fit one device.
     checkpoint_minutes
         Time between checkpoints.
     saved_dtype
@@ -149,45 +200,75 @@ class RunConfig(Strict):
     codec_loss: CodecLossConfig = CodecLossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     validation: ValidationConfig = ValidationConfig()
-    steps: Positive
+    steps: Annotated[int, Field(ge=0)]
     batch_size: Positive = 32
     accumulation: Positive = 1
     minutes: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    sharding: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     saved_dtype: Literal["float32", "float16"] = "float32"
 
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.stage == "control" and not self.objective.segmentation and self.model.trainable_decoder != "none":
+            raise ValueError("without the segmentation loss no mask head is trained; set model.trainable_decoder: none")
+        if self.sharding and self.precision == "fp16":
+            raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
+        if self.validation.patience and not self.validation.every:
+            raise ValueError("validation.patience counts measurements; set validation.every")
+        return self
+
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a run file and apply `key=value` overrides; dots reach into sections, values are YAML.
+
+    A file may name another in `extends`, relative to itself: its own settings are laid over that one's.
 
     Raises
     ------
     InputRefusedError
         If the file cannot be read.
     UsageError
-        If a key is unknown, a value out of range, or a case both trained on and validated on.
+        If a key is unknown, a value out of range, or settings contradict each other.
     """
+    content = _read(path, ())
+    for override in overrides:
+        _override(content, override)
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}." for part in first["loc"]).rstrip(".") or "settings"
+        met = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+        raise UsageError(f"{path}: {where}: {first['msg']}{met}") from error
+
+
+def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """A run file's settings over those of the file that it extends."""
+    if path.resolve() in extended_by:
+        raise InputRefusedError(f"{path}: extends itself; name another file in 'extends'")
     try:
         content: Any = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
         raise InputRefusedError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
-    for override in overrides:
-        _override(content, override)
-    try:
-        config = RunConfig.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        met = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        raise UsageError(f"{path}: {where}: {first['msg']}{met}") from error
-    both = set(config.data.train) & set(config.data.validation)
-    if both:
-        raise UsageError(f"{path}: cases {', '.join(sorted(both))} are in both train and validation; split by patient")
-    return config
+    if "extends" not in content:
+        return content
+    ground = _read(path.parent / str(content.pop("extends")), (*extended_by, path.resolve()))
+    return _laid_over(ground, content)
+
+
+def _laid_over(ground: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(ground)
+    for key, value in settings.items():
+        below = merged.get(key)
+        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _override(content: dict[str, Any], override: str) -> None:

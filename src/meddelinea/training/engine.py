@@ -22,21 +22,22 @@ from torch.utils.data import DataLoader
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch
 from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.models.layers import DiTBlock
 from meddelinea.training.batches import TrainingBatches
+from meddelinea.training.cases import choose_cases
 from meddelinea.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
+    restore_optimiser,
     restore_weights,
     save_checkpoint,
     trainable_state,
 )
 from meddelinea.training.config import OptimiserConfig, RunConfig
-from meddelinea.training.model_folder import write_model_files
-from meddelinea.training.stages import CodecStage, ControlStage, build_stage
+from meddelinea.training.result import write_result
+from meddelinea.training.sharding import shard, spread, whole
+from meddelinea.training.stages import build_stage
 from meddelinea.training.validation import validation_dice
-
-#: Slices whose latents set a codec's scaling factor.
-SCALE_SLICES = 256
 
 
 @dataclass(frozen=True)
@@ -100,42 +101,59 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
         project_dir=output,
     )
     set_seed(config.seed)
+    cases = choose_cases(config.data)
+    store, held_out, test = (
+        SliceStore(config.data.store, names) for names in (cases.train, cases.validation, cases.test)
+    )
+    stage = _build(config, store.manifest.organs, accelerator)
+    parameters = [p for p in stage.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        parameters, config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
+    )
+    ema = EMAModel(parameters, decay=config.optimiser.ema_decay, use_ema_warmup=True, power=0.75)
+    start, spent, best = 0, 0.0, Best(0, -1.0, [])
+    if resume:
+        checkpoint = load_checkpoint(output)
+        start, spent, best = checkpoint.step, checkpoint.seconds, Best(**checkpoint.best)
+        restore_weights(checkpoint, stage)
+        restore_optimiser(checkpoint.optimiser, optimiser)
+        ema.load_state_dict(checkpoint.ema)
+        for kept in (ema.shadow_params, best.weights):
+            kept[:] = [spread(value, like) for value, like in zip(kept, parameters, strict=False)]
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         (output / "run.json").write_text(config.model_dump_json(indent=2))
     accelerator.wait_for_everyone()
     if accelerator.log_with:
         accelerator.init_trackers("tensorboard")
-
-    store = SliceStore(config.data.store, config.data.train)
-    held_out = SliceStore(config.data.store, config.data.validation)
-    # Convolutions over few channels run up to twice as fast on a CPU with channels last.
-    stage = build_stage(config, store.manifest.organs)
-    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = [p for p in stage.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
-    )
-    ema = EMAModel(parameters, decay=config.optimiser.ema_decay, use_ema_warmup=True, power=0.75)
-    start, spent = 0, 0.0
-    if resume:
-        checkpoint = load_checkpoint(output)
-        start, spent = checkpoint.step, checkpoint.seconds
-        restore_weights(checkpoint, stage)
-        optimiser.load_state_dict(checkpoint.optimiser)
-        ema.load_state_dict(checkpoint.ema)
-    wrapped, optimiser = accelerator.prepare(stage, optimiser)
+    # What is sharded needs no wrapper: its gradients are averaged as they are spread.
+    wrapped = stage if config.sharding else accelerator.prepare(stage)
+    optimiser = accelerator.prepare(optimiser)
     ema.to(accelerator.device)
     if resume and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(checkpoint.scaler)
 
-    batches = _batches(config, store, accelerator, start)
+    dataset = TrainingBatches(
+        store, config.data, config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
+    )
+    batches = _batches(config, dataset, accelerator, start)
     began = saved = time.monotonic()
     seconds = spent
     step = start
     share = _share(config, step, seconds)
     wrapped.train()
+
+    def measure(cases: SliceStore) -> dict[str, float]:
+        """Dice of the averaged weights; every process measures, since each holds a part of a sharded model."""
+        with _in_place(ema.shadow_params, parameters):
+            stage.eval()
+            figures = validation_dice(stage.predict, stage.organs, cases, config, accelerator.device)
+            stage.train()
+        return figures
+
     with _metrics(output, start, accelerator.is_main_process) as log:
+        if share >= 1.0 and step == 0 and held_out.cases:
+            log({"step": 0, "seconds": 0.0, **measure(held_out)})
         while share < 1.0:
             for group in optimiser.param_groups:
                 group["lr"] = config.optimiser.learning_rate * learning_rate_factor(config.optimiser, step, share)
@@ -143,38 +161,100 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
             loss, norm = figures["total"], figures["gradient_norm"]
             # Under fp16 an infinite gradient is no fault, the scaler skips its step; elsewhere it spoils the weights.
             if not math.isfinite(loss if accelerator.scaler is not None else loss + norm):
-                raise MedDelineaError(
-                    f"{output}: loss {loss:g}, gradient norm {norm:g} at step {step + 1}; "
-                    "lower optimiser.learning_rate and --resume"
-                )
+                raise MedDelineaError(_not_finite(config, dataset, step, loss, norm, accelerator.is_main_process))
             ema.step(parameters)
             step += 1
             seconds = spent + time.monotonic() - began
-            share = _agreed(_share(config, step, seconds), accelerator)
+            share, due = _agreed(
+                [_share(config, step, seconds), time.monotonic() - saved > 60.0 * config.checkpoint_minutes],
+                accelerator,
+            )
             figures["learning_rate"] = optimiser.param_groups[0]["lr"]
-            due = config.validation.every and step % config.validation.every == 0
-            if held_out.cases and (due or share >= 1.0):
-                figures |= _validate(stage, held_out, config, ema, parameters, accelerator)
+            validates = config.validation.every and step % config.validation.every == 0
+            if held_out.cases and (validates or share >= 1.0):
+                figures |= measure(held_out)
+                (dice,) = _agreed([figures.get("dice", -1.0)], accelerator)
+                if dice > best.dice:
+                    best = Best(step, dice, [p.detach().clone() for p in ema.shadow_params])
+                stale = (step - best.step) // (config.validation.every or 1)
+                if config.validation.patience and stale >= config.validation.patience:
+                    share = 1.0
             if accelerator.is_main_process:
                 log({"step": step, "seconds": round(seconds, 2), **figures})
                 if report is not None:
                     report(Progress(step, config.steps, share, seconds, figures))
             accelerator.log(figures, step=step)
-            if time.monotonic() - saved > 60.0 * config.checkpoint_minutes or share >= 1.0:
-                _save(stage, optimiser, ema, step, seconds, accelerator, output)
+            if due or share >= 1.0:
+                _save(stage, optimiser, ema, best, step, seconds, accelerator, output)
                 saved = time.monotonic()
 
+    if config.validation.patience and best.weights:
+        ema.shadow_params = best.weights
+    figures = measure(test) if test.cases else {}
+    _copy(ema.shadow_params, parameters)
+    weights = whole(stage.state_dict())
     if accelerator.is_main_process:
-        ema.copy_to(parameters)
-        stage.eval()
-        if isinstance(stage, CodecStage):
-            stage.measure_scale(_masks(store, SCALE_SLICES))
-        stage.save(output)
-        if isinstance(stage, ControlStage):
-            write_model_files(output / "pipeline", store, held_out, config)
+        if test.cases:
+            (output / "test.json").write_text(json.dumps({"cases": cases.test, **figures}, indent=2) + "\n")
+        write_result(config, weights, store, held_out, test)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output
+
+
+@dataclass(frozen=True)
+class Best:
+    """The averaged weights with the largest validation Dice so far, and after which step."""
+
+    step: int
+    dice: float
+    weights: list[Tensor]
+
+
+def _build(config: RunConfig, organs: tuple[str, ...], accelerator: Accelerator) -> Any:
+    """The stage with its switches set, on this process's device where it is sharded."""
+    stage: Any = build_stage(config, organs)
+    if not config.sharding:  # which takes contiguous parameters only
+        # Convolutions over few channels run up to twice as fast on a CPU with channels last.
+        stage.to(memory_format=torch.channels_last)
+    for block in (module for module in stage.modules() if isinstance(module, DiTBlock)):
+        block.gradient_checkpointing = config.gradient_checkpointing
+        if config.compile:
+            block.compile()
+    if config.sharding:
+        shard(stage.to(accelerator.device), accelerator.device, accelerator.num_processes)
+    return stage
+
+
+def _not_finite(config: RunConfig, dataset: TrainingBatches, step: int, loss: float, norm: float, writes: bool) -> str:
+    """The message for a step that cannot be taken; its slices are named in `not_finite.json`."""
+    micro_steps = range(step * config.accumulation, (step + 1) * config.accumulation)
+    slices = [(dataset.store.cases[c].name, index) for micro in micro_steps for c, index in dataset.slices(micro)]
+    path = config.output / "not_finite.json"
+    if writes:
+        path.write_text(json.dumps({"step": step + 1, "loss": str(loss), "gradient_norm": str(norm), "slices": slices}))
+    named = ", ".join(f"{name} {index}" for name, index in slices[:4])
+    return (
+        f"{config.output}: loss {loss:g}, gradient norm {norm:g} at step {step + 1} on the slices {named}, ... "
+        f"(all {len(slices)} in {path}); look at them, or lower optimiser.learning_rate, and --resume"
+    )
+
+
+@contextmanager
+def _in_place(values: list[Tensor], parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+    """Other values in the parameters for a while."""
+    held = [p.detach().clone() for p in parameters]
+    _copy(values, parameters)
+    try:
+        yield
+    finally:
+        _copy(held, parameters)
+
+
+@torch.no_grad()
+def _copy(values: list[Tensor], parameters: list[torch.nn.Parameter]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 @contextmanager
@@ -197,30 +277,20 @@ def _metrics(output: Path, start: int, writes: bool) -> Iterator[Callable[[dict[
 
 def _share(config: RunConfig, step: int, seconds: float) -> float:
     """Share of the run that is done, by steps, or by the clock where the run has a time."""
-    by_steps = step / config.steps
+    by_steps = step / config.steps if config.steps else 1.0
     return min(1.0, by_steps if config.minutes is None else max(by_steps, seconds / (60.0 * config.minutes)))
 
 
-def _agreed(share: float, accelerator: Accelerator) -> float:
-    """The main process's clock for all, so that all stop at the same step."""
+def _agreed(values: list[float], accelerator: Accelerator) -> list[float]:
+    """The main process's values for all, so that its clock and its figures decide for every process."""
     if accelerator.num_processes == 1:
-        return share
-    value = torch.tensor(share, dtype=torch.float64, device=accelerator.device)
-    torch.distributed.broadcast(value, src=0)
-    return float(value)
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    torch.distributed.broadcast(shared, src=0)
+    return [float(value) for value in shared]
 
 
-def _batches(config: RunConfig, store: SliceStore, accelerator: Accelerator, start: int) -> Iterator[Batch]:
-    side = (config.data.crop or store.manifest.preprocessing.size) // 8
-    dataset = TrainingBatches(
-        store,
-        config.data,
-        config.batch_size,
-        config.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-        (4, side, side),
-    )
+def _batches(config: RunConfig, dataset: TrainingBatches, accelerator: Accelerator, start: int) -> Iterator[Batch]:
     micro_steps = range(start * config.accumulation, config.steps * config.accumulation)
     loader = DataLoader(dataset, batch_size=None, sampler=micro_steps, num_workers=config.data.workers)
     for batch in loader:
@@ -239,7 +309,8 @@ def _optimise(
     sums: dict[str, Tensor] = {}
     for _ in range(config.accumulation):
         with accelerator.accumulate(wrapped):
-            losses = wrapped(next(batches))
+            with accelerator.autocast():
+                losses = wrapped(next(batches))
             accelerator.backward(losses["total"])
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(parameters, config.optimiser.clip_norm)
@@ -248,49 +319,23 @@ def _optimise(
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / config.accumulation
     figures = {name: float(cast(Tensor, accelerator.reduce(value, "mean"))) for name, value in sums.items()}
-    return {**figures, "gradient_norm": float(norm)}
-
-
-def _validate(
-    stage: Any,
-    held_out: SliceStore,
-    config: RunConfig,
-    ema: EMAModel,
-    parameters: list[torch.nn.Parameter],
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Dice of the averaged weights on the validation cases, measured by the main process."""
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return {}
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    stage.eval()
-    figures = validation_dice(stage.predict, held_out, config, accelerator.device)
-    stage.train()
-    ema.restore(parameters)
-    accelerator.wait_for_everyone()
-    return figures
+    return {**figures, "gradient_norm": float(whole(norm))}
 
 
 def _save(
     stage: torch.nn.Module,
     optimiser: Any,
     ema: EMAModel,
+    best: Best,
     step: int,
     seconds: float,
     accelerator: Accelerator,
     output: Path,
 ) -> None:
-    # The main process alone, and no barrier: each process has its own clock, and another may find nothing due yet.
+    """Write the checkpoint; all processes take part, the main one writes."""
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+    weights, moments, average, kept = (
+        whole(state) for state in (trainable_state(stage), optimiser.state_dict(), ema.state_dict(), vars(best))
+    )
     if accelerator.is_main_process:
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-        state = Checkpoint(step, seconds, trainable_state(stage), optimiser.state_dict(), ema.state_dict(), scaler)
-        save_checkpoint(state, output)
-
-
-def _masks(store: SliceStore, count: int) -> Tensor:
-    """Masks (count, H, W) spread evenly over the store."""
-    places = [(c, s) for c, case in enumerate(store.cases) for s in range(case.slices)]
-    chosen = places[:: max(1, len(places) // count)][:count]
-    return torch.stack([torch.from_numpy(store.mask(c, s)).long() for c, s in chosen])
+        save_checkpoint(Checkpoint(step, seconds, weights, moments, average, scaler, kept), output)

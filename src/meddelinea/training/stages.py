@@ -7,7 +7,7 @@ supplied), `control` (the paper's pre-training and fine-tuning).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import NoiseSchedule
 from meddelinea.errors import UsageError, WeightsMissingError
-from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, extend_palette, paint, palette, palette_logits
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -32,14 +32,17 @@ from meddelinea.training.config import RunConfig
 class Stage(Protocol):
     """A stage's network and losses; a module, so that accelerate can prepare it."""
 
+    #: Names behind the channels 1..L of `predict`.
+    organs: tuple[str, ...]
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar losses; `total` is the one to minimise."""
 
     def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor | None:
         """Mask logits for validation, (B, L + 1, H, W); None where the stage makes no masks."""
 
-    def save(self, folder: Path) -> None:
-        """Write the trained components into `folder`, in diffusers' form."""
+    def save(self, folder: Path) -> Path:
+        """Write the trained component into a folder of `folder`, in diffusers' form, and return that."""
 
 
 class CodecStage(nn.Module):
@@ -57,6 +60,7 @@ class CodecStage(nn.Module):
                 f"preset '{config.model.preset}' uses the published Stable Diffusion codec; import it instead"
             )
         self.codec: SpaceToDepthCodec = codec
+        self.organs = organs
         self.weights = config.codec_loss
         self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
 
@@ -88,8 +92,9 @@ class CodecStage(nn.Module):
         latent = self.codec.posterior(paint(masks, self.colours))[0]
         self.codec.register_to_config(scaling_factor=float(1.0 / latent.std()))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Path:
         self.codec.save_pretrained(folder / "codec")
+        return folder / "codec"
 
 
 class BaseStage(nn.Module):
@@ -99,6 +104,7 @@ class BaseStage(nn.Module):
         super().__init__()
         preset = find_preset(config.model.preset, config.model.sizes)
         self.codec = _load_codec(config, preset).requires_grad_(False)
+        self.organs = organs
         self.dit = build_dit(preset)
         self.dit.open_gates()
         self.dit.y_embedder.requires_grad_(preset.classes > 0)
@@ -118,26 +124,26 @@ class BaseStage(nn.Module):
     def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> None:
         """A prior makes no mask of an image."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Path:
         self.dit.save_pretrained(folder / "dit")
+        return folder / "dit"
 
 
 class ControlStage(MedDelinea):
-    """The controlled network: DiT and encoder frozen, control branch and mask head trained."""
+    """The controlled network: DiT and encoder frozen, control branch and mask head trained.
+
+    Its organs are the store's; where a model is only measured (`steps: 0`), they are the model's own.
+    """
 
     def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
-        if not config.objective.segmentation and config.model.trainable_decoder != "none":
-            raise UsageError(
-                "objective.segmentation is off, so no loss reaches the decoder; set model.trainable_decoder=none"
-            )
-        codec, dit, control, head = _components(config, organs)
-        segmenter = Segmenter(codec, dit, control, head, len(organs))
+        parts = _assemble(config, organs) if config.model.pipeline is None else _from_pipeline(config, organs)
+        segmenter = Segmenter(parts.codec, parts.dit, parts.control, parts.mask_head, parts.colours)
         scheduler = make_scheduler(config.validation.scheduler)
         super().__init__(segmenter, config.objective, scheduler, config.validation.sampling_steps)
         segmenter.freeze(config.model.trainable_decoder)
-        if not config.objective.auxiliary_weight and control.auxiliary is not None:
-            control.auxiliary.requires_grad_(False)
-        self.organs = organs
+        if not config.objective.auxiliary_weight and parts.control.auxiliary is not None:
+            parts.control.auxiliary.requires_grad_(False)
+        self.organs = parts.organs
         self.halve = config.saved_dtype == "float16"
         self.neighbours = config.data.neighbours
 
@@ -145,7 +151,7 @@ class ControlStage(MedDelinea):
         """Sampled masks."""
         return self.segment(images, keys)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Path:
         parts = self.segmenter.half() if self.halve else self.segmenter
         pipeline = MedDelineaPipeline(
             codec=cast(KLCodec | SpaceToDepthCodec, parts.codec),
@@ -157,8 +163,10 @@ class ControlStage(MedDelinea):
             prediction_type=self.objective.prediction_type,
             default_steps=self.steps,
             neighbours=self.neighbours,
+            colours=parts.palette.tolist(),
         )
         pipeline.save_pretrained(folder / "pipeline")
+        return folder / "pipeline"
 
 
 def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | BaseStage | ControlStage:
@@ -181,28 +189,43 @@ def _load_codec(config: RunConfig, preset: Preset) -> KLCodec | SpaceToDepthCode
     return cast(KLCodec | SpaceToDepthCodec, _load(kind, config.model.codec, "codec"))
 
 
-def _components(
-    config: RunConfig, organs: tuple[str, ...]
-) -> tuple[KLCodec | SpaceToDepthCodec, DiT, ControlDiT, MaskHead | None]:
+class _Parts(NamedTuple):
+    codec: KLCodec | SpaceToDepthCodec
+    dit: DiT
+    control: ControlDiT
+    mask_head: MaskHead | None
+    colours: Tensor
+    organs: tuple[str, ...]
+
+
+def _assemble(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
+    """A codec and a DiT that were trained or imported, with a new control branch and mask head."""
     model, preset = config.model, find_preset(config.model.preset, config.model.sizes)
-    if model.pipeline is not None:
-        if not (model.pipeline / "model_index.json").is_file():
-            raise WeightsMissingError(
-                f"{model.pipeline}: no model_index.json; model.pipeline expects a trained model's folder"
-            )
-        pipeline = MedDelineaPipeline.from_pretrained(model.pipeline, use_safetensors=True)
-        if tuple(pipeline.config.organs) != organs:
-            raise UsageError(
-                f"{model.pipeline}: its organs are not the store's; prepare a store with the model's organs"
-            )
-        kind = pipeline.config.prediction_type
-        if kind != config.objective.prediction_type:
-            raise UsageError(f"{model.pipeline}: it predicts '{kind}'; set objective.prediction_type to that")
-        return pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head
     codec = _load_codec(config, preset)
     dit = cast(DiT, _load(DiT, model.dit, "dit"))
     head = None if model.trainable_decoder == "none" else build_mask_head(preset, codec, len(organs))
-    return codec, dit, build_control(preset, dit, len(organs)), head
+    return _Parts(codec, dit, build_control(preset, dit, len(organs)), head, palette(len(organs) + 1), organs)
+
+
+def _from_pipeline(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
+    """A whole model to go on with, its channels and colours carried over to the store's organs by their names."""
+    folder = config.model.pipeline
+    if folder is None or not (folder / "model_index.json").is_file():
+        raise WeightsMissingError(f"{folder}: no model_index.json; model.pipeline expects a trained model's folder")
+    pipeline = MedDelineaPipeline.from_pretrained(folder, use_safetensors=True)
+    kind = pipeline.config.prediction_type
+    if kind != config.objective.prediction_type:
+        raise UsageError(f"{folder}: it predicts '{kind}'; set objective.prediction_type to that")
+    if pipeline.config.neighbours != config.data.neighbours:
+        raise UsageError(f"{folder}: it was trained with data.neighbours: {pipeline.config.neighbours}; set that")
+    known, colours = tuple(pipeline.config.organs), pipeline.palette
+    if config.steps == 0 or known == organs:
+        return _Parts(pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head, colours, known)
+    fresh = iter(extend_palette(colours, len(colours) + len(organs))[len(colours) :])
+    rows = [colours[0], *(colours[1 + known.index(name)] if name in known else next(fresh) for name in organs)]
+    head = pipeline.mask_head and pipeline.mask_head.for_organs(known, organs)
+    control = pipeline.control.for_organs(known, organs)
+    return _Parts(pipeline.codec, pipeline.dit, control, head, torch.stack(rows), organs)
 
 
 def _load(kind: type[KLCodec | SpaceToDepthCodec | DiT], folder: Path | None, role: str) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.labels import PAPER_ORGANS
+from meddelinea.training.batches import shrink, shrink_factors
 from meddelinea.training.config import RunConfig
 
 Predict = Callable[[Tensor, Tensor, list[NoiseKey]], Tensor | None]
@@ -20,32 +21,48 @@ BATCH = 16
 
 
 @torch.no_grad()
-def validation_dice(predict: Predict, store: SliceStore, config: RunConfig, device: torch.device) -> dict[str, float]:
+def validation_dice(
+    predict: Predict, known: tuple[str, ...], store: SliceStore, config: RunConfig, device: torch.device
+) -> dict[str, float]:
     """Dice of each organ, over the voxels of a case and then averaged over the cases that hold the organ.
 
-    Every `config.validation.stride`-th slice is taken. Returned are `dice/<organ>`, `dice` (the mean over all organs)
-    and `dice_paper` (over the paper's eight); nothing where the stage makes no masks or no slice holds
-    an organ.
+    Every `config.validation.stride`-th slice is taken, at the first of the run's resolutions.
+
+    Parameters
+    ----------
+    predict
+        Images, masks and noise keys -> logits, or None where the stage makes no masks.
+    known
+        Organs behind the logits' channels 1..L; an organ of the store that is not among them scores 0.
+    store
+        The cases.
+
+    Returns
+    -------
+    `dice/<organ>`, `dice` (the mean over all organs) and `dice_paper` (over the paper's eight); nothing where the stage
+    makes no masks or no slice holds an organ.
     """
     organs = store.manifest.organs
+    to_store = torch.tensor([0, *(organs.index(name) + 1 if name in organs else 0 for name in known)], device=device)
+    factor = shrink_factors(config.data, store.manifest.preprocessing.size)[0]
     rows = []
     for case, stored in enumerate(store.cases):
-        overlap = np.zeros(len(organs) + 1)
-        sizes = np.zeros(len(organs) + 1)
+        overlap, found_size, true_size = np.zeros((3, len(organs)))
         indices = list(range(0, stored.slices, config.validation.stride))
         for chunk in (indices[i : i + BATCH] for i in range(0, len(indices), BATCH)):
-            pixels = np.stack([store.image(case, i, config.data.neighbours) for i in chunk])
+            pixels = torch.from_numpy(np.stack([store.image(case, i, config.data.neighbours) for i in chunk]))
             masks = torch.from_numpy(np.stack([store.mask(case, i) for i in chunk])).long().to(device)
+            masks = masks[:, factor // 2 :: factor, factor // 2 :: factor]
             keys = [NoiseKey(config.seed, case, i, 0) for i in chunk]
-            logits = predict(torch.from_numpy(pixels).float().to(device) / 127.5 - 1.0, masks, keys)
+            logits = predict(shrink(pixels.to(device), factor), masks, keys)
             if logits is None:
                 return {}
-            found = logits.argmax(dim=1)
+            found = to_store[logits.argmax(dim=1)]
             overlap += _pixels(torch.where(found == masks, masks, 0), len(organs))
-            sizes += _pixels(found, len(organs)) + _pixels(masks, len(organs))
-        truth = np.array(stored.organ_pixels)[indices].sum(axis=0) > 0
-        rows.append(np.where(truth, 2.0 * overlap[1:] / np.maximum(sizes[1:], 1.0), np.nan))
-    table = np.array(rows)
+            found_size += _pixels(found, len(organs))
+            true_size += _pixels(masks, len(organs))
+        rows.append(np.where(true_size > 0, 2.0 * overlap / np.maximum(found_size + true_size, 1.0), np.nan))
+    table = np.array(rows).reshape(-1, len(organs))
     seen = ~np.isnan(table).all(axis=0)
     dice = {organ: float(np.nanmean(table[:, i])) for i, organ in enumerate(organs) if seen[i]}
     paper = [dice[organ] for organ in PAPER_ORGANS if organ in dice]
@@ -59,5 +76,5 @@ def validation_dice(predict: Predict, store: SliceStore, config: RunConfig, devi
 
 
 def _pixels(ids: Tensor, organs: int) -> NDArray[np.int64]:
-    """Pixels of each id 0..L."""
-    return torch.bincount(ids.flatten(), minlength=organs + 1).cpu().numpy()
+    """Pixels of each id 1..L."""
+    return torch.bincount(ids.flatten(), minlength=organs + 1).cpu().numpy()[1:]

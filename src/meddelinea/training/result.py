@@ -1,0 +1,102 @@
+"""What a run leaves behind: the trained components, and for a whole model what its folder says of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meddelinea import __version__
+from meddelinea.data.store import SliceStore
+from meddelinea.labels import organ_ids
+from meddelinea.training.batches import shrink_factors
+from meddelinea.training.config import RunConfig
+from meddelinea.training.stages import CodecStage, ControlStage, build_stage
+
+#: Pieces of an organ smaller than this share of its largest piece are dropped from a mask; see docs/experiments.md.
+LEAST_COMPONENT_SHARE = 0.1
+#: Slices whose latents set a codec's scaling factor.
+SCALE_SLICES = 256
+
+
+def write_result(
+    config: RunConfig, weights: dict[str, Tensor], train: SliceStore, validation: SliceStore, test: SliceStore
+) -> None:
+    """Write the trained components into the run's folder.
+
+    Parameters
+    ----------
+    weights
+        The stage's whole state; it is put into a stage that is neither wrapped nor sharded.
+    train, validation, test
+        The run's cases.
+    """
+    result = build_stage(config, train.manifest.organs)
+    result.load_state_dict(weights)
+    result.eval()
+    if isinstance(result, CodecStage):
+        result.measure_scale(_masks(train, SCALE_SLICES))
+    folder = result.save(config.output)
+    if isinstance(result, ControlStage):
+        write_model_files(folder, result.organs, train, validation, test, config)
+    else:
+        cases = training_cases(config, train, validation, test)
+        (folder / "training_cases.json").write_text(json.dumps(cases, indent=2) + "\n")
+
+
+def _masks(store: SliceStore, count: int) -> Tensor:
+    """Masks (count, H, W) spread evenly over the store."""
+    places = [(c, s) for c, case in enumerate(store.cases) for s in range(case.slices)]
+    chosen = places[:: max(1, len(places) // count)][:count]
+    return torch.stack([torch.from_numpy(store.mask(c, s)).long() for c, s in chosen])
+
+
+def write_model_files(
+    folder: Path,
+    organs: tuple[str, ...],
+    train: SliceStore,
+    validation: SliceStore,
+    test: SliceStore,
+    config: RunConfig,
+) -> None:
+    """Write `labels.json`, `preprocessing.json`, `training_cases.json` and `run.json` into a model's folder.
+
+    `training_cases.json` names each scan by the SHA-256 of its grey values (`data.fingerprint.fingerprint`), so that a
+    leak into a test set can be found without the scans.
+    """
+    manifest = train.manifest
+    modalities = sorted({case.modality for case in train.cases})
+    contents = {
+        "labels.json": {"labels": organ_ids(organs)},
+        "preprocessing.json": {
+            **asdict(manifest.preprocessing.shrunk(shrink_factors(config.data, manifest.preprocessing.size)[0])),
+            "modalities": modalities,
+            "least_component_share": LEAST_COMPONENT_SHARE,
+        },
+        "training_cases.json": training_cases(config, train, validation, test),
+        "run.json": config.model_dump(mode="json"),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def training_cases(config: RunConfig, train: SliceStore, validation: SliceStore, test: SliceStore) -> dict[str, Any]:
+    """What `training_cases.json` holds: the run's cases by role, and those that what it started from was trained on.
+
+    A scan that the codec or the base has seen is no test case of the whole model.
+    """
+    roles: dict[str, Any] = {
+        role: [{"name": c.name, "dataset": c.dataset, "fingerprint": c.fingerprint} for c in store.cases]
+        for role, store in (("train", train), ("validation", validation), ("test", test))
+    }
+    seen = {case["fingerprint"] for case in roles["train"]}
+    for folder in (config.model.codec, config.model.dit, config.model.pipeline):
+        path = folder and folder / "training_cases.json"
+        inherited = json.loads(path.read_text())["train"] if path and path.is_file() else []
+        roles["train"] += [case for case in inherited if case["fingerprint"] not in seen]
+        seen |= {case["fingerprint"] for case in inherited}
+    return {"meddelinea": __version__, **roles}
