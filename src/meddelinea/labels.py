@@ -41,7 +41,7 @@ ORGANS: Mapping[str, Organ] = MappingProxyType(
             Organ("portal and splenic vein", "32764006", "Portal vein", (0, 160, 180)),
             Organ("pancreas", "15776009", "Pancreas", (249, 180, 111)),
             Organ("right adrenal gland", "29392005", "Right adrenal gland", (150, 220, 60)),
-            Organ("left adrenal gland", "38293000", "Left adrenal gland", (255, 110, 180)),
+            Organ("left adrenal gland", "12003004", "Left adrenal gland", (255, 110, 180)),
         )
     }
 )
