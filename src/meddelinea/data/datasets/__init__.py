@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from meddelinea.data.case import Case, FoundCases
+from meddelinea.data.datasets.chaos import find_chaos
 from meddelinea.data.datasets.dataset_json import find_amos, find_msd, find_nnunet
 from meddelinea.data.datasets.organ_folders import find_abdomenatlas, find_totalsegmentator
 from meddelinea.data.datasets.paired_folders import (
@@ -22,6 +23,7 @@ FORMATS: Mapping[str, Callable[[Path], FoundCases]] = {
     "abdomenatlas": find_abdomenatlas,
     "amos": find_amos,
     "btcv": find_btcv,
+    "chaos": find_chaos,
     "chaos-nifti": find_chaos_nifti,
     "cirrmri": find_cirrmri,
     "msd": find_msd,
