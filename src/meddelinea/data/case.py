@@ -6,20 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from meddelinea.data.annotation import LabelMap as LabelMap  # where a case is made, its labels are
+from meddelinea.data.annotation import Labels
 from meddelinea.errors import InputRefusedError
 from meddelinea.io import read_volume
-from meddelinea.labels import renumber
 from meddelinea.volume import Modality, Volume
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """One file of organ ids, and what the ids mean."""
-
-    path: Path
-    numbering: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class Case:
     image
         File, or DICOM folder, of the scan.
     labels
-        Where its labels are.
+        Where and how its labels are kept.
     modality
         What the dataset says it is.
     """
@@ -46,7 +37,7 @@ class Case:
     dataset: str
     patient: str
     image: Path
-    labels: LabelMap
+    labels: Labels
     modality: Modality
 
 
@@ -80,14 +71,23 @@ class LabelledScan:
 def read_case(case: Case, organs: tuple[str, ...]) -> LabelledScan:
     """Read a case, its labels as ids 1..L of `organs`.
 
+    An organ of `organs` that the case has no labels of is background in the mask, and remarked on.
+
     Raises
     ------
     InputRefusedError
-        If a file is missing or damaged, or image and mask lie on different grids.
+        If a file is missing or damaged, image and labels lie on different grids, labels have no meaning, or a DICOM
+        image is of another modality than the dataset says.
     """
-    raw, mask = read_volume(case.image), read_volume(case.labels.path)
+    raw = read_volume(case.image)
+    if raw.modality not in (None, case.modality):
+        raise InputRefusedError(
+            f"{case.image}: modality {raw.modality} by its header; expected {case.modality} by the dataset; "
+            "correct the dataset's description"
+        )
     scan = Volume(raw.array, raw.affine, case.modality)
-    if scan.array.shape != mask.array.shape or not np.allclose(scan.affine, mask.affine, atol=1e-2):
-        raise InputRefusedError(f"{case.labels.path}: shape {mask.array.shape} or affine differs from {case.image}'s")
-    ids = renumber(np.rint(mask.array).astype(np.int64), case.labels.numbering, organs)
-    return LabelledScan(scan, Volume(ids, mask.affine), ())
+    ids, remarks = case.labels.read(scan, case.image, organs)
+    unlabelled = [organ for organ in organs if organ not in case.labels.organs]
+    if unlabelled:
+        remarks = (*remarks, f"no labels of {', '.join(unlabelled)}: background here")
+    return LabelledScan(scan, Volume(ids, scan.affine), remarks)

@@ -1,0 +1,98 @@
+"""Datasets of a folder a case with a mask file an organ: AbdomenAtlas and TotalSegmentator's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from meddelinea.data.annotation import LabelMap, Labels, OrganMasks
+from meddelinea.data.case import Case, FoundCases
+from meddelinea.data.datasets.pairing import stem, volumes
+from meddelinea.errors import InputRefusedError
+from meddelinea.labels import ABDOMENATLAS_1_0, ABDOMENATLAS_1_1, ORGANS, canonical_name
+from meddelinea.volume import Modality
+
+
+def find_abdomenatlas(source: Path) -> FoundCases:
+    """Cases of AbdomenAtlas 1.0 and 1.1 Mini: folders `BDMAP_NNNNNNNN` in `source` or in folders of it.
+
+    Each holds `ct.nii.gz`, `segmentations/ORGAN.nii.gz` and `combined_labels.nii.gz`. The labels are the files of
+    single organs where there are any: they alone show where organs overlap, which the combined file hides, and need
+    no numbering. Otherwise they are the combined file, numbered as in 1.1 unless a folder is called `...1.0...`: 1.1
+    continues the numbers of 1.0.
+
+    Raises
+    ------
+    InputRefusedError
+        If there is no such folder.
+    """
+    found: list[Case] = []
+    broken: dict[str, str] = {}
+    for folder in _case_folders(source, r"BDMAP_\w+", "AbdomenAtlas's BDMAP_NNNNNNNN/ct.nii.gz"):
+        numbering = ABDOMENATLAS_1_0 if "1.0" in f"{source.name}/{folder.parent.name}" else ABDOMENATLAS_1_1
+        try:
+            labels: Labels
+            masks = _organ_files(folder / "segmentations", tuple(ABDOMENATLAS_1_1.values()))
+            combined = folder / "combined_labels.nii.gz"
+            if masks:
+                labels = OrganMasks(masks)
+            elif combined.is_file():
+                labels = LabelMap(combined, numbering)
+            else:
+                raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz or {combined.name}; fetch its masks")
+            found.append(_case("abdomenatlas", folder, {"ct.nii.gz": "CT"}, labels))
+        except InputRefusedError as error:
+            broken[folder.name] = str(error)
+    return FoundCases(tuple(found), broken)
+
+
+def find_totalsegmentator(source: Path) -> FoundCases:
+    """Cases of TotalSegmentator's training data: folders `sNNNN` in `source` or in folders of it.
+
+    Each holds `ct.nii.gz`, or `mri.nii.gz` in the MRI dataset, and `segmentations/STRUCTURE.nii.gz`.
+
+    Raises
+    ------
+    InputRefusedError
+        If there is no such folder.
+    """
+    found: list[Case] = []
+    broken: dict[str, str] = {}
+    for folder in _case_folders(source, r"s\d+", "TotalSegmentator's sNNNN/ct.nii.gz or sNNNN/mri.nii.gz"):
+        try:
+            masks = _organ_files(folder / "segmentations", tuple(ORGANS))
+            if not masks:
+                raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz; fetch its masks")
+            found.append(_case("totalsegmentator", folder, {"ct.nii.gz": "CT", "mri.nii.gz": "MR"}, OrganMasks(masks)))
+        except InputRefusedError as error:
+            broken[folder.name] = str(error)
+    return FoundCases(tuple(found), broken)
+
+
+def _case_folders(source: Path, name: str, expected: str) -> list[Path]:
+    """Folders of that name (a regular expression) in `source`, else in the folders of it."""
+    for depth in ("*", "*/*"):
+        folders = [path for path in sorted(source.glob(depth)) if path.is_dir() and re.fullmatch(name, path.name)]
+        if folders:
+            return folders
+    raise InputRefusedError(f"{source}: no case in it or its folders; expected {expected}")
+
+
+def _organ_files(folder: Path, order: tuple[str, ...]) -> dict[str, Path]:
+    """Mask files by canonical name, those of `order` first, the others by name."""
+    files: dict[str, Path] = {}
+    for path in volumes(folder).values():
+        organ = canonical_name(stem(path))
+        if organ in files:
+            raise InputRefusedError(f"{path} and {files[organ].name}: two masks of the {organ}; keep one of them")
+        files[organ] = path
+    return {organ: files[organ] for organ in (*order, *sorted(files.keys() - set(order))) if organ in files}
+
+
+def _case(dataset: str, folder: Path, images: Mapping[str, Modality], labels: Labels) -> Case:
+    """The case of a folder that holds one of the images."""
+    for name, modality in images.items():
+        if (folder / name).is_file():
+            return Case(folder.name, dataset, folder.name, folder / name, labels, modality)
+    raise InputRefusedError(f"{folder}: no {' or '.join(images)}; fetch its image")

@@ -1,0 +1,122 @@
+"""Organ names: what datasets call them, the codes they carry, and the numbers they have in each dataset."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from meddelinea.errors import UsageError
+from meddelinea.labels import ABDOMENATLAS_1_0, ABDOMENATLAS_1_1, AMOS, NUMBERINGS, ORGANS, canonical_name, renumber
+
+
+@pytest.mark.parametrize(
+    ("published", "canonical"),
+    [
+        ("kidney_left", "left kidney"),
+        ("Right Kidney", "right kidney"),
+        ("gall_bladder", "gallbladder"),
+        ("postcava", "inferior vena cava"),
+        ("inferior_vena_cava", "inferior vena cava"),
+        ("arota", "aorta"),
+        ("portal_vein_and_splenic_vein", "portal and splenic vein"),
+        ("adrenal_gland_right", "right adrenal gland"),
+        ("bladder", "urinary bladder"),
+        ("urinary_bladder", "urinary bladder"),
+        ("prostate/uterus", "prostate or uterus"),
+        ("femur_left", "left femur"),
+        ("lung_upper_lobe_left", "left lung upper lobe"),
+        ("rib_right_11", "right rib 11"),
+        ("small_bowel", "small bowel"),
+        ("intestine", "intestine"),
+        ("left and right  ventricle", "left and right ventricle"),
+    ],
+)
+def test_published_names_become_canonical(published: str, canonical: str) -> None:
+    assert canonical_name(published) == canonical
+    assert canonical_name(canonical) == canonical
+
+
+def test_every_numbering_uses_canonical_names_once_each() -> None:
+    for numbering in NUMBERINGS.values():
+        assert [canonical_name(name) for name in numbering.values()] == list(numbering.values())
+        assert len(set(numbering.values())) == len(numbering)
+
+
+def test_numberings_agree_with_the_names_their_datasets_publish() -> None:
+    amos = (
+        "spleen, right kidney, left kidney, gall bladder, esophagus, liver, stomach, arota, postcava, pancreas, "
+        "right adrenal gland, left adrenal gland, duodenum, bladder, prostate/uterus"
+    )
+    atlas = (
+        "aorta, gall_bladder, kidney_left, kidney_right, liver, pancreas, postcava, spleen, stomach, "
+        "adrenal_gland_left, adrenal_gland_right, bladder, celiac_trunk, colon, duodenum, esophagus, femur_left, "
+        "femur_right, hepatic_vessel, intestine, lung_left, lung_right, portal_vein_and_splenic_vein, prostate, rectum"
+    )
+    for published, numbering in ((amos, AMOS), (atlas, ABDOMENATLAS_1_1)):
+        names = [canonical_name(name) for name in published.split(", ")]
+        assert numbering == dict(enumerate(names, start=1))
+    assert {index: ABDOMENATLAS_1_1[index] for index in range(1, 10)} == ABDOMENATLAS_1_0
+
+
+def check_digit_holds(code: str) -> bool:
+    """Whether the last digit of a SNOMED CT code is Verhoeff's check digit of the others."""
+
+    def product(a: int, b: int) -> int:  # of the symmetries of a pentagon: 0 to 4 turn it, 5 to 9 turn it over
+        if a < 5:
+            return (a + b) % 5 + (0 if b < 5 else 5)
+        return (a - b) % 5 + (5 if b < 5 else 0)
+
+    permuted, total = list(range(10)), 0
+    for digit in reversed(code):
+        total = product(total, permuted[int(digit)])
+        permuted = [permuted[i] for i in (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)]
+    return total == 0
+
+
+def test_codes_are_codes_of_snomed() -> None:
+    assert not check_digit_holds("10200005")
+    for organ in ORGANS.values():
+        assert check_digit_holds(organ.snomed_code), organ
+
+
+@pytest.mark.parametrize(
+    ("keyword", "organ"),
+    [
+        ("Spleen", "spleen"),
+        ("Gallbladder", "gallbladder"),
+        ("Esophagus", "esophagus"),
+        ("Liver", "liver"),
+        ("Stomach", "stomach"),
+        ("Aorta", "aorta"),
+        ("InferiorVenaCava", "inferior vena cava"),
+        ("PortalVein", "portal and splenic vein"),
+        ("Pancreas", "pancreas"),
+        ("Duodenum", "duodenum"),
+        ("SmallIntestine", "small bowel"),
+        ("Colon", "colon"),
+        ("Rectum", "rectum"),
+        ("Bladder", "urinary bladder"),
+        ("Prostate", "prostate"),
+        ("CeliacAxis", "celiac trunk"),
+        ("BloodVessel", "hepatic vessel"),
+    ],
+)
+def test_codes_agree_with_pydicom_where_it_knows_the_organ(keyword: str, organ: str) -> None:
+    code: Code = getattr(codes.SCT, keyword)
+    assert code.value == ORGANS[organ].snomed_code
+
+
+def test_organs_can_be_told_apart() -> None:
+    assert len({organ.snomed_code for organ in ORGANS.values()}) == len(ORGANS)
+    for a, b in combinations(ORGANS.values(), 2):
+        assert np.linalg.norm(np.subtract(a.colour, b.colour)) > 45, (a.name, b.name)
+
+
+def test_ids_are_translated_by_name() -> None:
+    ids = np.array([[0, 2, 3], [1, 15, 6]])
+    ours = renumber(ids, AMOS, ("liver", "left kidney", "right kidney"))
+    np.testing.assert_array_equal(ours, [[0, 3, 2], [0, 0, 1]])
+    with pytest.raises(UsageError, match=r"label ids \[16\] have no name"):
+        renumber(ids + 1, AMOS, ("liver",))
