@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from meddelinea.errors import InputRefusedError, UsageError
 if TYPE_CHECKING:
     from meddelinea.inference.predict import Segmentation
     from meddelinea.inference.statistics import OrganStatistics
-    from meddelinea.volume import Volume
+    from meddelinea.volume import Modality, Volume
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -39,6 +39,7 @@ class Job:
     organs: tuple[str, ...] | None = None
     device: str = "auto"
     batch_size: int = 16
+    modality: Modality | None = None
 
 
 def predict(
@@ -55,6 +56,9 @@ def predict(
     preview: Annotated[Path | None, typer.Option(help="Write a picture of the result to this PNG file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time; changes memory, not the mask.")] = 16,
+    modality: Annotated[
+        str | None, typer.Option(help="CT or MR, where the file does not say it (default: the model's).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
 ) -> None:
@@ -62,14 +66,17 @@ def predict(
     from meddelinea.labels import canonical_name
 
     wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
-    job = Job(source, output, statistics, preview, model, steps, scheduler, seed, wanted, device, batch_size)
+    if modality not in (None, "CT", "MR"):
+        raise UsageError(f"unknown modality {modality!r}; expected CT or MR")
+    kind = cast("Modality | None", modality)
+    job = Job(source, output, statistics, preview, model, steps, scheduler, seed, wanted, device, batch_size, kind)
     run(job, as_json=as_json, quiet=quiet)
 
 
 def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     """Do the job, then print what was found: a table, one JSON object, or nothing."""
     from meddelinea.inference.model import load_model, read_model_files
-    from meddelinea.inference.predict import segment
+    from meddelinea.inference.predict import segment, with_modality
     from meddelinea.inference.quality import check_volume
     from meddelinea.inference.statistics import organ_statistics
     from meddelinea.io import read_volume
@@ -78,6 +85,9 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     _check_options(job, tuple(described.labels))
     _check_paths(job)
     volume = read_volume(job.source)
+    if job.modality is not None and volume.modality not in (None, job.modality):
+        raise UsageError(f"{job.source}: the file says {volume.modality}; leave --modality {job.modality} out")
+    volume = with_modality(replace(volume, modality=job.modality or volume.modality), described.modalities)
     findings = check_volume(volume, described.modalities)
     refusals = [finding.message for finding in findings if finding.level == "refuse"]
     if refusals:

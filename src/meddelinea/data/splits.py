@@ -36,7 +36,7 @@ def split_by_patient(patients: Mapping[str, str], train: float, validation: floa
     InputRefusedError
         If there are fewer patients than parts.
     """
-    order = sorted(set(patients.values()), key=lambda patient: _order(seed, patient))
+    order = drawn_order(tuple(set(patients.values())), seed)
     shares = (train, validation, 1.0 - train - validation)
     parts = sum(share > 1e-9 for share in shares)
     if len(order) < parts:
@@ -50,10 +50,10 @@ def split_by_patient(patients: Mapping[str, str], train: float, validation: floa
 
 def few_shot(names: tuple[str, ...], share: float, seed: int) -> tuple[str, ...]:
     """A share of the volumes, at least one, in their given order; a larger share holds every smaller one."""
-    count = max(1, round(share * len(names)))
-    chosen = set(sorted(names, key=lambda name: _order(seed, name))[:count])
-    return tuple(name for name in names if name in chosen)
+    chosen = drawn_order(names, seed)[: max(1, round(share * len(names)))]
+    return tuple(name for name in names if name in set(chosen))
 
 
-def _order(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed} {name}".encode()).digest()
+def drawn_order(names: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """The names in an order drawn by the seed, whatever order they come in; another name moves none past another."""
+    return tuple(sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.model import Model
 from meddelinea.inference.postprocess import remove_small_components
-from meddelinea.volume import Volume
+from meddelinea.volume import Modality, Volume
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def segment(
     Raises
     ------
     InputRefusedError
-        If the model does not know an organ.
+        If the model does not know an organ, or the scan's modality is not known (`with_modality`).
     UsageError
         If the scheduler is unknown, or the steps or the batch size are out of range.
     """
     began = time.monotonic()
+    volume = with_modality(volume, model.files.modalities)
     known = model.files.labels
     labels = known if organs is None else {name: known[name] for name in organs if name in known}
     unknown = [name for name in organs or () if name not in known]
@@ -121,6 +122,24 @@ def segment(
     return Segmentation(
         mask, dict(labels), model.files.name, __version__, steps, scheduler_name(sampler), seed, seconds
     )
+
+
+def with_modality(volume: Volume, modalities: tuple[Modality, ...]) -> Volume:
+    """The scan with its modality; where its file does not say it, the only one that the model was trained on.
+
+    Raises
+    ------
+    InputRefusedError
+        If the file does not say it and the model knows several.
+    """
+    if volume.modality is not None:
+        return volume
+    if len(modalities) > 1:
+        raise InputRefusedError(
+            f"the file does not say whether it is {' or '.join(modalities)}, and the model was trained on both; "
+            "say it with --modality"
+        )
+    return replace(volume, modality=modalities[0])
 
 
 def _with_neighbours(slices: NDArray[np.float32], chunk: range, reach: int) -> NDArray[np.float32]:

@@ -1,0 +1,103 @@
+"""`meddelinea adapt`: a model and a few labelled scans -> a model for them, or the reason to keep the one there is."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from meddelinea.cli.progress import progress_bar, silence_diffusers
+from meddelinea.errors import InputRefusedError, UsageError
+
+if TYPE_CHECKING:
+    from meddelinea.training.adapt import Adaptation
+    from meddelinea.training.engine import Progress
+
+
+def adapt(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the labelled scans.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the adapted model; must not exist.")],
+    layout: Annotated[
+        str, typer.Option("--format", help="How SRC is laid out: pairs (images/, labels/, labels.json), nnunet, ...")
+    ] = "pairs",
+    model: Annotated[str, typer.Option(help="The model to adapt: small, or a checkpoint folder.")] = "small",
+    cases: Annotated[str | None, typer.Option(help="Only these cases, such as a,b (default: all).")] = None,
+    organs: Annotated[str | None, typer.Option(help="Only these organs (default: all that are labelled).")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Most training steps of 8 slices.")] = 400,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Of AdamW.")] = 5e-4,
+    decoder: Annotated[bool, typer.Option("--decoder", help="Train the decoder as well.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training, and of who is held out.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Adapt a model to labelled scans: other organs, scanners, modalities.
+
+    With two patients or more the result is compared with the model before on patients that it was not trained on. If it
+    is not better, OUTPUT holds the model before, and the command says so.
+    """
+    from meddelinea.data.datasets import find_cases, organs_of
+    from meddelinea.data.prepare import prepare_store
+    from meddelinea.inference.model import read_model_files
+    from meddelinea.labels import canonical_name
+    from meddelinea.training.adapt import AdaptSettings
+    from meddelinea.training.adapt import adapt as run_adaptation
+
+    if output.exists():
+        raise UsageError(f"{output}: exists already; choose another output, or remove it")
+    base = read_model_files(model)
+    found = find_cases(layout, source)
+    chosen = _chosen(cases, tuple(case.name for case in found.cases))
+    wanted = organs_of(found.cases) if organs is None else tuple(canonical_name(name) for name in organs.split(","))
+    silence_diffusers()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output and not in the system's temporary folder, which may be small.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".meddelinea-") as folder, progress_bar(quiet) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def report(part: str, progress: Progress) -> None:
+            figures = progress.figures
+            dice = f", Dice {figures['dice']:.3f}" if "dice" in figures else ""
+            description = f"{part}, loss {figures['total']:.3f}{dice}"
+            bar.update(task, completed=progress.step, total=progress.steps, description=description)
+
+        store = Path(folder) / "store"
+        prepared = prepare_store(layout, source, store, organs=wanted, preprocessing=base.preprocessing)
+        broken = {name: reason for name, reason in prepared.failed.items() if name in chosen}
+        if broken:
+            name, reason = next(iter(broken.items()))
+            raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out with --cases")
+        settings = AdaptSettings(steps=steps, learning_rate=learning_rate, decoder=decoder, seed=seed)
+        result = run_adaptation(base.folder, store, chosen, output, settings, report)
+    if not quiet:
+        _print(result, model, output)
+
+
+def _chosen(cases: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The cases asked for, all by default."""
+    if cases is None:
+        return known
+    chosen = tuple(name.strip() for name in cases.split(",") if name.strip())
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        raise UsageError(f"--cases {cases}: {', '.join(unknown) or 'no case'}; expected some of: {', '.join(known)}")
+    return chosen
+
+
+def _print(result: Adaptation, model: str, output: Path) -> None:
+    if not result.adapted:
+        print("one patient only: nothing to compare on, so the adapted model is not checked; label a second patient")
+    else:
+        table = Table("held-out Dice", model, "adapted")
+        for figure in result.adapted:
+            if figure != "dice_paper":
+                name = "mean" if figure == "dice" else figure.removeprefix("dice/")
+                table.add_row(name, f"{result.base.get(figure, 0.0):.3f}", f"{result.adapted[figure]:.3f}")
+        Console().print(table)
+        print(f"compared on: {result.check} ({', '.join(result.held_out)})")
+    if result.kept == "base":
+        print(f"the adapted model is not better than {model}, which is kept: {output} is a copy of it")
+    else:
+        print(f"adapted with {len(result.train)} volumes in {result.steps} steps: {output}")

@@ -1,0 +1,50 @@
+"""`meddelinea benchmark`: figures to compare models, settings and machines by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meddelinea.cli.progress import progress_bar, silence_diffusers
+from meddelinea.errors import UsageError
+
+app = typer.Typer(help="Figures to compare models, settings and machines by.", rich_markup_mode=None)
+
+
+@app.command("few-shot")
+def few_shot(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the labelled scans.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for models and few_shot.json; must be new.")],
+    layout: Annotated[str, typer.Option("--format", help="How SRC is laid out, such as chaos-nifti.")],
+    model: Annotated[str, typer.Option(help="The model to adapt: small, or a checkpoint folder.")] = "small",
+    volumes: Annotated[str, typer.Option("--k", help="Numbers of labelled volumes, such as 1,2,4.")] = "1,2,4",
+    seed: Annotated[int, typer.Option(min=0, help="Draws which volumes are given; the others are the test.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table and errors.")] = False,
+) -> None:
+    """Test a model as it is and adapted with k volumes, on the patients that no k was given (Table 3)."""
+    from meddelinea.evaluation.few_shot import few_shot_table, table_document, table_lines
+    from meddelinea.inference.output import write_json
+
+    try:
+        counts = tuple(int(word) for word in volumes.split(","))
+    except ValueError as error:
+        raise UsageError(f"--k {volumes}: expected whole numbers with commas, such as 1,2,4") from error
+    silence_diffusers()
+    with progress_bar(hidden=quiet) as bar:
+        task = bar.add_task("reading", total=None)
+        table = few_shot_table(
+            model,
+            layout,
+            source,
+            output,
+            counts,
+            seed,
+            progress=lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
+        )
+    write_json(json.loads(json.dumps(table_document(table))), output / "few_shot.json")
+    print(f"given, in this order: {', '.join(table.given)}")
+    print(f"tested on: {', '.join(table.tested)}\n")
+    print("\n".join(table_lines(table)))

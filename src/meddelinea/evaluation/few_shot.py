@@ -1,0 +1,187 @@
+"""How much a few labelled scans help: a model as it is, and adapted with more and more of them (Table 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meddelinea.data.case import Case, read_case
+from meddelinea.data.datasets import find_cases, organs_of
+from meddelinea.data.prepare import prepare_store
+from meddelinea.data.splits import drawn_order
+from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
+from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
+from meddelinea.evaluation.report import CaseFailure, CaseResult, Report, evaluate_case
+from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.inference.model import load_model, read_model_files
+from meddelinea.inference.predict import segment
+from meddelinea.labels import organ_ids
+from meddelinea.training.adapt import Adaptation, AdaptSettings, adapt
+from meddelinea.training.engine import Progress as Step
+
+#: Called with what is being done, and how much of it is: done, in all.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FewShotRow:
+    """One row of the table.
+
+    Parameters
+    ----------
+    volumes
+        k, the labelled volumes given; 0 for the model as it is.
+    adaptation
+        What came of them; None for the model as it is.
+    seconds
+        Time of the adaptation.
+    report
+        The test cases at full resolution in 3D.
+    """
+
+    volumes: int
+    adaptation: Adaptation | None
+    seconds: float
+    report: Report
+
+
+@dataclass(frozen=True)
+class FewShotTable:
+    """The rows, and the cases behind them: those that were given, in their order, and those tested on."""
+
+    organs: tuple[str, ...]
+    given: tuple[str, ...]
+    tested: tuple[str, ...]
+    rows: tuple[FewShotRow, ...]
+
+
+def few_shot_table(
+    base: str | Path,
+    layout: str,
+    source: Path,
+    work: Path,
+    volumes: tuple[int, ...],
+    seed: int = 0,
+    settings: AdaptSettings | None = None,
+    progress: Progress | None = None,
+) -> FewShotTable:
+    """Measure a model as it is, and adapted with the first k of the dataset's cases in an order that `seed` draws.
+
+    The test is the same for all rows: the patients that no row was given.
+
+    Parameters
+    ----------
+    base
+        Name of a shipped model, or a folder.
+    layout, source
+        The dataset's format and folder.
+    work
+        Folder for the store and the adapted models, which must not exist.
+    volumes
+        The numbers k.
+
+    Raises
+    ------
+    UsageError
+        If `work` exists, or `volumes` leave no patient to test on.
+    InputRefusedError
+        If the dataset is not there.
+    """
+    found = find_cases(layout, source)
+    cases = {case.name: case for case in found.cases}
+    order = drawn_order(tuple(cases), seed)
+    if not volumes or min(volumes) < 1 or max(volumes) >= len(order):
+        raise UsageError(f"k = {', '.join(map(str, volumes))}; expected 1 to {len(order) - 1} of {len(order)} volumes")
+    if work.exists():
+        raise UsageError(f"{work}: exists already; choose another folder, or remove it")
+    given = order[: max(volumes)]
+    patients = {cases[name].patient for name in given}
+    tested = tuple(cases[name] for name in sorted(cases) if cases[name].patient not in patients)
+    if not tested:
+        raise UsageError(f"{source}: no patient is left to test on; give fewer volumes")
+    organs = organs_of(found.cases)
+    files = read_model_files(base)
+    prepared = prepare_store(layout, source, work / "store", organs=organs, preprocessing=files.preprocessing)
+    broken = [f"{name}: {reason}" for name, reason in prepared.failed.items() if name in given]
+    if broken:
+        raise InputRefusedError(f"{source}: {broken[0]}")
+    rows = [FewShotRow(0, None, 0.0, _tested(base, tested, organs, "as it is", progress))]
+    for count in sorted(volumes):
+        began = time.monotonic()
+        adapted = adapt(
+            files.folder, work / "store", given[:count], work / f"k{count}", settings, _training(count, progress)
+        )
+        seconds = time.monotonic() - began
+        report = _tested(work / f"k{count}", tested, organs, f"k = {count}", progress)
+        rows.append(FewShotRow(count, adapted, seconds, report))
+    return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
+
+
+def _training(count: int, progress: Progress | None) -> Callable[[str, Step], None] | None:
+    if progress is None:
+        return None
+    return lambda part, step: progress(f"k = {count}, {part}", step.step, step.steps)
+
+
+def _tested(
+    model: str | Path, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: Progress | None
+) -> Report:
+    """The model's masks of the cases against their labels; an organ that it does not know is one that it missed."""
+    loaded = load_model(model)
+    labels = {**dict.fromkeys(organs, 255), **loaded.files.labels}
+    results, failures = [], []
+    for done, case in enumerate(cases):
+        if progress is not None:
+            progress(f"test {name}", done, len(cases))
+        try:
+            labelled = read_case(case, organs)
+            found = segment(loaded, labelled.scan)
+            scores = evaluate_case(found.mask, labels, labelled.mask, organ_ids(organs), organs)
+        except MedDelineaError as error:
+            failures.append(CaseFailure(case.name, str(error)))
+            continue
+        only = tuple(organ for organ in loaded.files.labels if organ not in organs)
+        results.append(CaseResult(case.name, "", "", "", "", tuple(scores), only, (), (), ()))
+    return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM)
+
+
+def table_lines(table: FewShotTable) -> list[str]:
+    """The table in Markdown: Dice of each organ and their mean, HD95, and what the adaptation kept."""
+    head = ["k", *table.organs, "mean Dice", "HD95 mm", "missed or invented", "kept", "checked on", "minutes"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for row in table.rows:
+        summary = summarise(row.report)
+        mean, by_organ = summary.mean_over_organs, {organ.organ: organ for organ in summary.organs}
+        kept = ("base", "") if row.adaptation is None else (row.adaptation.kept, row.adaptation.check)
+        cells = [
+            str(row.volumes),
+            *(f"{by_organ[organ].dice:.3f}" for organ in table.organs),
+            f"{mean.dice:.3f}",
+            f"{mean.hd95_mm:.1f}",
+            str(mean.infinite_distances),
+            *kept,
+            f"{row.seconds / 60:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def table_document(table: FewShotTable) -> Mapping[str, Any]:
+    """Everything as plain JSON types."""
+    return {
+        "organs": table.organs,
+        "given": table.given,
+        "tested": table.tested,
+        "rows": [
+            {
+                "volumes": row.volumes,
+                "seconds": row.seconds,
+                "adaptation": None if row.adaptation is None else vars(row.adaptation),
+                **report_document(row.report),
+            }
+            for row in table.rows
+        ],
+    }

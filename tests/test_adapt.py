@@ -1,0 +1,156 @@
+"""Adapting a model: who is held out, when it stops, and that a worse model never replaces a better one."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from meddelinea.data.store import SliceStore, read_manifest, write_manifest
+from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.inference.model import load_model
+from meddelinea.training import engine
+from meddelinea.training.adapt import AdaptSettings, adapt
+from meddelinea.training.engine import train
+from tiny import CASES, blobs, run_config, write_blobs, write_store
+
+SETTINGS = AdaptSettings(steps=6, every=2, patience=2, batch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained for a few steps on a store of its own."""
+    folder = tmp_path_factory.mktemp("base")
+    slices = {f"base_{name}": pair for name, pair in blobs().items()}
+    own = write_store(folder / "store", slices)
+    names = tuple(slices)
+    parts = {"codec": train(run_config("codec", own, folder / "codec", data={"crop": 32, "train": names})) / "codec"}
+    parts["dit"] = train(run_config("base", own, folder / "dit", model=parts, data={"train": names})) / "dit"
+    config = run_config("control", own, folder / "control", model=parts, data={"train": names})
+    (train(config) / "pipeline").rename(folder / "tiny")
+    return folder / "tiny"
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, score: Callable[[int, tuple[str, ...]], float]) -> None:
+    """Let validation return a score of the step (0 for the base) and of the cases that are measured."""
+
+    def dice(predict: Any, known: Any, held_out: SliceStore, config: Any, device: Any) -> dict[str, float]:
+        log = config.output / "metrics.jsonl"
+        step = len(log.read_text().splitlines()) + 1 if config.steps else 0
+        value = score(step, tuple(case.name for case in held_out.cases))
+        return {"dice/liver": value, "dice": value}
+
+    monkeypatch.setattr(engine, "validation_dice", dice)
+
+
+def with_patients(store: Path, folder: Path, patients: dict[str, str]) -> Path:
+    """A store whose cases are copies of the first one's, each of the patient it is given."""
+    slices = blobs()["a"]
+    root = write_store(folder / "many", dict.fromkeys(patients, slices))
+    manifest = read_manifest(root)
+    write_manifest(replace(manifest, cases=tuple(replace(c, patient=patients[c.name]) for c in manifest.cases)), root)
+    return root
+
+
+def test_the_best_step_over_the_left_out_patients_is_trained_on_all(
+    base: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = {0: 0.3, 2: 0.4, 4: 0.6, 6: 0.5}
+    measured: list[tuple[int, tuple[str, ...]]] = []
+
+    def score(step: int, names: tuple[str, ...]) -> float:
+        measured.append((step, names))
+        return course[step]
+
+    scored(monkeypatch, score)
+    result = adapt(base, store, CASES, tmp_path / "adapted", SETTINGS)
+    assert (result.kept, result.check, result.steps) == ("adapted", "each patient left out in turn", 4)
+    assert (result.base["dice"], result.adapted["dice"]) == (0.3, 0.6)
+    assert set(measured) == {(step, (name,)) for step in course for name in CASES}
+    run = json.loads((tmp_path / "adapted" / "run.json").read_text())
+    assert (run["steps"], run["data"]["train"]) == (4, list(CASES))
+    assert run["model"]["trainable_decoder"] == "final_layer"
+    cases = json.loads((tmp_path / "adapted" / "training_cases.json").read_text())["train"]
+    assert [case["name"] for case in cases] == [*CASES, *(f"base_{name}" for name in CASES)][: len(cases)]
+    assert json.loads((tmp_path / "adapted" / "adaptation.json").read_text())["from"] == "tiny"
+    assert load_model(tmp_path / "adapted", "cpu").files.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted"]
+
+
+@pytest.mark.parametrize("cases", [CASES[:2], CASES])
+def test_a_model_that_is_not_better_does_not_replace_its_base(
+    base: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: tuple[str, ...]
+) -> None:
+    scored(monkeypatch, lambda step, names: 0.5)
+    result = adapt(base, store, cases, tmp_path / "adapted", SETTINGS)
+    assert result.kept == "base"
+    files = {path.relative_to(base): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+    for name, content in files.items():
+        assert (tmp_path / "adapted" / name).read_bytes() == content, name
+    assert json.loads((tmp_path / "adapted" / "adaptation.json").read_text())["kept"] == "base"
+
+
+def test_of_many_patients_a_quarter_is_held_out_and_stops_the_training(
+    base: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patients = {f"{patient}_{kind}": patient for patient in "pqrs" for kind in ("t1", "t2")}
+    many = with_patients(store, tmp_path, patients)
+    course = {0: 0.1, 2: 0.7, 4: 0.6, 6: 0.5, 8: 0.9}
+    scored(monkeypatch, lambda step, names: course[step])
+    result = adapt(base, many, tuple(patients), tmp_path / "adapted", replace(SETTINGS, steps=20))
+    assert (result.kept, result.check, result.steps) == ("adapted", "held-out patients", 2)
+    assert len({patients[name] for name in result.held_out}) == 1
+    assert not {patients[name] for name in result.held_out} & {patients[name] for name in result.train}
+    assert sorted(result.train + result.held_out) == sorted(patients)
+
+
+def test_one_patient_is_adapted_to_unchecked(base: Path, store: Path, tmp_path: Path) -> None:
+    result = adapt(base, store, ("a",), tmp_path / "adapted", SETTINGS)
+    assert (result.kept, result.check, result.held_out) == ("adapted", "none: one patient", ())
+    assert not result.base
+    assert not result.adapted
+
+
+def test_new_organs_and_another_modality(base: Path, store: Path, tmp_path: Path) -> None:
+    root = write_store(tmp_path / "mr", blobs())
+    manifest = read_manifest(root)
+    cases = tuple(replace(case, modality="MR") for case in manifest.cases)
+    write_manifest(replace(manifest, organs=("liver", "uterus", "spleen"), cases=cases), root)
+    settings = replace(SETTINGS, steps=150, every=50, learning_rate=5e-3, batch_size=6)
+    result = adapt(base, root, CASES, tmp_path / "adapted", settings)
+    assert result.kept == "adapted"
+    assert result.base["dice/uterus"] == 0.0  # an organ that the base does not know
+    assert result.adapted["dice"] > result.base["dice"]
+    model = load_model(tmp_path / "adapted", "cpu")
+    assert model.files.labels == {"liver": 1, "uterus": 2, "spleen": 3}
+    assert model.files.modalities == ("MR",)
+
+
+def test_an_output_that_exists_is_left_alone(base: Path, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapted").mkdir()
+    with pytest.raises(UsageError, match="exists already"):
+        adapt(base, store, CASES, tmp_path / "adapted", SETTINGS)
+    with pytest.raises(UsageError, match="no case to adapt to"):
+        adapt(base, store, (), tmp_path / "other", SETTINGS)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_training_that_fails_leaves_no_model(base: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedDelineaError, match=r"not finite|nan|inf"):
+        adapt(base, store, ("a",), tmp_path / "adapted", replace(SETTINGS, learning_rate=1e30))
+    assert not (tmp_path / "adapted").exists()
