@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
+from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore, read_manifest, write_manifest
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.inference.model import load_model
@@ -154,3 +155,106 @@ def test_a_training_that_fails_leaves_no_model(base: Path, store: Path, tmp_path
     with pytest.raises(MedDelineaError, match=r"not finite|nan|inf"):
         adapt(base, store, ("a",), tmp_path / "adapted", replace(SETTINGS, learning_rate=1e30))
     assert not (tmp_path / "adapted").exists()
+
+
+# On the command line, with real MRIs in a layout that a user would make
+
+
+@pytest.fixture
+def pairs(data: Path, tmp_path: Path) -> Path:
+    """Three of the real T2 MRIs as `images/`, `labels/` and `labels.json`."""
+    source = tmp_path / "mine"
+    for folder, kind in (("images", "img"), ("labels", "label")):
+        (source / folder).mkdir(parents=True)
+        for number in ("01", "02", "03"):
+            (source / folder / f"p{number}.nii.gz").symlink_to(data / "chaos_mr" / kind / f"t2spir_{number}.nii.gz")
+    labels = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
+    (source / "labels.json").write_text(json.dumps({"modality": "MR", "labels": labels}))
+    return source
+
+
+def meddelinea(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def test_adapt_then_predict(base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "mine-model"
+    assert meddelinea("adapt", pairs, output, "--model", base, "--cases", "p01,p02", "--steps", 30) == 0
+    printed = capsys.readouterr().out
+    assert "compared on: each patient left out in turn (p01, p02)" in printed
+    result = json.loads((output / "adaptation.json").read_text())
+    assert f"{result['adapted']['dice']:.3f}" in printed
+    assert result["adapted"].keys() >= {"dice/liver", "dice/right kidney", "dice/left kidney", "dice/spleen"}
+    assert result["kept"] == ("adapted" if result["adapted"]["dice"] > result["base"]["dice"] else "base")
+    assert not list(tmp_path.glob(".*")), "nothing unfinished is left behind"
+    if result["kept"] == "adapted":
+        scan = pairs / "images" / "p03.nii.gz"  # a NIfTI, which does not say that it is an MR
+        assert meddelinea("predict", "-i", scan, "-o", tmp_path / "mask.nii.gz", "--model", output, "-q") == 0
+        assert (
+            meddelinea("predict", "-i", scan, "-o", tmp_path / "m.nii.gz", "--model", output, "--modality", "CT") == 3
+        )
+        assert "was trained on MR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cases", "p01,p09"], "p09; expected some of: p01, p02, p03"),
+        (["--format", "magic"], "unknown dataset format 'magic'"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_adapt_refuses_what_cannot_be_meant(
+    base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    model = [] if "--model" in words else ["--model", base]
+    assert meddelinea("adapt", pairs, tmp_path / "out", *model, *words) in (2, 5)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_another_shape_is_named(
+    base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = pairs / "labels" / "p02.nii.gz"
+    other = (pairs / "labels" / "p01.nii.gz").resolve()
+    mask.unlink()
+    mask.symlink_to(other)
+    assert meddelinea("adapt", pairs, tmp_path / "out", "--model", base) == 3
+    assert "p02" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_few_shot_table(base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("benchmark", "few-shot", pairs, tmp_path / "out", "--format", "pairs", "--model", base, "--k", "1,2")
+    assert meddelinea(*words, "--steps", 4) == 0
+    printed = capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "few_shot.json").read_text())
+    assert len(document["given"]) == 2
+    assert len(document["tested"]) == 1
+    assert not set(document["given"]) & set(document["tested"])
+    assert [row["volumes"] for row in document["rows"]] == [0, 1, 2]
+    assert printed.count("\n| ") == 4
+    for row in document["rows"]:
+        assert [case["case"] for case in row["cases"]] == document["tested"]
+        assert {score["organ"] for score in row["cases"][0]["scores"]} == set(document["organs"])
+        dice = row["summary"]["mean_over_organs"]["dice"]
+        assert f"| {dice:.3f} |" in printed
+    assert meddelinea(*words) == 2  # the folder exists
+    assert meddelinea(*words[:3], tmp_path / "new", *words[4:-1], "3") == 2  # nobody is left to test on
+
+
+def test_organs_that_the_base_does_not_know_count_as_missed(
+    base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert meddelinea(
+        "benchmark", "few-shot", pairs, tmp_path / "out", "--format", "pairs", "--model", base, "--k", "1", "--steps", 1
+    ) == 0  # fmt: skip
+    rows = json.loads((tmp_path / "out" / "few_shot.json").read_text())["rows"]
+    as_it_is = {organ["organ"]: organ for organ in rows[0]["summary"]["organs"]}
+    assert as_it_is["left kidney"]["dice"] == 0.0
+    assert as_it_is["left kidney"]["missed"] == 2

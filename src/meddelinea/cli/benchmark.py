@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from meddelinea.cli.progress import progress_bar, silence_diffusers
-from meddelinea.errors import UsageError
+from meddelinea.errors import PartialFailureError, UsageError
 
 app = typer.Typer(help="Figures to compare models, settings and machines by.", rich_markup_mode=None)
 
@@ -21,12 +22,14 @@ def few_shot(
     layout: Annotated[str, typer.Option("--format", help="How SRC is laid out, such as chaos-nifti.")],
     model: Annotated[str, typer.Option(help="The model to adapt: small, or a checkpoint folder.")] = "small",
     volumes: Annotated[str, typer.Option("--k", help="Numbers of labelled volumes, such as 1,2,4.")] = "1,2,4",
+    steps: Annotated[int, typer.Option(min=1, help="Most training steps, as of adapt.")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Draws which volumes are given; the others are the test.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table and errors.")] = False,
 ) -> None:
     """Test a model as it is and adapted with k volumes, on the patients that no k was given (Table 3)."""
     from meddelinea.evaluation.few_shot import few_shot_table, table_document, table_lines
     from meddelinea.inference.output import write_json
+    from meddelinea.training.adapt import AdaptSettings
 
     try:
         counts = tuple(int(word) for word in volumes.split(","))
@@ -42,9 +45,15 @@ def few_shot(
             output,
             counts,
             seed,
+            AdaptSettings(steps=steps, seed=seed),
             progress=lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
         )
     write_json(json.loads(json.dumps(table_document(table))), output / "few_shot.json")
     print(f"given, in this order: {', '.join(table.given)}")
     print(f"tested on: {', '.join(table.tested)}\n")
     print("\n".join(table_lines(table)))
+    failures = {failure.case: failure.reason for row in table.rows for failure in row.report.failures}
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failures:
+        raise PartialFailureError(f"{len(failures)} of {len(table.tested)} test cases could not be measured")

@@ -94,4 +94,6 @@ def _prepare_case(case: Case, store: Path, manifest: Manifest) -> StoredCase:
     labels = mask_to_model_grid(labelled.mask, model).array.transpose(2, 1, 0)  # (S, rows, columns)
     write_case(store, case.name, np.ascontiguousarray(model.array.transpose(2, 1, 0)), np.ascontiguousarray(labels))
     counts = [np.bincount(slice_.ravel(), minlength=len(manifest.organs) + 1)[1:].tolist() for slice_ in labels]
-    return StoredCase(case.name, case.dataset, case.modality, fingerprint(labelled.scan), len(labels), counts)
+    return StoredCase(
+        case.name, case.dataset, case.modality, fingerprint(labelled.scan), len(labels), counts, case.patient
+    )

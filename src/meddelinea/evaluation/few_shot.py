@@ -131,7 +131,9 @@ def _tested(
 ) -> Report:
     """The model's masks of the cases against their labels; an organ that it does not know is one that it missed."""
     loaded = load_model(model)
-    labels = {**dict.fromkeys(organs, 255), **loaded.files.labels}
+    unknown = (organ for organ in organs if organ not in loaded.files.labels)
+    # Numbers that its masks never hold.
+    labels = {**loaded.files.labels, **{organ: 255 - index for index, organ in enumerate(unknown)}}
     results, failures = [], []
     for done, case in enumerate(cases):
         if progress is not None:
@@ -158,7 +160,7 @@ def table_lines(table: FewShotTable) -> list[str]:
         kept = ("base", "") if row.adaptation is None else (row.adaptation.kept, row.adaptation.check)
         cells = [
             str(row.volumes),
-            *(f"{by_organ[organ].dice:.3f}" for organ in table.organs),
+            *(f"{by_organ[organ].dice:.3f}" if organ in by_organ else "-" for organ in table.organs),
             f"{mean.dice:.3f}",
             f"{mean.hd95_mm:.1f}",
             str(mean.infinite_distances),
