@@ -29,10 +29,13 @@ def shard(stage: nn.Module, device: torch.device, processes: int) -> None:
 
 
 def whole(state: T) -> T:
-    """The same nested dicts and lists with every sharded tensor gathered; all processes have to call it together."""
+    """The same nested dicts and lists with every sharded tensor gathered; all processes have to call it together.
+
+    What is gathered goes to main memory, a tensor at a time: the model may not fit a device.
+    """
     gathered: Any = state
     if isinstance(state, DTensor):
-        gathered = state.full_tensor()
+        gathered = state.full_tensor().cpu()
     elif isinstance(state, dict):
         gathered = {key: whole(value) for key, value in state.items()}
     elif isinstance(state, list):
