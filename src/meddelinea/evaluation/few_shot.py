@@ -68,7 +68,7 @@ def few_shot_table(
     settings: AdaptSettings | None = None,
     progress: Progress | None = None,
 ) -> FewShotTable:
-    """Measure a model as it is, and adapted with the first k of the dataset's cases in an order that `seed` draws.
+    """Measure a model as it is, and adapted with the first k of the dataset's cases, its patients in an order that `seed` draws.
 
     The test is the same for all rows: the patients that no row was given.
 
@@ -92,12 +92,13 @@ def few_shot_table(
     """
     found = find_cases(layout, source)
     cases = {case.name: case for case in found.cases}
-    order = drawn_order(tuple(cases), seed)
+    drawn = drawn_order(tuple({case.patient for case in found.cases}), seed)
+    order = sorted(cases, key=lambda name: (drawn.index(cases[name].patient), name))
     if not volumes or min(volumes) < 1 or max(volumes) >= len(order):
         raise UsageError(f"k = {', '.join(map(str, volumes))}; expected 1 to {len(order) - 1} of {len(order)} volumes")
     if work.exists():
         raise UsageError(f"{work}: exists already; choose another folder, or remove it")
-    given = order[: max(volumes)]
+    given = tuple(order[: max(volumes)])
     patients = {cases[name].patient for name in given}
     tested = tuple(cases[name] for name in sorted(cases) if cases[name].patient not in patients)
     if not tested:
