@@ -68,7 +68,7 @@ def few_shot_table(
     settings: AdaptSettings | None = None,
     progress: Progress | None = None,
 ) -> FewShotTable:
-    """Measure a model as it is, and adapted with the first k of the dataset's cases, its patients in an order that `seed` draws.
+    """Measure a model as it is, and adapted with the first k volumes of patients in an order that `seed` draws.
 
     The test is the same for all rows: the patients that no row was given.
 
