@@ -360,6 +360,24 @@ def test_two_series_are_refused_and_listed(tmp_path: Path, slices: list[Dataset]
     assert f"{other} 'Lung' (3 slices)" in message
 
 
+def test_slices_that_an_anonymiser_gave_a_series_each_are_one_scan(tmp_path: Path, slices: list[Dataset]) -> None:
+    def change(k: int, dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID = generate_uid()
+
+    whole = read_volume(write_series(tmp_path / "whole", slices))
+    parted = read_volume(write_series(tmp_path / "parted", slices, change))
+    np.testing.assert_array_equal(parted.array, whole.array)
+    np.testing.assert_allclose(parted.affine, whole.affine, atol=1e-5)
+
+
+def test_a_localiser_of_three_planes_is_not_one_scan(tmp_path: Path, slices: list[Dataset]) -> None:
+    def change(k: int, dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID = generate_uid()
+        turn(Rotation.from_euler("x", 45 * k, degrees=True))(k, dataset)
+
+    assert "orientation" in refusal(write_series(tmp_path / "localiser", slices[:3], change))
+
+
 def test_one_slice_is_refused(tmp_path: Path, slices: list[Dataset]) -> None:
     assert "one slice" in refusal(write_series(tmp_path / "series", slices) / "00.dcm")
 

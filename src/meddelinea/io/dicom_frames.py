@@ -145,6 +145,9 @@ def _one_series(path: Path, headers: list[tuple[Path, Any]]) -> tuple[Modality, 
             f"{path}: no CT or MR scan here; DICOM objects found: {found or 'none'} (segmentations, doses, reports and "
             "secondary captures are no scans); give the folder of the scan"
         )
+    if len(series) > 2 and all(len(files) == 1 for files in series.values()):
+        # Some anonymisers give each slice a series of its own; whether they are one scan, its grid tells.
+        series = {"": [files[0] for files in series.values()]}
     if len(series) > 1:
         listed = "; ".join(
             f"{uid or 'no UID'} '{files[0][1].get('SeriesDescription', '')}' ({_count_slices(files)} slices)"
