@@ -38,7 +38,7 @@ from meddelinea.models.presets import build_codec, build_control, build_dit, bui
 from meddelinea.models.segmenter import Segmenter
 from meddelinea.training import engine
 from meddelinea.training.cases import choose_cases
-from meddelinea.training.checkpoint import load_checkpoint
+from meddelinea.training.checkpoint import Checkpoint, load_checkpoint
 from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
 from meddelinea.training.engine import Progress, learning_rate_factor, train
 from meddelinea.training.stages import BaseStage, build_stage
@@ -81,6 +81,12 @@ CONSTANT = {"schedule": "constant"}
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint is not None
+    return checkpoint
 
 
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
@@ -154,7 +160,7 @@ def test_a_pipeline_is_fine_tuned_even_from_float16(store: Path, parts: dict[str
     before = MedDelineaPipeline.from_pretrained(first)  # in float32
     again = run_config("control", store, tmp_path / "again", model={"pipeline": first})
     after = MedDelineaPipeline.from_pretrained(train(again) / "pipeline")
-    assert {p.dtype for p in load_checkpoint(tmp_path / "again").weights.values()} == {torch.float32}
+    assert {p.dtype for p in read_checkpoint(tmp_path / "again").weights.values()} == {torch.float32}
     assert_same_weights(after.dit, before.dit)
     assert not torch.equal(after.control.zero_conv.weight, before.control.zero_conv.weight)
 
@@ -191,22 +197,54 @@ def test_only_the_diffusion_loss_leaves_the_mask_head_untrained_and_is_told(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from meddelinea.diffusion.pipeline import MedDelineaPipeline
+from meddelinea.training import checkpoint
 from meddelinea.training.config import load_config
 from meddelinea.training.engine import train
 
-def report(progress):
-    if progress.step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+moment = sys.argv[2]
+steps, saved = [], []
 
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def report(progress):
+    steps.append(progress.step)
+    if (moment, progress.step) in (("between two checkpoints", 5), ("before the first checkpoint", 2)):
+        die()
+
+whole = checkpoint.torch.save
+
+def save(state, path):
+    saved.append(path)
+    if moment == "in a checkpoint" and len(saved) == 5:
+        path.write_bytes(b"half a checkpoint")
+        die()
+    whole(state, path)
+
+checkpoint.torch.save = save
+if moment == "in the result":
+    MedDelineaPipeline.save_pretrained = die
 train(load_config(Path(sys.argv[1])), report=report)
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_killed_and_resumed_equals_uninterrupted(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("moment", "minutes", "step"),
+    [
+        ("before the first checkpoint", 60.0, None),
+        ("between two checkpoints", 1e-9, 4),  # one after every step
+        ("in a checkpoint", 1e-9, 4),
+        ("in the result", 1e-9, 8),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    store: Path, parts: dict[str, Path], tmp_path: Path, moment: str, minutes: float, step: int | None
+) -> None:
     same = {
         "steps": 8,
-        "checkpoint_minutes": 1e-9,  # after every step
+        "checkpoint_minutes": minutes,
         "data": {"validation": CASES[2:]},
         "validation": {"every": 3},
         "optimiser": {"learning_rate": 1e-2, "warmup_steps": 3, "ema_decay": 0.9},
@@ -215,13 +253,16 @@ def test_killed_and_resumed_equals_uninterrupted(store: Path, parts: dict[str, P
 
     config = control_config(store, parts, tmp_path / "killed", **same)
     (tmp_path / "run.yaml").write_text(config.model_dump_json())
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml")]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml"), moment]
     assert subprocess.run(command, check=False, timeout=600).returncode == -signal.SIGKILL
-    assert load_checkpoint(config.output).step == 4
+    left = load_checkpoint(config.output)
+    assert (left and left.step) == step
     assert not (config.output / "pipeline").exists()
+    with (config.output / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 9, "tot')  # as a kill within a write would leave it
     train(config, resume=True)
 
-    ours, theirs = load_checkpoint(config.output), load_checkpoint(straight)
+    ours, theirs = read_checkpoint(config.output), read_checkpoint(straight)
     assert ours.step == theirs.step == 8
     for name, value in theirs.weights.items():
         assert torch.equal(ours.weights[name], value), name
@@ -242,7 +283,7 @@ def test_the_result_holds_averaged_weights(store: Path, parts: dict[str, Path], 
     folder = train(
         run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, optimiser={"ema_decay": 0.5})
     )
-    checkpoint = load_checkpoint(folder)
+    checkpoint = read_checkpoint(folder)
     weights = dict(DiT.from_pretrained(folder / "dit").named_parameters())
     for name, average in zip(checkpoint.weights, checkpoint.ema["shadow_params"], strict=True):
         assert torch.equal(weights[name.removeprefix("dit.")], average), name
@@ -330,7 +371,7 @@ def test_accumulating_halves_equals_the_whole_batch(
     for a, b in zip(metrics(once), metrics(twice), strict=True):
         for figure in ("total", "gradient_norm", "learning_rate"):
             assert a[figure] == pytest.approx(b[figure], rel=1e-4), figure
-    mine, theirs = load_checkpoint(once).weights, load_checkpoint(twice).weights
+    mine, theirs = read_checkpoint(once).weights, read_checkpoint(twice).weights
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3, msg=name)
 
@@ -460,7 +501,7 @@ def test_bf16_runs(store: Path, parts: dict[str, Path], tmp_path: Path, stage: s
     config = run_config(stage, store, tmp_path / "run", model=model, precision="bf16", steps=2, batch_size=2)
     train(config)
     assert all(math.isfinite(row["total"]) for row in metrics(config.output))
-    assert {p.dtype for p in load_checkpoint(config.output).weights.values()} == {torch.float32}
+    assert {p.dtype for p in read_checkpoint(config.output).weights.values()} == {torch.float32}
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.compile about itself
@@ -608,7 +649,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     with pytest.raises(MedDelineaError, match=r"nan at step 4 on the slices [ab] \d, .*--resume") as caught:
         train(config)
     assert "\n" not in str(caught.value)
-    kept = load_checkpoint(config.output)
+    kept = read_checkpoint(config.output)
     assert kept.step == 3
     assert all(torch.isfinite(value).all() for value in kept.weights.values())
     assert len(metrics(config.output)) == 3
@@ -626,9 +667,9 @@ def test_a_run_is_not_overwritten(store: Path, parts: dict[str, Path], tmp_path:
     assert files == {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
 
 
-def test_resume_without_a_checkpoint_is_refused(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+def test_resume_without_a_run_is_refused(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
     config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]})
-    with pytest.raises(InputRefusedError, match=r"no checkpoint\.pt to resume from"):
+    with pytest.raises(InputRefusedError, match="no run to resume"):
         train(config, resume=True)
 
 
@@ -658,7 +699,7 @@ class Malicious:
 def test_a_checkpoint_is_never_unpickled(tmp_path: Path, writer: Any) -> None:
     writer({"step": Malicious(tmp_path / "made")}, tmp_path / "checkpoint.pt")
     with pytest.raises(InputRefusedError, match="not a training checkpoint") as caught:
-        load_checkpoint(tmp_path)
+        read_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()
 
@@ -667,14 +708,14 @@ def test_a_checkpoint_is_never_unpickled(tmp_path: Path, writer: Any) -> None:
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(InputRefusedError, match="not a training checkpoint"):
-        load_checkpoint(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("thing", [[1, 2], {"step": 1}, 3])
 def test_something_else_saved_by_torch_is_refused(tmp_path: Path, thing: Any) -> None:
     torch.save(thing, tmp_path / "checkpoint.pt")
     with pytest.raises(InputRefusedError, match="not a training checkpoint"):
-        load_checkpoint(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 def test_cases_that_the_store_lacks_are_named(store: Path, tmp_path: Path) -> None:

@@ -43,17 +43,19 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary.replace(folder / FILE)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read the checkpoint of `folder`.
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the checkpoint of `folder`; None where a run was begun there and stopped before its first.
 
     Raises
     ------
     InputRefusedError
-        If there is none, or it is not a checkpoint of this program.
+        If no run was begun there, or the file is not a checkpoint of this program.
     """
     path = folder / FILE
     if not path.is_file():
-        raise InputRefusedError(f"{folder}: no {FILE} to resume from; start in an empty folder without --resume")
+        if (folder / "run.json").is_file():
+            return None
+        raise InputRefusedError(f"{folder}: no run to resume; start it without --resume")
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a foreign or damaged file raises whatever it leads the parser to

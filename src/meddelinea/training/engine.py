@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,7 +76,8 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     config
         The run.
     resume
-        Go on from the last checkpoint in `config.output`; the result equals that of an uninterrupted run.
+        Go on from the last checkpoint in `config.output`, or from the start where the run was stopped before its
+        first; the result equals that of an uninterrupted run.
     report
         Called after each step, on the main process.
 
@@ -112,8 +113,8 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     )
     ema = EMAModel(parameters, decay=config.optimiser.ema_decay, use_ema_warmup=True, power=0.75)
     start, spent, best = 0, 0.0, Best(0, -1.0, [])
-    if resume:
-        checkpoint = load_checkpoint(output)
+    checkpoint = load_checkpoint(output) if resume else None
+    if checkpoint is not None:
         start, spent, best = checkpoint.step, checkpoint.seconds, Best(**checkpoint.best)
         restore_weights(checkpoint, stage)
         restore_optimiser(checkpoint.optimiser, optimiser)
@@ -130,7 +131,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     wrapped = stage if config.sharding else accelerator.prepare(stage)
     optimiser = accelerator.prepare(optimiser)
     ema.to(accelerator.device)
-    if resume and accelerator.scaler is not None:
+    if checkpoint is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(checkpoint.scaler)
 
     dataset = TrainingBatches(
@@ -264,9 +265,14 @@ def _metrics(output: Path, start: int, writes: bool) -> Iterator[Callable[[dict[
         yield lambda row: None
         return
     path = output / "metrics.jsonl"
-    kept = path.read_text().splitlines() if path.exists() else []
-    with path.open("w") as file:
-        file.writelines(line + "\n" for line in kept if json.loads(line)["step"] <= start)
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(ValueError):  # a line that was being written when the run was killed
+            kept += [line + "\n"] if json.loads(line)["step"] <= start else []
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text("".join(kept))
+    unfinished.replace(path)
+    with path.open("a") as file:
 
         def log(row: dict[str, float]) -> None:
             file.write(json.dumps(row) + "\n")

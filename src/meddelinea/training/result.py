@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SCALE_SLICES = 256
 def write_result(
     config: RunConfig, weights: dict[str, Tensor], train: SliceStore, validation: SliceStore, test: SliceStore
 ) -> None:
-    """Write the trained components into the run's folder.
+    """Write the trained components into the run's folder, whole or not at all.
 
     Parameters
     ----------
@@ -40,12 +41,18 @@ def write_result(
     result.eval()
     if isinstance(result, CodecStage):
         result.measure_scale(_masks(train, SCALE_SLICES))
-    folder = result.save(config.output)
+    unfinished = config.output / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    folder = result.save(unfinished)
     if isinstance(result, ControlStage):
         write_model_files(folder, result.organs, train, validation, test, config)
     else:
         cases = training_cases(config, train, validation, test)
         (folder / "training_cases.json").write_text(json.dumps(cases, indent=2) + "\n")
+    finished = config.output / folder.name
+    shutil.rmtree(finished, ignore_errors=True)  # of a run that was stopped while it wrote this
+    folder.replace(finished)
+    unfinished.rmdir()
 
 
 def _masks(store: SliceStore, count: int) -> Tensor:
