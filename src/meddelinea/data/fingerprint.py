@@ -53,7 +53,7 @@ def sketch(volume: Volume) -> str:
 
     The grid runs along the scan's own axes in canonical orientation and is centred on the scan, wherever that lies in
     the patient. A voxel is +1 or -1 by the sign of a difference of Gaussians (5 and 9 mm), which neither scaling nor
-    shifting grey values changes; 0 in air and where the difference is weak. About 6 kilobytes of text for an abdomen.
+    shifting grey values changes; 0 in air and where the difference is weak. About 7 kilobytes of text for an abdomen.
 
     Returns
     -------

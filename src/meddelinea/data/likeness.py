@@ -24,7 +24,7 @@ from scipy import fft
 from meddelinea.data.fingerprint import Sketch, read_sketch, sketch_shape
 
 #: From this likeness on, two scans are taken for copies of one: the middle between copies and strangers, docs/leaks.md.
-COPY_LIKENESS = 0.45
+COPY_LIKENESS = 0.47
 #: Share of the smaller sketch's marks that must overlap: less, and skin on skin would do.
 LEAST_OVERLAP = 0.4
 #: Marks that must overlap: 0.3 litres.
