@@ -10,7 +10,6 @@ import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import (
     ORIENTATION,
     Preprocessing,
@@ -19,7 +18,6 @@ from meddelinea.data.preprocess import (
     to_source_grid,
 )
 from meddelinea.io import read_volume
-from meddelinea.io.nifti import write_nifti
 from meddelinea.labels import BTCV
 from meddelinea.volume import Volume
 
@@ -229,34 +227,3 @@ def test_the_ceiling_of_the_model_grid_on_a_real_case(case: Case) -> None:
     back = to_source_grid(mask_to_model_grid(mask, model), scan)
     scores = {name: dice(back.array == label, mask.array == label) for label, name in BTCV.items()}
     assert min(scores.values()) > 0.93, scores
-
-
-def test_the_fingerprint_is_the_scans_and_not_the_files(case: Case, tmp_path: Path) -> None:
-    scan = crop(case[0], (100, 140), (100, 130), (70, 80))
-    print_ = fingerprint(scan)
-    assert len(print_) == 64
-    for orientation in ("RAS", "LPS", "SPL", "AIR"):
-        assert fingerprint(scan.reorient(orientation)) == print_
-    for dtype in (np.int16, np.int32, np.float32, np.float64):
-        assert fingerprint(Volume(scan.array.astype(dtype), scan.affine)) == print_
-    moved = scan.affine.copy()
-    moved[:3, 3] += 5  # where the patient lay on the table is not part of the scan's identity
-    assert fingerprint(Volume(scan.array, moved)) == print_
-    write_nifti(scan, tmp_path / "scan.nii.gz")
-    image = sitk.ReadImage(str(tmp_path / "scan.nii.gz"))
-    sitk.WriteImage(image, str(tmp_path / "scan.nrrd"))
-    for name in ("scan.nii.gz", "scan.nrrd"):
-        assert fingerprint(read_volume(tmp_path / name)) == print_
-
-
-def test_other_scans_have_other_fingerprints(case: Case) -> None:
-    scan = crop(case[0], (100, 140), (100, 130), (70, 80))
-    one_voxel = scan.array.copy()
-    one_voxel[3, 4, 5] += 1
-    others = [
-        Volume(one_voxel, scan.affine),
-        Volume(scan.array[::-1], scan.affine),
-        Volume(scan.array, scan.affine @ np.diag([1, 1, 1.1, 1])),
-        crop(case[0], (101, 141), (100, 130), (70, 80)),
-    ]
-    assert len({fingerprint(volume) for volume in (scan, *others)}) == 5

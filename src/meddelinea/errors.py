@@ -33,3 +33,9 @@ class WeightsMissingError(MedDelineaError):
     """Weights are absent, incomplete, or not those that were asked for."""
 
     exit_code = 5
+
+
+class LeakFoundError(MedDelineaError):
+    """Test cases are among those that a model was trained on: scores on them would not say how it does on others."""
+
+    exit_code = 6

@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from meddelinea import __version__
-from meddelinea.cli import adapt, benchmark, check, demo, evaluate, import_weights, info, predict, prepare, train
+from meddelinea.cli import (
+    adapt,
+    benchmark,
+    check,
+    demo,
+    evaluate,
+    import_weights,
+    info,
+    leak_check,
+    predict,
+    prepare,
+    train,
+)
 from meddelinea.errors import MedDelineaError
 
 #: Exit code of a command that was stopped from the keyboard, as shells have it.
@@ -33,6 +45,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
+app.command("leak-check")(leak_check.leak_check)
 app.command("import-weights")(import_weights.import_weights)
 app.add_typer(benchmark.app, name="benchmark")
 

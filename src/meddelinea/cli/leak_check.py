@@ -1,0 +1,104 @@
+"""`meddelinea leak-check`: was the model trained on these test scans?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from meddelinea.errors import LeakFoundError, PartialFailureError
+
+if TYPE_CHECKING:
+    from meddelinea.evaluation.leaks import KnownScan, LeakReport
+
+
+def leak_check(
+    source: Annotated[Path, typer.Argument(metavar="TEST_FOLDER", help="Folder of test scans, or one scan.")],
+    against: Annotated[
+        list[str], typer.Option(metavar="MODEL|STORE", help="small, a model's folder or a slice store; repeatable.")
+    ],
+    layout: Annotated[
+        str | None, typer.Option("--format", help="Dataset of the test scans, such as btcv: warns of known overlaps.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find test scans that a model was trained on, also resampled, cropped, windowed, mirrored or re-encoded.
+
+    Masks among the test scans are skipped and named. Exit code 0: no leak; 6: leaks found; 4: no leak found, but some
+    scans could not be read.
+    """
+    from meddelinea.data.mixing import mixing_warnings
+    from meddelinea.evaluation.leaks import find_leaks, known_scans
+
+    known = [scan for name in dict.fromkeys(against) for scan in known_scans(name)]
+    with Console(stderr=True, quiet=as_json).status("comparing"):
+        report = find_leaks(source, known)
+    warnings = mixing_warnings({scan.dataset for scan in known}, {layout} if layout else set())
+    warnings += _blind_spots(known, report)
+    if as_json:
+        print(json.dumps(_document(source, known, report, warnings), indent=2, ensure_ascii=False))
+    else:
+        _print_report(report, warnings)
+    for case, reason in report.failed.items():
+        print(f"failed: {case}: {reason}", file=sys.stderr)
+    leaked = report.leaked("train", "validation", "stored")
+    if leaked:
+        raise LeakFoundError(f"{leaked} of {len(report.tested)} test cases leak; take them out of the test set")
+    if report.failed:
+        cases = len(report.tested) + len(report.failed)
+        raise PartialFailureError(f"{len(report.failed)} of {cases} test cases could not be read; the others are clear")
+
+
+def _blind_spots(known: list[KnownScan], report: LeakReport) -> list[str]:
+    """What the answer does not cover."""
+    lines = []
+    for source in dict.fromkeys(scan.source for scan in known):
+        cases = [scan for scan in known if scan.source == source]
+        without = sum(scan.sketch is None for scan in cases)
+        if without:
+            lines.append(
+                f"{source}: {without} of {len(cases)} cases have no sketch, so only exact copies of them are found; "
+                "prepare the store or train the model again to add them"
+            )
+    lines += [f"{case}: too small or too even for a sketch, compared exactly only" for case in report.exact_only]
+    return lines
+
+
+def _print_report(report: LeakReport, warnings: list[str]) -> None:
+    for leak in report.leaks:
+        known, score = leak.known, "" if leak.kind == "exact" else f", likeness {leak.likeness:.2f}"
+        print(f"leak: {leak.case} is {known.name} ({known.dataset}; {known.role}, {known.source}): {leak.kind}{score}")
+    for case, reason in report.skipped.items():
+        print(f"skipped: {case}: {reason}")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{report.leaked('train')} of {len(report.tested)} test cases were trained on")
+    for count, what in (
+        (report.leaked("validation"), "were used for validation"),
+        (report.leaked("stored"), "are in a store"),
+    ):
+        if count:
+            print(f"{count} of {len(report.tested)} test cases {what}")
+
+
+def _document(source: Path, known: list[KnownScan], report: LeakReport, warnings: list[str]) -> dict[str, object]:
+    leaks = []
+    for leak in report.leaks:
+        entry = asdict(leak)
+        del entry["known"]["sketch"]
+        leaks.append(entry)
+    return {
+        "test": str(source),
+        "known_scans": len(known),
+        "tested": list(report.tested),
+        "leaks": leaks,
+        "exact_only": list(report.exact_only),
+        "skipped": dict(report.skipped),
+        "failed": dict(report.failed),
+        "warnings": warnings,
+    }
