@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from meddelinea.data.store import SliceStore
+from meddelinea.data.store import SliceStore, read_manifest, write_manifest
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
@@ -37,7 +38,7 @@ from meddelinea.models.layers import UNLIKELY, DiTBlock
 from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
 from meddelinea.models.segmenter import Segmenter
 from meddelinea.training import engine
-from meddelinea.training.cases import choose_cases
+from meddelinea.training.cases import choose_cases, mixed_datasets
 from meddelinea.training.checkpoint import Checkpoint, load_checkpoint
 from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
 from meddelinea.training.engine import Progress, learning_rate_factor, train
@@ -622,6 +623,30 @@ def test_training_cases_are_inherited(store: Path, parts: dict[str, Path], tmp_p
     config = run_config("control", store, tmp_path / "second", model={"pipeline": first}, data={"train": CASES[2:]})
     cases = json.loads((train(config) / "pipeline" / "training_cases.json").read_text())
     assert [case["name"] for case in cases["train"]] == ["c", "a", "b"]
+
+
+def test_a_run_that_mixes_datasets_which_share_scans_is_told(
+    store: Path, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    root = write_store(tmp_path / "mixed", blobs())
+    manifest = read_manifest(root)
+    keys = dict(zip(CASES, ("abdomenatlas", "abdomenatlas", "btcv"), strict=True))
+    write_manifest(replace(manifest, cases=tuple(replace(c, dataset=keys[c.name]) for c in manifest.cases)), root)
+    config = control_config(root, parts, tmp_path / "run", data={"validation": CASES[2:]})
+    (warning,) = mixed_datasets(config)
+    assert "trained on abdomenatlas, tested on btcv" in warning
+    assert mixed_datasets(control_config(root, parts, tmp_path / "run")) == []
+    # A model that was pre-trained on the one is not tested unseen on the other either.
+    pipeline = train(config) / "pipeline"
+    onwards = run_config(
+        "control", root, tmp_path / "on", model={"pipeline": pipeline},
+        data={"train": (), "split": {"train": 0.5}},
+    )  # fmt: skip
+    named = {case.name: case for case in read_manifest(root).cases}
+    only = replace(manifest, cases=tuple(replace(named[name], dataset="amos") for name in CASES))
+    write_manifest(only, root)
+    (warning,) = mixed_datasets(onwards)
+    assert "trained on abdomenatlas, tested on amos" in warning
 
 
 # What goes wrong

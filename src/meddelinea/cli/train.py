@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +23,13 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train a stage (codec, base or control) as a run file says."""
+    from meddelinea.training.cases import mixed_datasets
     from meddelinea.training.config import load_config
     from meddelinea.training.engine import train as run_stage
 
     config = load_config(run_file, tuple(overrides or ()))
+    for warning in mixed_datasets(config):
+        print(f"warning: {warning}", file=sys.stderr)
     silence_diffusers()
     with progress_bar(hidden=quiet) as bar:
         task = bar.add_task(config.stage, total=None)

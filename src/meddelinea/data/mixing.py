@@ -31,7 +31,7 @@ COLLECTIONS: Mapping[str, Collection] = {
         frozenset(
             {"abdomenct-1k", "amos", "btcv", "chaos", "ct-org", "flare", "kits", "lits", "msd", "pancreas-ct", "word"}
         ),
-        "Qu et al., AbdomenAtlas-8K, NeurIPS 2023, Table 3, and the README of github.com/MrGiovanni/AbdomenAtlas",
+        "README of github.com/MrGiovanni/AbdomenAtlas",
     ),
     "abdomenct-1k": Collection(
         frozenset({"kits", "lits", "msd", "pancreas-ct"}),

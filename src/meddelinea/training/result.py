@@ -15,6 +15,7 @@ from meddelinea import __version__
 from meddelinea.data.store import SliceStore
 from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
+from meddelinea.training.cases import inherited_cases
 from meddelinea.training.config import RunConfig
 from meddelinea.training.stages import CodecStage, ControlStage, build_stage
 
@@ -101,9 +102,8 @@ def training_cases(config: RunConfig, train: SliceStore, validation: SliceStore,
         for role, store in (("train", train), ("validation", validation), ("test", test))
     }
     seen = {case["fingerprint"] for case in roles["train"]}
-    for folder in (config.model.codec, config.model.dit, config.model.pipeline):
-        path = folder and folder / "training_cases.json"
-        inherited = json.loads(path.read_text())["train"] if path and path.is_file() else []
-        roles["train"] += [case for case in inherited if case["fingerprint"] not in seen]
-        seen |= {case["fingerprint"] for case in inherited}
+    for case in inherited_cases(config.model):
+        if case["fingerprint"] not in seen:
+            roles["train"].append(case)
+            seen.add(case["fingerprint"])
     return {"meddelinea": __version__, **roles}
