@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.data.store import Manifest, StoredCase, write_case, write_manifest
+from meddelinea.data.store import StoredCase
+from meddelinea.data.store_writer import begin_store, compile_store, write_record, write_slices
 from meddelinea.training.config import RunConfig
 
 ORGANS = ("spleen", "liver", "gallbladder")
@@ -32,13 +33,11 @@ STILL = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 def write_store(root: Path, cases: dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> Path:
     """Write a store of images in [-1, 1] and masks with ids of `ORGANS`, (S, SIDE, SIDE) each; returns `root`."""
-    root.mkdir(parents=True)
-    manifest = Manifest(ORGANS, Preprocessing(size=SIDE, spacing_mm=6.0))
+    begin_store(root, ORGANS, Preprocessing(size=SIDE, spacing_mm=6.0))
     for number, (name, (image, mask)) in enumerate(cases.items()):
-        write_case(root, name, image, mask)
-        pixels = [[int((slice_ == organ).sum()) for organ in range(1, len(ORGANS) + 1)] for slice_ in mask]
-        manifest = manifest.with_case(StoredCase(name, "synthetic", "CT", f"{number:064x}", len(mask), pixels))
-    write_manifest(manifest, root)
+        sha256 = write_slices(root, name, image, mask, len(ORGANS))
+        write_record(root, StoredCase(name, "synthetic", name, "CT", f"{number:064x}", "", len(mask), sha256, ()))
+    compile_store(root)
     return root
 
 

@@ -291,6 +291,5 @@ def _save(
 
 def _masks(store: SliceStore, count: int) -> Tensor:
     """Masks (count, H, W) spread evenly over the store."""
-    places = [(c, s) for c, case in enumerate(store.cases) for s in range(case.slices)]
-    chosen = places[:: max(1, len(places) // count)][:count]
-    return torch.stack([torch.from_numpy(store.mask(c, s)).long() for c, s in chosen])
+    chosen = range(0, len(store), max(1, len(store) // count))[:count]
+    return torch.stack([torch.from_numpy(store.mask(*store.place(number))).long() for number in chosen])

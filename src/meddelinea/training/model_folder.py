@@ -18,13 +18,16 @@ LEAST_COMPONENT_SHARE = 0.1
 def write_model_files(folder: Path, train: SliceStore, validation: SliceStore, config: RunConfig) -> None:
     """Write `labels.json`, `preprocessing.json`, `training_cases.json` and `run.json` into a model's folder.
 
-    `training_cases.json` names each scan by the SHA-256 of its grey values (`data.fingerprint.fingerprint`), so that a
-    leak into a test set can be found without the scans.
+    `training_cases.json` names each scan by the SHA-256 of its grey values and its robust fingerprint
+    (`data.fingerprint`), so that a leak into a test set can be found without the scans.
     """
     manifest = train.manifest
     modalities = sorted({case.modality for case in train.cases})
     cases = {
-        role: [{"name": c.name, "dataset": c.dataset, "fingerprint": c.fingerprint} for c in store.cases]
+        role: [
+            {"name": c.name, "dataset": c.dataset, "fingerprint": c.fingerprint, "sketch": c.sketch}
+            for c in store.cases
+        ]
         for role, store in (("train", train), ("validation", validation))
     }
     contents = {

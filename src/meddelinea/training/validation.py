@@ -43,7 +43,7 @@ def validation_dice(predict: Predict, store: SliceStore, config: RunConfig, devi
             found = logits.argmax(dim=1)
             overlap += _pixels(torch.where(found == masks, masks, 0), len(organs))
             sizes += _pixels(found, len(organs)) + _pixels(masks, len(organs))
-        truth = np.array(stored.organ_pixels)[indices].sum(axis=0) > 0
+        truth = store.organ_pixels(case)[indices].any(axis=0)
         rows.append(np.where(truth, 2.0 * overlap[1:] / np.maximum(sizes[1:], 1.0), np.nan))
     table = np.array(rows)
     seen = ~np.isnan(table).all(axis=0)
