@@ -211,12 +211,12 @@ def test_a_spawned_process_reads_the_same(tmp_path: Path) -> None:
 def test_a_forked_process_opens_its_own_files(tmp_path: Path) -> None:
     _, mask = written(tmp_path)
     slices = SliceStore(tmp_path)
-    inherited = slices._file(0)
+    inherited = slices._open(0)
     child = os.fork()
     if child == 0:
-        os._exit(0 if slices._file(0) is not inherited and (slices.mask(0, 1) == mask[1]).all() else 1)
+        os._exit(0 if slices._open(0) is not inherited and (slices.mask(0, 1) == mask[1]).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert slices._file(0) is inherited
+    assert slices._open(0) is inherited
 
 
 def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ class SliceStore:
         self._ends = ends[chosen]  # of each case in organ_pixels.npy
         self._starts = np.concatenate([[0], np.cumsum([case.slices for case in self.cases], dtype=np.int64)])
         self._table = self._open_table(int(ends[-1]) if len(ends) else 0)
-        self._files: OrderedDict[int, h5py.File] = OrderedDict()
+        self._files: OrderedDict[int, dict[str, h5py.Dataset]] = OrderedDict()
         self._process = os.getpid()
 
     def _open_table(self, rows: int) -> NDArray[np.uint32]:
@@ -213,20 +213,21 @@ class SliceStore:
 
     def _read(self, case: int, kind: str, index: int) -> NDArray[np.uint8]:
         try:
-            values: NDArray[np.uint8] = self._file(case)[kind][index]
+            values: NDArray[np.uint8] = self._open(case)[kind][index]
         except (OSError, KeyError) as error:  # HDF5 checks each slice against its checksum
             path = case_file(self.root, self.cases[case].name)
             raise InputRefusedError(f"{path}: missing or damaged; run 'meddelinea prepare --verify' on it") from error
         return values
 
-    def _file(self, case: int) -> h5py.File:
+    def _open(self, case: int) -> dict[str, h5py.Dataset]:
+        """The datasets of a case's file, by name: looking one up costs as much as reading a slice."""
         if self._process != os.getpid():  # forked: handles must not be shared with the parent
             self._files, self._process = OrderedDict(), os.getpid()
         if case not in self._files:
             if len(self._files) >= OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
+                self._files.popitem(last=False)[1]["image"].file.close()
             # Case files never change: no lock, which network file systems may lack. A chunk is read once: no cache.
-            path = case_file(self.root, self.cases[case].name)
-            self._files[case] = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+            file = h5py.File(case_file(self.root, self.cases[case].name), "r", locking=False, rdcc_nbytes=0)
+            self._files[case] = {"image": file["image"], "mask": file["mask"]}
         self._files.move_to_end(case)
         return self._files[case]
