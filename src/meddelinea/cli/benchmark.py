@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,21 +29,26 @@ def store(
 ) -> None:
     """Random slices per second that a store gives, alone and with the two neighbours that training reads."""
     from meddelinea.data.store import SliceStore
-    from meddelinea.data.throughput import forget, slices_per_second
+    from meddelinea.data.throughput import forget, measure
 
     source = SliceStore(root)
     if not len(source):
         raise InputRefusedError(f"{root}: holds no case; prepare one first")
-    figures = {}
+    rates = {}
     for name, reach in (("single slices", 0), ("with two neighbours", 1)):
         if cold:
             forget(root)
-        figures[name] = round(slices_per_second(source, workers=workers, slices=slices, reach=reach))
+        rates[name] = measure(source, workers=workers, slices=slices, reach=reach)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     if as_json:
-        described = {"workers": workers, "slices": slices, "cold": cold, "bytes": size, "slices_per_second": figures}
+        figures = {name: asdict(rate) for name, rate in rates.items()}
+        described = {"workers": workers, "slices": slices, "cold": cold, "bytes": size, "rates": figures}
         print(json.dumps(described, indent=2))
         return
     print(f"{root}: {len(source.cases)} cases, {len(source)} slices, {size / 1e6:.1f} MB")
-    for name, figure in figures.items():
-        print(f"{name}: {figure} a second, {workers} workers, {'cold' if cold else 'page cache as found'}")
+    found = "cold" if cold else "page cache as found"
+    for name, rate in rates.items():
+        print(
+            f"{name}: {rate.per_second:.0f} a second, {workers} workers, {found}; "
+            f"{rate.processor_ms:.2f} ms of processor a slice"
+        )

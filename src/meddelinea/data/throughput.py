@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -46,15 +47,27 @@ class RandomSlices(Dataset[Slices]):
         return torch.from_numpy(images), torch.from_numpy(masks)
 
 
-def slices_per_second(source: Source, *, workers: int, slices: int, reach: int) -> float:
-    """Random slices, image and mask, that reach this process in a second.
+@dataclass(frozen=True)
+class Rate:
+    """Random slices, image and mask, that reached this process in a second, and what one cost.
+
+    The processor's time of all processes, in milliseconds, is the figure to compare on a machine that others use too:
+    N free cores give at most N / `processor_ms` * 1000 slices a second.
+    """
+
+    per_second: float
+    processor_ms: float
+
+
+def measure(source: Source, *, workers: int, slices: int, reach: int) -> Rate:
+    """Read random slices.
 
     Parameters
     ----------
     workers
         Processes that read; 0 reads in this one.
     slices
-        How many are read; the first batch of each worker, in whose time it starts, is read besides.
+        How many are read, after a first batch of each worker, in whose time it starts.
     reach
         Distance of the two neighbours that are read with a slice; 0 reads the slice alone.
     """
@@ -63,13 +76,22 @@ def slices_per_second(source: Source, *, workers: int, slices: int, reach: int) 
     loader = DataLoader(
         RandomSlices(source, reach), batch_size=None, sampler=range(batches + ahead), num_workers=workers
     )
+    before = _processor_seconds()
     reader: Iterator[Slices] = iter(loader)
     for _ in range(ahead):
         next(reader)
     began = time.perf_counter()
     for _ in reader:
         pass
-    return batches * BATCH / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    processor = _processor_seconds() - before  # the workers have ended, and are counted
+    return Rate(batches * BATCH / seconds, 1000.0 * processor / ((batches + ahead) * BATCH))
+
+
+def _processor_seconds() -> float:
+    """User's and system's time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def forget(folder: Path) -> None:
