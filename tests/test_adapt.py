@@ -10,13 +10,13 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from meddelinea.cli.main import main
-from meddelinea.data.store import SliceStore, read_manifest, write_manifest
+from meddelinea.data.store import SliceStore
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.inference.model import load_model
 from meddelinea.training import engine
 from meddelinea.training.adapt import AdaptSettings, adapt
 from meddelinea.training.engine import train
-from tiny import CASES, blobs, run_config, write_blobs, write_store
+from tiny import CASES, blobs, change_cases, run_config, write_blobs, write_store
 
 SETTINGS = AdaptSettings(steps=6, every=2, patience=2, batch_size=2)
 
@@ -63,9 +63,7 @@ def with_patients(store: Path, folder: Path, patients: dict[str, str]) -> Path:
     """A store whose cases are copies of the first one's, each of the patient it is given."""
     slices = blobs()["a"]
     root = write_store(folder / "many", dict.fromkeys(patients, slices))
-    manifest = read_manifest(root)
-    write_manifest(replace(manifest, cases=tuple(replace(c, patient=patients[c.name]) for c in manifest.cases)), root)
-    return root
+    return change_cases(root, lambda case: replace(case, patient=patients[case.name]))
 
 
 def test_the_best_step_over_the_left_out_patients_is_trained_on_all(
@@ -128,10 +126,8 @@ def test_one_patient_is_adapted_to_unchecked(base: Path, store: Path, tmp_path: 
 
 
 def test_new_organs_and_another_modality(base: Path, store: Path, tmp_path: Path) -> None:
-    root = write_store(tmp_path / "mr", blobs())
-    manifest = read_manifest(root)
-    cases = tuple(replace(case, modality="MR") for case in manifest.cases)
-    write_manifest(replace(manifest, organs=("liver", "uterus", "spleen"), cases=cases), root)
+    root = write_store(tmp_path / "mr", blobs(), organs=("liver", "uterus", "spleen"))
+    change_cases(root, lambda case: replace(case, modality="MR"))
     settings = replace(SETTINGS, steps=150, every=50, learning_rate=5e-3, batch_size=6)
     result = adapt(base, root, CASES, tmp_path / "adapted", settings)
     assert result.kept == "adapted"

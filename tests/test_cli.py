@@ -21,6 +21,7 @@ from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError, WeightsMissingError
 from meddelinea.inference.predict import Segmentation
 from meddelinea.volume import Volume
+from tiny import write_blobs
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
 HEAVY = ("torch", "diffusers", "monai", "scipy", "matplotlib", "nibabel", "pydicom", "numpy")
@@ -452,3 +453,14 @@ def test_the_module_runs_as_the_command() -> None:
     )
     assert answer.returncode == InputRefusedError.exit_code
     assert answer.stderr.count("\n") == 1
+
+
+def test_benchmark_of_a_store_prints_slices_per_second(run: Run, tmp_path: Path) -> None:
+    store = write_blobs(tmp_path / "store")
+    code, out, err = run("benchmark", "store", store, "--workers", 0, "--slices", 40, "--cold", "--json")
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert answer["rates"].keys() == {"single slices", "with two neighbours"}
+    assert all(rate["per_second"] > 0 and rate["processor_ms"] >= 0 for rate in answer["rates"].values())
+    assert "3 cases, 18 slices" in run("benchmark", "store", store, "--workers", 0, "--slices", 40)[1]
+    assert run("benchmark", "store", tmp_path)[0] == 3

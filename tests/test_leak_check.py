@@ -14,6 +14,8 @@ import pytest
 from meddelinea.cli.main import main
 from meddelinea.data.fingerprint import fingerprint, sketch
 from meddelinea.data.mixing import COLLECTIONS, mixing_warnings
+from meddelinea.data.prepare import prepare_store
+from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError, LeakFoundError, PartialFailureError, WeightsMissingError
 from meddelinea.evaluation.leaks import KnownScan, find_leaks, known_scans
 from meddelinea.evaluation.scan_files import is_label_map, scan_files
@@ -125,26 +127,18 @@ def test_a_model_without_sketches_finds_exact_copies_and_says_so(run: Run, unsee
     assert "1 of 2 test cases were used for validation" in out
 
 
-def test_a_store_is_checked_like_a_model(
-    run: Run, unseen: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """FAKE: a manifest of one case, so that nothing needs to be prepared."""
-
-    class Case:
-        def __init__(self) -> None:
-            self.name, self.dataset = "one", "amos"
-            self.fingerprint, self.sketch = fingerprint(unseen), sketch(unseen)
-
-    class Manifest:
-        cases = (Case(),)
-
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "manifest.json").write_text("{}")
-    monkeypatch.setattr("meddelinea.evaluation.leaks.read_manifest", lambda store: Manifest())
+def test_a_store_is_checked_like_a_model(run: Run, unseen: Volume, tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+    write_volume(unseen, tmp_path / "pairs" / "images" / "one.nii.gz")
+    mask = (unseen.array > 0).astype(np.uint8)
+    write_volume(Volume(mask, unseen.affine), tmp_path / "pairs" / "labels" / "one.nii.gz")
+    (tmp_path / "pairs" / "labels.json").write_text('{"labels": {"liver": 1}}')
+    prepare_store("pairs", tmp_path / "pairs", tmp_path / "store", preprocessing=Preprocessing(size=64, spacing_mm=6.0))
     write_volume(windowed(scaled(unseen, 1.5), -100, 200), tmp_path / "a.nii.gz")
     code, out, _ = run(tmp_path / "a.nii.gz", "--against", tmp_path / "store")
     assert code == 6
-    assert "a.nii.gz is one (amos; stored, " in out
+    assert "a.nii.gz is one (pairs; stored, " in out
     assert "1 of 1 test cases are in a store" in out
 
 

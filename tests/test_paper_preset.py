@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.data.store import Manifest, StoredCase, write_case, write_manifest
+from meddelinea.data.store import StoredCase
+from meddelinea.data.store_writer import begin_store, compile_store, write_record, write_slices
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.labels import BTCV
@@ -27,13 +28,12 @@ from meddelinea.training.engine import train
 
 folder = Path(sys.argv[1])
 store = folder / "store"
-store.mkdir()
+begin_store(store, tuple(BTCV.values()), Preprocessing())
 rng = np.random.default_rng(0)
 mask = rng.integers(0, 14, (1, 256, 256)).astype(np.uint8)
-write_case(store, "noise", rng.uniform(-1, 1, mask.shape).astype(np.float32), mask)
-pixels = [np.bincount(mask.ravel(), minlength=14)[1:].tolist()]
-case = StoredCase("noise", "x", "CT", "0", 1, pixels)
-write_manifest(Manifest(tuple(BTCV.values()), Preprocessing(), (case,)), store)
+sha256 = write_slices(store, "noise", rng.uniform(-1, 1, mask.shape).astype(np.float32), mask, 13)
+write_record(store, StoredCase("noise", "x", "noise", "CT", "0", "", 1, sha256, ()))
+compile_store(store)
 preset = find_preset("paper")
 build_codec(preset).save_pretrained(folder / "codec")
 build_dit(preset).save_pretrained(folder / "dit")

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from meddelinea.data.store import SliceStore, read_manifest, write_manifest
+from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
@@ -44,7 +44,7 @@ from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
 from meddelinea.training.engine import Progress, learning_rate_factor, train
 from meddelinea.training.stages import BaseStage, build_stage
 from meddelinea.training.validation import validation_dice
-from tiny import CASES, ORGANS, SIDE, SIZES, blobs, run_config, write_blobs, write_store
+from tiny import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
 
 
 @pytest.fixture(autouse=True)
@@ -629,9 +629,8 @@ def test_a_run_that_mixes_datasets_which_share_scans_is_told(
     store: Path, parts: dict[str, Path], tmp_path: Path
 ) -> None:
     root = write_store(tmp_path / "mixed", blobs())
-    manifest = read_manifest(root)
     keys = dict(zip(CASES, ("abdomenatlas", "abdomenatlas", "btcv"), strict=True))
-    write_manifest(replace(manifest, cases=tuple(replace(c, dataset=keys[c.name]) for c in manifest.cases)), root)
+    change_cases(root, lambda case: replace(case, dataset=keys[case.name]))
     config = control_config(root, parts, tmp_path / "run", data={"validation": CASES[2:]})
     (warning,) = mixed_datasets(config)
     assert "trained on abdomenatlas, tested on btcv" in warning
@@ -642,9 +641,7 @@ def test_a_run_that_mixes_datasets_which_share_scans_is_told(
         "control", root, tmp_path / "on", model={"pipeline": pipeline},
         data={"train": (), "split": {"train": 0.5}},
     )  # fmt: skip
-    named = {case.name: case for case in read_manifest(root).cases}
-    only = replace(manifest, cases=tuple(replace(named[name], dataset="amos") for name in CASES))
-    write_manifest(only, root)
+    change_cases(root, lambda case: replace(case, dataset="amos"))
     (warning,) = mixed_datasets(onwards)
     assert "trained on abdomenatlas, tested on amos" in warning
 

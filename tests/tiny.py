@@ -1,5 +1,6 @@
 """A slice store and run files so small that a training step takes milliseconds; shared by several test files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from numpy.typing import NDArray
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.data.store import Manifest, StoredCase, write_case, write_manifest
+from meddelinea.data.store import StoredCase, read_manifest
+from meddelinea.data.store_writer import begin_store, compile_store, write_record, write_slices
 from meddelinea.training.config import RunConfig
 
 ORGANS = ("spleen", "liver", "gallbladder")
@@ -33,15 +35,21 @@ STILL = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 Slices = dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]
 
 
-def write_store(root: Path, cases: Slices, size: int = SIDE) -> Path:
-    """Write a store of images in [-1, 1] and masks with ids of `ORGANS`, (S, size, size) each; returns `root`."""
-    root.mkdir(parents=True)
-    manifest = Manifest(ORGANS, Preprocessing(size=size, spacing_mm=6.0))
+def write_store(root: Path, cases: Slices, size: int = SIDE, organs: tuple[str, ...] = ORGANS) -> Path:
+    """Write a store of images in [-1, 1] and masks with ids of `organs`, (S, size, size) each; returns `root`."""
+    begin_store(root, organs, Preprocessing(size=size, spacing_mm=6.0))
     for number, (name, (image, mask)) in enumerate(cases.items()):
-        write_case(root, name, image, mask)
-        pixels = [[int((slice_ == organ).sum()) for organ in range(1, len(ORGANS) + 1)] for slice_ in mask]
-        manifest = manifest.with_case(StoredCase(name, "synthetic", "CT", f"{number:064x}", len(mask), pixels, name))
-    write_manifest(manifest, root)
+        sha256 = write_slices(root, name, image, mask, len(ORGANS))
+        write_record(root, StoredCase(name, "synthetic", name, "CT", f"{number:064x}", "", len(mask), sha256, ()))
+    compile_store(root)
+    return root
+
+
+def change_cases(root: Path, change: Callable[[StoredCase], StoredCase]) -> Path:
+    """Rewrite what a store says of its cases; returns `root`."""
+    for case in read_manifest(root).cases:
+        write_record(root, change(case))
+    compile_store(root)
     return root
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,36 +15,64 @@ from meddelinea.cli.progress import progress_bar
 from meddelinea.errors import PartialFailureError, UsageError
 
 
+class EngineName(StrEnum):
+    """Where the cases are worked on."""
+
+    local = "local"
+    ray = "ray"
+
+
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the dataset.")],
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the slice store; made or added to.")],
     layout: Annotated[str, typer.Option("--format", help="How the dataset is laid out, such as btcv.")],
     size: Annotated[int, typer.Option(min=64, help="Rows and columns of a slice, a multiple of 64.")] = 256,
     spacing_mm: Annotated[float, typer.Option(min=0.1, help="Size of a slice's pixels.")] = 1.5,
+    organs: Annotated[str | None, typer.Option(help="Such as liver,spleen (default: the dataset's own).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check stored cases too; store damaged ones anew.")] = False,
+    engine: Annotated[EngineName, typer.Option(help="This machine, or a ray cluster.")] = EngineName.local,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Head of the ray cluster.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Turn a dataset into a slice store; cases that the store already holds are left alone."""
     from meddelinea.data.prepare import prepare_store
     from meddelinea.data.preprocess import Preprocessing
+    from meddelinea.data.workers import on_cluster, on_this_machine
+    from meddelinea.labels import canonical_name
 
     if size % 64:
         raise UsageError(f"--size {size}: expected a multiple of 64, so that tokens fill the slice")
+    wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
+    if wanted == ():
+        raise UsageError("--organs names no organ; expected names such as liver,spleen")
+    if (engine is EngineName.ray) != bool(address) or (workers and address):
+        raise UsageError("--engine ray goes with --address HOST:PORT and without --workers; the local engine without")
     with progress_bar(hidden=quiet) as bar:
         task = bar.add_task("cases", total=None)
         report = prepare_store(
             layout,
             source,
             store,
+            organs=wanted,
             preprocessing=Preprocessing(size=size, spacing_mm=spacing_mm),
-            progress=lambda done, total, name: bar.update(
-                task, completed=done, total=total, description=name or "done"
-            ),
+            verify=verify,
+            engine=partial(on_cluster, address=address)
+            if address
+            else partial(on_this_machine, workers=workers or os.cpu_count() or 1),
+            progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
         )
     for name, reason in report.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
+    stored = len(report.stored) + len(report.repaired)
     if not quiet:
-        counts = f"{len(report.stored)} cases stored, {len(report.present)} there before, {len(report.failed)} failed"
-        print(f"{store}: {counts}")
+        for name, remarks in report.remarks.items():
+            print(f"{name}: {'; '.join(remarks)}")
+        damaged = f" ({len(report.repaired)} of them were damaged)" if report.repaired else ""
+        print(
+            f"{store}: {stored} cases stored{damaged}, {len(report.present)} there before, "
+            f"{len(report.failed)} failed; see {store / 'report.json'}"
+        )
     if report.failed:
-        cases = len(report.stored) + len(report.present) + len(report.failed)
+        cases = stored + len(report.present) + len(report.failed)
         raise PartialFailureError(f"{len(report.failed)} of {cases} cases failed; the others are stored")

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from meddelinea.data.case import Case, read_case
-from meddelinea.data.datasets import find_cases
-from meddelinea.data.fingerprint import fingerprint
+from meddelinea.data.datasets import find_cases, organs_of
+from meddelinea.data.fingerprint import fingerprint, sketch
 from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid
-from meddelinea.data.store import Manifest, StoredCase, read_manifest, write_case, write_manifest
-from meddelinea.errors import MedDelineaError, UsageError
-from meddelinea.labels import BTCV
+from meddelinea.data.store import StoredCase
+from meddelinea.data.store_writer import (
+    begin_store,
+    compile_store,
+    find_record,
+    is_intact,
+    whole,
+    write_record,
+    write_slices,
+)
+from meddelinea.data.workers import Engine, in_this_process
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.labels import ORGANS, organ_ids
 
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What became of each case: those stored now, those that were there, and those that failed with the reason."""
+    """What became of each case of a dataset, by name; also `report.json` of the store.
+
+    Parameters
+    ----------
+    stored, present, repaired
+        Stored now; there before; and there before, but damaged, and stored anew.
+    failed
+        Those that the store lacks, with the reason.
+    remarks
+        What a person should know of those that it holds.
+    """
 
     stored: tuple[str, ...]
     present: tuple[str, ...]
-    failed: dict[str, str]
+    repaired: tuple[str, ...]
+    failed: Mapping[str, str]
+    remarks: Mapping[str, tuple[str, ...]]
 
 
 def prepare_store(
@@ -33,13 +57,17 @@ def prepare_store(
     source: Path,
     store: Path,
     *,
-    organs: tuple[str, ...] = tuple(BTCV.values()),
+    organs: tuple[str, ...] | None = None,
     preprocessing: Preprocessing | None = None,
+    verify: bool = False,
+    engine: Engine = in_this_process,
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Turn the cases of a dataset into a slice store; cases that the store already holds are left alone.
 
-    A case that cannot be read or whose image and mask disagree is reported and does not stop the others.
+    A case that fails is reported and does not stop the others. The store is the same, byte for byte, whichever engine
+    made it, in whatever order its cases ended, and however often it was killed and started again. One preparation at
+    a time may write to a store.
 
     Parameters
     ----------
@@ -48,52 +76,74 @@ def prepare_store(
     store
         Folder of the store; made if absent, added to if present.
     organs
-        Names behind the mask ids 1..L of the store.
+        Names behind the mask ids 1..L of the store; the dataset's own by default.
+    verify
+        Also check the files of the cases that are there, and store damaged ones anew.
+    engine
+        Where the cases are worked on: see `data.workers`.
     progress
-        Called with (cases done, cases in all, name of the next).
+        Called with (cases done, cases in all, name of the last one).
 
     Raises
     ------
     UsageError
-        If the layout is unknown, or the store holds other organs or another preprocessing.
+        If the layout or an organ is unknown, or the store holds other organs or another preprocessing.
     InputRefusedError
         If no case is found.
     """
     found = find_cases(layout, source)
-    store.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(organs, preprocessing or Preprocessing())
-    if (store / "manifest.json").is_file():
-        existing = read_manifest(store)
-        if (existing.organs, existing.preprocessing) != (manifest.organs, manifest.preprocessing):
-            raise UsageError(f"{store}: holds other organs or preprocessing than asked for; choose another folder")
-        manifest = existing
-    present = {case.name for case in manifest.cases}
-    stored, failed = [], dict(found.broken)
-    cases = found.cases
-    for done, case in enumerate(cases):
+    labelled = organs_of(found.cases)
+    organs = organs or labelled
+    organ_ids(organs)  # refuses an organ that is named twice
+    unknown = [organ for organ in organs if organ not in labelled and organ not in ORGANS]
+    if unknown:
+        raise UsageError(f"{source}: no organ called {', '.join(unknown)}; it labels: {', '.join(labelled)}")
+    preprocessing = preprocessing or Preprocessing()
+    begin_store(store, organs, preprocessing)
+    became: dict[str, list[str]] = {"stored": [], "present": [], "repaired": []}
+    failed = dict(found.broken)
+    work = partial(_prepare_case, store=store, organs=organs, preprocessing=preprocessing, verify=verify)
+    for done, outcome in enumerate(engine(work, found.cases), start=1):
+        name = outcome.case.name
+        if outcome.answer is None:
+            failed[name] = outcome.reason
+        else:
+            became[outcome.answer].append(name)
         if progress is not None:
-            progress(done, len(cases), case.name)
-        if case.name in present:
-            continue
-        try:
-            entry = _prepare_case(case, store, manifest)
-        except MedDelineaError as error:
-            failed[case.name] = str(error)
-            continue
-        manifest = manifest.with_case(entry)
-        write_manifest(manifest, store)
-        stored.append(case.name)
-    if progress is not None:
-        progress(len(cases), len(cases), "")
-    return PrepareReport(tuple(stored), tuple(c.name for c in cases if c.name in present), failed)
+            progress(done, len(found.cases), name)
+    ours = {name for names in became.values() for name in names}
+    remarks = {case.name: case.remarks for case in compile_store(store).cases if case.name in ours and case.remarks}
+    stored, present, repaired = (tuple(sorted(names)) for names in became.values())
+    report = PrepareReport(stored, present, repaired, dict(sorted(failed.items())), remarks)
+    with whole(store / "report.json") as part:
+        part.write_text(json.dumps(asdict(report), indent=2) + "\n")
+    return report
 
 
-def _prepare_case(case: Case, store: Path, manifest: Manifest) -> StoredCase:
-    labelled = read_case(case, manifest.organs)
-    model = to_model_grid(labelled.scan, manifest.preprocessing)
-    labels = mask_to_model_grid(labelled.mask, model).array.transpose(2, 1, 0)  # (S, rows, columns)
-    write_case(store, case.name, np.ascontiguousarray(model.array.transpose(2, 1, 0)), np.ascontiguousarray(labels))
-    counts = [np.bincount(slice_.ravel(), minlength=len(manifest.organs) + 1)[1:].tolist() for slice_ in labels]
-    return StoredCase(
-        case.name, case.dataset, case.modality, fingerprint(labelled.scan), len(labels), counts, case.patient
+def _prepare_case(case: Case, store: Path, organs: tuple[str, ...], preprocessing: Preprocessing, verify: bool) -> str:
+    present = find_record(store, case.name)
+    if present is not None:
+        if present.dataset != case.dataset:
+            raise InputRefusedError(
+                f"{store}: holds a case {case.name} of dataset {present.dataset} already; "
+                f"prepare {case.dataset} into another store, or rename its case"
+            )
+        if not verify or is_intact(store, present):
+            return "present"
+    labelled = read_case(case, organs)
+    model = to_model_grid(labelled.scan, preprocessing)
+    mask = mask_to_model_grid(labelled.mask, model)
+    by_slice = [np.ascontiguousarray(volume.array.transpose(2, 1, 0)) for volume in (model, mask)]  # (S, rows, columns)
+    record = StoredCase(
+        name=case.name,
+        dataset=case.dataset,
+        patient=case.patient,
+        modality=case.modality,
+        fingerprint=fingerprint(labelled.scan),
+        sketch=sketch(labelled.scan),
+        slices=len(by_slice[0]),
+        sha256=write_slices(store, case.name, by_slice[0], by_slice[1], len(organs)),
+        remarks=labelled.remarks,
     )
+    write_record(store, record)
+    return "stored" if present is None else "repaired"

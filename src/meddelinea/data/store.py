@@ -1,14 +1,23 @@
 """The slice store: preprocessed slices on disk, read at random without loading a volume.
 
-A store is a folder with `manifest.json` and one HDF5 file a case, in which image and mask are chunked slice by slice.
-A case's file appears whole or not at all, and the manifest is rewritten after each, so that preparation resumes.
+A store is a folder, written by `data.store_writer`:
+
+    store.json          version, organs and preprocessing; first of all
+    cases/NAME.h5       a case's `image` and `mask`, chunked slice by slice, and its `organ_pixels`
+    cases/NAME.json     what is known of the case, with the checksum of NAME.h5; written last
+    cases.jsonl         those files of all cases, a line each, sorted by name      } compiled when a
+    organ_pixels.npy    the cases' `organ_pixels` below each other, mapped to read } preparation ends
+    report.json         what became of each case in the last preparation
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,98 +26,109 @@ from numpy.typing import NDArray
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError
 
-VERSION = 1
+VERSION = 2
+
+#: Case files that a process keeps open, far from the usual limit of 1024: a file costs less than a millisecond to open.
+OPEN_FILES = 128
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """What the manifest knows of a case.
+    """What a store knows of a case beside its slices.
 
     Parameters
     ----------
-    name, dataset, modality
-        Where it comes from.
+    name, dataset, patient, modality
+        Where it comes from, and whom it shows.
     fingerprint
         SHA-256 of its grey values, which finds the same scan elsewhere.
+    sketch
+        The robust fingerprint (`data.fingerprint.sketch`), which finds it also where it was changed.
     slices
         Number of slices S.
-    organ_pixels
-        For each slice, the pixels of each organ in the order of the manifest's `organs`: S lists of L numbers.
+    sha256
+        Checksum of the case's file.
+    remarks
+        What a person should know of it, a line each.
     """
 
     name: str
     dataset: str
+    patient: str
     modality: str
     fingerprint: str
+    sketch: str
     slices: int
-    organ_pixels: list[list[int]]
-    patient: str = ""
+    sha256: str
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, line: str) -> StoredCase:
+        """From `json.dumps(dataclasses.asdict(case))`; anything else raises ValueError, TypeError or KeyError."""
+        content = json.loads(line)
+        return cls(**{**content, "remarks": tuple(content["remarks"])})
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Contents of a store: the organs behind its mask ids 1..L, how scans became slices, and the cases."""
+    """Contents of a store: the organs behind its mask ids 1..L, how scans became slices, and the cases by name."""
 
     organs: tuple[str, ...]
     preprocessing: Preprocessing
     cases: tuple[StoredCase, ...] = ()
 
-    def with_case(self, case: StoredCase) -> Manifest:
-        """The manifest with one more case, in order of names."""
-        others = (c for c in self.cases if c.name != case.name)
-        return replace(self, cases=tuple(sorted((*others, case), key=lambda c: c.name)))
+
+def case_file(root: Path, name: str) -> Path:
+    """Where the slices of a case are."""
+    return root / "cases" / f"{name}.h5"
 
 
-def read_manifest(store: Path) -> Manifest:
-    """Read `manifest.json`.
+def read_settings(root: Path) -> Manifest:
+    """Organs and preprocessing of a store, without its cases.
 
     Raises
     ------
     InputRefusedError
         If the folder is no slice store, a damaged one, or one of another version.
     """
-    path = store / "manifest.json"
+    path = root / "store.json"
     if not path.is_file():
-        raise InputRefusedError(f"{store}: no manifest.json, so not a slice store; make one with 'meddelinea prepare'")
+        raise InputRefusedError(
+            f"{root}: no store.json, so not a slice store of this version; make one with 'meddelinea prepare'"
+        )
     try:
-        content = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise InputRefusedError(f"{path}: not readable JSON ({error}); prepare the store again") from error
     if content.get("version") != VERSION:
         raise InputRefusedError(f"{path}: store version {content.get('version')}, expected {VERSION}; prepare it again")
-    cases = tuple(StoredCase(**case) for case in content["cases"])
-    return Manifest(tuple(content["organs"]), Preprocessing.from_json(content["preprocessing"]), cases)
+    return Manifest(tuple(content["organs"]), Preprocessing.from_json(content["preprocessing"]))
 
 
-def write_manifest(manifest: Manifest, store: Path) -> None:
-    """Write `manifest.json`, whole or not at all."""
-    temporary = store / "manifest.json.part"
-    temporary.write_text(json.dumps({"version": VERSION, **asdict(manifest)}))
-    temporary.replace(store / "manifest.json")
+def read_manifest(root: Path) -> Manifest:
+    """Contents of a store, as the last preparation that came to its end compiled them.
 
-
-def write_case(store: Path, name: str, image: NDArray[np.float32], mask: NDArray[np.uint8]) -> None:
-    """Write the slices of a case, whole or not at all.
-
-    Parameters
-    ----------
-    image
-        (S, size, size) in [-1, 1], stored in 256 steps.
-    mask
-        (S, size, size) organ ids.
+    Raises
+    ------
+    InputRefusedError
+        As `read_settings`, and if no preparation of the store came to its end.
     """
-    path = store / f"{name}.h5"
-    temporary = path.with_suffix(".h5.part")
-    chunk = (1, *image.shape[1:])
-    with h5py.File(temporary, "w") as file:
-        levels = np.rint((image + 1.0) * 127.5).astype(np.uint8)
-        file.create_dataset("image", data=levels, chunks=chunk, compression="lzf", fletcher32=True)
-        file.create_dataset("mask", data=mask, chunks=chunk, compression="lzf", fletcher32=True)
-    temporary.replace(path)
+    settings = read_settings(root)
+    path = root / "cases.jsonl"
+    if not path.is_file():
+        raise InputRefusedError(f"{path}: missing, its preparation was interrupted; run 'meddelinea prepare' again")
+    try:
+        with path.open() as lines:
+            cases = tuple(StoredCase.from_json(line) for line in lines)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputRefusedError(f"{path}: damaged ({error}); run 'meddelinea prepare' again") from error
+    return Manifest(settings.organs, settings.preprocessing, cases)
 
 
 class SliceStore:
     """Random access to the slices of some cases of a store.
+
+    It may be handed to other processes, forked or spawned: each opens its own files.
 
     Parameters
     ----------
@@ -126,34 +146,88 @@ class SliceStore:
     def __init__(self, root: Path, names: tuple[str, ...] | None = None) -> None:
         self.root = root
         self.manifest = read_manifest(root)
-        known = {case.name: case for case in self.manifest.cases}
+        known = {case.name: row for row, case in enumerate(self.manifest.cases)}
         missing = [name for name in names or () if name not in known]
         if missing:
             raise InputRefusedError(f"{root}: cases {', '.join(missing)} are not in the store; prepare them first")
-        self.cases = tuple(known[name] for name in (known if names is None else names))
-        self._files: dict[int, h5py.File] = {}
+        chosen = [known[name] for name in (known if names is None else names)]
+        self.cases = tuple(self.manifest.cases[row] for row in chosen)
+        ends = np.cumsum([case.slices for case in self.manifest.cases], dtype=np.int64)
+        self._ends = ends[chosen]  # of each case in organ_pixels.npy
+        self._starts = np.concatenate([[0], np.cumsum([case.slices for case in self.cases], dtype=np.int64)])
+        self._table = self._open_table(int(ends[-1]) if len(ends) else 0)
+        self._files: OrderedDict[int, dict[str, h5py.Dataset]] = OrderedDict()
+        self._process = os.getpid()
 
-    def _file(self, case: int) -> h5py.File:
-        if case not in self._files:  # opened where it is first read, so that each worker process has its own handle
-            path = self.root / f"{self.cases[case].name}.h5"
-            try:
-                self._files[case] = h5py.File(path, "r")
-            except OSError as error:
-                raise InputRefusedError(f"{path}: missing or damaged; prepare a new store") from error
-        return self._files[case]
+    def _open_table(self, rows: int) -> NDArray[np.uint32]:
+        path = self.root / "organ_pixels.npy"
+        expected = (rows, len(self.manifest.organs))
+        try:
+            table: NDArray[np.uint32] = np.load(path, mmap_mode="r" if rows else None)
+        except (OSError, ValueError) as error:
+            raise InputRefusedError(f"{path}: missing or damaged; run 'meddelinea prepare' again") from error
+        if table.shape != expected:
+            raise InputRefusedError(f"{path}: shape {table.shape}, expected {expected}; run 'meddelinea prepare' again")
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a spawned process gets: neither open files nor, as a mapped array would be, a copy of the table.
+        return {**self.__dict__, "_files": OrderedDict(), "_table": len(self._table)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._table = self._open_table(state["_table"])
+
+    def __len__(self) -> int:
+        """Slices of all cases."""
+        return int(self._starts[-1])
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Case, and slice within it, of one of the slices of all cases, counted in their order."""
+        case = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return case, int(number - self._starts[case])
+
+    def organ_pixels(self, case: int) -> NDArray[np.uint32]:
+        """For each slice of a case the pixels of each organ, (S, L)."""
+        end = self._ends[case]
+        return self._table[end - self.cases[case].slices : end]
 
     def image(self, case: int, index: int, reach: int) -> NDArray[np.uint8]:
         """A slice between its neighbours `reach` slices below and above, (3, size, size) of 256 grey levels.
 
         Beyond the scan's ends the last slice stands for its neighbour; with `reach` 0 the slice is repeated.
+
+        Raises
+        ------
+        InputRefusedError
+            If the case's file is missing or damaged.
         """
         last = self.cases[case].slices - 1
         wanted = [min(max(index + offset, 0), last) for offset in (-reach, 0, reach)]
-        dataset = self._file(case)["image"]
-        slices = {i: dataset[i] for i in set(wanted)}
+        slices = {i: self._read(case, "image", i) for i in dict.fromkeys(wanted)}
         return np.stack([slices[i] for i in wanted])
 
     def mask(self, case: int, index: int) -> NDArray[np.uint8]:
-        """Organ ids of a slice, (size, size)."""
-        mask: NDArray[np.uint8] = self._file(case)["mask"][index]
-        return mask
+        """Organ ids of a slice, (size, size); raises as `image` does."""
+        return self._read(case, "mask", index)
+
+    def _read(self, case: int, kind: str, index: int) -> NDArray[np.uint8]:
+        try:
+            values: NDArray[np.uint8] = self._open(case)[kind][index]
+        except (OSError, KeyError) as error:  # HDF5 checks each slice against its checksum
+            path = case_file(self.root, self.cases[case].name)
+            raise InputRefusedError(f"{path}: missing or damaged; run 'meddelinea prepare --verify' on it") from error
+        return values
+
+    def _open(self, case: int) -> dict[str, h5py.Dataset]:
+        """The datasets of a case's file, by name: looking one up costs as much as reading a slice."""
+        if self._process != os.getpid():  # forked: handles must not be shared with the parent
+            self._files, self._process = OrderedDict(), os.getpid()
+        if case not in self._files:
+            if len(self._files) >= OPEN_FILES:
+                self._files.popitem(last=False)[1]["image"].file.close()
+            # Case files never change: no lock, which network file systems may lack. A chunk is read once: no cache.
+            file = h5py.File(case_file(self.root, self.cases[case].name), "r", locking=False, rdcc_nbytes=0)
+            self._files[case] = {"image": file["image"], "mask": file["mask"]}
+        self._files.move_to_end(case)
+        return self._files[case]

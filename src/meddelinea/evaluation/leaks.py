@@ -106,11 +106,9 @@ def known_scans(against: str) -> tuple[KnownScan, ...]:
     WeightsMissingError
         If it is neither a store nor a model, or the model does not name its training cases.
     """
-    if (Path(against) / "manifest.json").is_file():
+    if (Path(against) / "store.json").is_file():
         stored = read_manifest(Path(against)).cases
-        scans = tuple(
-            KnownScan(against, "stored", c.name, c.dataset, c.fingerprint, vars(c).get("sketch")) for c in stored
-        )
+        scans = tuple(KnownScan(against, "stored", c.name, c.dataset, c.fingerprint, c.sketch) for c in stored)
     else:
         path = model_folder(against) / "training_cases.json"
         try:

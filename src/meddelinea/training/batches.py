@@ -56,11 +56,9 @@ class TrainingBatches(Dataset[Batch]):
         self.rank = rank
         self.processes = processes
         self.factors = shrink_factors(config, store.manifest.preprocessing.size)
-        rows = [(c, s, *pixels) for c, case in enumerate(store.cases) for s, pixels in enumerate(case.organ_pixels)]
-        table = np.array(rows, np.int64)
-        self.places: NDArray[np.int64] = table[:, :2]
-        held = table[:, 2:] > 0  # (slices, L)
-        self.by_organ = [np.flatnonzero(column) for column in held.T if column.any()]
+        held = np.concatenate([store.organ_pixels(case) > 0 for case in range(len(store.cases))])  # (slices, L)
+        # 32 bits: a store of millions of slices is held by each process.
+        self.by_organ = [np.flatnonzero(column).astype(np.uint32) for column in held.T if column.any()]
         if not self.by_organ and (config.rare_organ_share > 0 or config.empty_share == 0):
             raise InputRefusedError(
                 f"{store.root}: no organ in the training cases; set rare_organ_share to 0 and empty_share above 0"
@@ -72,11 +70,9 @@ class TrainingBatches(Dataset[Batch]):
         by_organ, which, where = rng.random(3)
         if by_organ < self.config.rare_organ_share:
             candidates = self.by_organ[int(which * len(self.by_organ))]
-            row = candidates[int(where * len(candidates))]
-        else:
-            row = min(int(np.searchsorted(self.cumulative, where, side="right")), len(self.places) - 1)
-        case, index = self.places[row]
-        return int(case), int(index)
+            return self.store.place(int(candidates[int(where * len(candidates))]))
+        number = int(np.searchsorted(self.cumulative, where, side="right"))
+        return self.store.place(min(number, len(self.store) - 1))
 
     def slices(self, step: int) -> list[tuple[int, int]]:
         """Case and slice of each sample of a micro-step, of all processes."""

@@ -58,9 +58,8 @@ def write_result(
 
 def _masks(store: SliceStore, count: int) -> Tensor:
     """Masks (count, H, W) spread evenly over the store."""
-    places = [(c, s) for c, case in enumerate(store.cases) for s in range(case.slices)]
-    chosen = places[:: max(1, len(places) // count)][:count]
-    return torch.stack([torch.from_numpy(store.mask(c, s)).long() for c, s in chosen])
+    chosen = range(0, len(store), max(1, len(store) // count))[:count]
+    return torch.stack([torch.from_numpy(store.mask(*store.place(number))).long() for number in chosen])
 
 
 def write_model_files(
@@ -98,7 +97,10 @@ def training_cases(config: RunConfig, train: SliceStore, validation: SliceStore,
     A scan that the codec or the base has seen is no test case of the whole model.
     """
     roles: dict[str, Any] = {
-        role: [{"name": c.name, "dataset": c.dataset, "fingerprint": c.fingerprint} for c in store.cases]
+        role: [
+            {"name": c.name, "dataset": c.dataset, "fingerprint": c.fingerprint, "sketch": c.sketch}
+            for c in store.cases
+        ]
         for role, store in (("train", train), ("validation", validation), ("test", test))
     }
     seen = {case["fingerprint"] for case in roles["train"]}
