@@ -194,7 +194,7 @@ def test_what_cannot_be_checked_is_refused(run: Run, unseen: Volume, tmp_path: P
 def test_mixing_is_warned_of_by_name(run: Run, unseen: Volume, tmp_path: Path) -> None:
     (line,) = mixing_warnings({"abdomenatlas"}, {"btcv"})
     assert line.startswith("trained on abdomenatlas, tested on btcv: abdomenatlas holds cases of btcv")
-    assert "NeurIPS" in line
+    assert "README of github.com/MrGiovanni/AbdomenAtlas" in line
     assert "abdomenatlas holds cases of btcv" in mixing_warnings({"btcv"}, {"abdomenatlas"})[0]
     assert "both hold cases of lits" in mixing_warnings({"ct-org"}, {"msd"})[0]
     assert len(mixing_warnings({"abdomenatlas", "totalsegmentator"}, {"amos", "btcv", "abdomenatlas", "cirrmri"})) == 2

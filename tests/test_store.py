@@ -248,7 +248,7 @@ def test_a_store_of_three_million_slices_opens_in_seconds(tmp_path: Path) -> Non
     try:
         names = tuple(f"{n:05d}" for n in range(1, cases))
         config = DataConfig(store=tmp_path, train=names, rare_organ_share=0.5, empty_share=0.1)
-        batches = TrainingBatches(SliceStore(tmp_path, names), config, 4, 0, 0, 1, (4, 4, 4))
+        batches = TrainingBatches(SliceStore(tmp_path, names), config, 4, 0, 0, 1)
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
