@@ -325,7 +325,7 @@ def test_a_case_that_cannot_be_used_is_reported_and_the_others_are_stored(source
     assert "img0006.nii.gz" in report.failed["img0006"]
     assert {path.name for path in (tmp_path / "store" / "cases").iterdir()} == {"img0002.h5", "img0002.json"}
     written = json.loads((tmp_path / "store" / "report.json").read_text())
-    assert (written["stored"], written["failed"]) == (["img0002"], report.failed)
+    assert (written["held"], written["failed"]) == (["img0002"], report.failed)
     # Once repaired, a second run adds what was missing.
     (source / "img" / "img0006.nii.gz").write_bytes(whole)
     again = prepare_store("btcv", source, tmp_path / "store", preprocessing=SMALL)

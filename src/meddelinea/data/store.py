@@ -7,7 +7,7 @@ A store is a folder, written by `data.store_writer`:
     cases/NAME.json     what is known of the case, with the checksum of NAME.h5; written last
     cases.jsonl         those files of all cases, a line each, sorted by name      } compiled when a
     organ_pixels.npy    the cases' `organ_pixels` below each other, mapped to read } preparation ends
-    report.json         what became of each case in the last preparation
+    report.json         which cases of the dataset prepared last it holds, and why not the others
 """
 
 from __future__ import annotations
