@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meddelinea import __version__
-from meddelinea.cli import check, demo, evaluate, import_weights, info, predict, prepare, train
+from meddelinea.cli import check, curves, demo, evaluate, import_weights, info, predict, prepare, train
 from meddelinea.errors import MedDelineaError
 
 #: Exit code of a command that was stopped from the keyboard, as shells have it.
@@ -31,6 +31,7 @@ app.command("check")(check.check)
 app.command("info")(info.info)
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
+app.command("curves")(curves.curves)
 app.command("evaluate")(evaluate.evaluate)
 app.command("import-weights")(import_weights.import_weights)
 
