@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from meddelinea import __version__
-from meddelinea.cli import check, curves, demo, evaluate, import_weights, info, predict, prepare, train
+from meddelinea.cli import benchmark, check, curves, demo, evaluate, import_weights, info, predict, prepare, train
 from meddelinea.errors import MedDelineaError
 
 #: Exit code of a command that was stopped from the keyboard, as shells have it.
@@ -34,6 +34,7 @@ app.command("train")(train.train)
 app.command("curves")(curves.curves)
 app.command("evaluate")(evaluate.evaluate)
 app.command("import-weights")(import_weights.import_weights)
+app.add_typer(benchmark.app, name="benchmark")
 
 
 @app.callback(invoke_without_command=True)
