@@ -155,3 +155,73 @@ def test_beyond_the_slice_is_air_and_background() -> None:
     assert not ids[:, :11].any()
     assert not ids[:, :, 13:].any()
     torch.testing.assert_close(moved[:, :, 12:, :12], images[:, :, :12, 36:], rtol=0, atol=1e-4)
+
+
+def windows(keys: list[tuple[int, int, int, int]], crop: float, side: int = 48) -> torch.Tensor:
+    """First and last pixel of each crop by column and row, (B, 2, 2), read off slices of their own coordinates."""
+    coordinates = torch.arange(side, dtype=torch.float32) * 2 / side - 1  # in range, so that nothing is clipped
+    picture = torch.stack([coordinates.expand(side, side), coordinates[:, None].expand(side, side)])
+    pictures = picture.expand(len(keys), -1, -1, -1)
+    shown, _ = apply(draw(replace(NOTHING, crop=crop), keys), pictures, torch.zeros(len(keys), side, side), side)
+    pixels = (shown + 1) * side / 2
+    middle = side // 2  # a few pixels from the border, where what lies beyond is mixed in
+    step = (pixels[:, 0, middle, middle + 8] - pixels[:, 0, middle, middle - 8]) / 16
+    at = torch.stack([pixels[:, 0, middle, middle], pixels[:, 1, middle, middle]], dim=1)
+    return torch.stack([at - step[:, None] * middle, at + step[:, None] * (side - 1 - middle)], dim=2)
+
+
+def test_a_crop_is_a_part_of_the_slice_resized_to_fill_it() -> None:
+    images, masks = slices()
+    moved, ids = apply(draw(replace(NOTHING, crop=0.6), KEYS), images, masks, 48)
+    for i, (columns, rows) in enumerate(windows(KEYS, 0.6).double().numpy()):
+        place = np.meshgrid(np.linspace(*rows, 48), np.linspace(*columns, 48), indexing="ij")
+        for ours, image in zip(moved[i].numpy(), images[i].numpy(), strict=True):
+            theirs = ndimage.map_coordinates(image + 1, place, order=1, mode="grid-constant") - 1
+            np.testing.assert_allclose(ours, theirs, atol=2e-3)
+        nearest = ndimage.map_coordinates(masks[i].numpy(), place, order=0, mode="grid-constant")
+        assert (ids[i].numpy() == nearest).mean() > 0.98  # halfway between two pixels, either is nearest
+        assert not torch.equal(ids[i], masks[i])
+
+
+def test_crops_fill_their_range_and_lie_in_the_slice() -> None:
+    keys = [(0, 0, 0, i) for i in range(600)]
+    first, last = windows(keys, 0.5).unbind(2)  # (600, 2) columns and rows
+    share = (last - first) / 47
+    torch.testing.assert_close(share[:, 0], share[:, 1], rtol=0, atol=1e-3)
+    assert 0.5 <= float(share.min()) < 0.51
+    assert 0.99 < float(share.max()) <= 1.001
+    assert float(share.mean()) == pytest.approx(0.75, abs=0.025)
+    lower = first - (share - 1) / 2  # a pixel's centre stands half a pixel of the crop behind its edge
+    room = 48 * (1 - share)
+    assert float(lower.min()) > -0.01
+    assert float((lower - room).max()) < 0.01
+    for place in (lower / room)[share[:, 0] < 0.9].T:  # uniform over the room
+        assert float(place.min()) < 0.02
+        assert float(place.max()) > 0.98
+        assert float(place.mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_crop_leaves_the_other_numbers_as_they_were() -> None:
+    """Those of one key come in the order in which they did before there were crops, so old runs can be repeated."""
+    key, a = KEYS[0], Augmentation()
+    rng = np.random.default_rng(key)
+    angle = np.deg2rad(rng.uniform(-15, 15))
+    width, height = 1.0 + rng.uniform(-0.2, 0.2) + rng.uniform(-0.2, 0.2, 2) / 4
+    shear, shift = rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1, 2) * 2
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    expected = np.column_stack([turn @ [[width, shear], [0, height]], shift]).astype(np.float32)
+    displacement = rng.normal(0, 0.02, (2, 6, 6)).astype(np.float32)
+    intensity = [1.0 + rng.uniform(-0.2, 0.2), rng.uniform(-0.15, 0.15), rng.uniform(0, 0.05)]
+    uncropped, cropped = draw(a, [key]), draw(replace(a, crop=0.5), [key])
+    assert np.array_equal(uncropped.affine[0], expected)
+    assert not np.array_equal(cropped.affine[0], expected)
+    for drawn in (uncropped, cropped):
+        assert np.array_equal(drawn.displacement[0], displacement)
+        assert [float(drawn.gain), float(drawn.offset), float(drawn.noise)] == [float(np.float32(x)) for x in intensity]
+    assert cropped.seeds == uncropped.seeds == (int(rng.integers(2**32)),)
+
+
+@pytest.mark.parametrize("crop", [-0.1, 1.0, 32])
+def test_a_crop_is_a_share(crop: float) -> None:
+    with pytest.raises(ValueError, match=f"crop {crop:g}"):
+        Augmentation(crop=crop)

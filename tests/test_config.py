@@ -51,11 +51,13 @@ def test_every_recipe_is_valid(recipe: Path) -> None:
         ({"batch_size": -1}, ["batch_size", "-1"]),
         ({"stage": "decoder"}, ["stage", "'decoder'"]),
         ({"precision": "fp8"}, ["precision", "'fp8'"]),
+        ({"precision": True}, ["precision", "True"]),
         ({"minutes": 0}, ["minutes", "0"]),
         ({"optimiser": {"ema_decay": 1.0}}, ["optimiser.ema_decay", "1.0"]),
         ({"optimiser": None}, ["optimiser"]),
         ({"data": {**LEAST["data"], "rare_organ_share": 1.5}}, ["data.rare_organ_share", "1.5"]),
         ({"data": {**LEAST["data"], "crop": 20}}, ["data.crop", "20"]),
+        ({"data": {**LEAST["data"], "augmentation": {"crop": 64}}}, ["data.augmentation", "crop 64"]),
         ({"data": {"store": "s", "train": []}}, ["data.train"]),
         ({"data": {"store": "s", "train": "a"}}, ["data.train", "'a'"]),
         ({"data": {"train": ["a"]}}, ["data.store"]),
@@ -134,6 +136,10 @@ def test_overrides_reach_into_sections_and_are_yaml(tmp_path: Path) -> None:
     assert config.minutes is None
     assert config.objective.segmentation is False
     assert config.output == Path("a=b")
+
+
+def test_no_is_a_precision_although_yaml_takes_it_for_false(tmp_path: Path) -> None:
+    assert load(tmp_path, {"precision": "bf16"}, ("precision=no",)).precision == "no"
 
 
 @pytest.mark.parametrize(

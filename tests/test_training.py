@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -46,16 +44,7 @@ from meddelinea.training.stages import BaseStage, build_stage
 from meddelinea.training.validation import validation_dice
 from tiny import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
 
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps the precision of a process in a singleton; each test is a process of its own to it.
-
-    Before the test, because the fixtures of the module train too.
-    """
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from meddelinea.cli import (
     adapt,
     benchmark,
     check,
+    curves,
     demo,
     evaluate,
     import_weights,
@@ -44,6 +45,7 @@ app.command("info")(info.info)
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("adapt")(adapt.adapt)
+app.command("curves")(curves.curves)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leak-check")(leak_check.leak_check)
 app.command("import-weights")(import_weights.import_weights)

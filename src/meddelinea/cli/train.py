@@ -47,5 +47,10 @@ def train(
                 bar.console.print(f"step {progress.step}: {figures}", markup=False, highlight=False, soft_wrap=True)
 
         folder = run_stage(config, resume=resume, report=report)
-    if last is not None and not quiet:  # the main process of several
+    if last is None:  # one of several processes, and not the main one; or a run that trains nothing
+        return
+    from meddelinea.evaluation.curves import write_curves
+
+    write_curves([folder], folder / "curves.png")
+    if not quiet:
         print(f"{last.step} steps in {last.seconds / 60:.1f} min, loss {last.figures['total']:.4f}; written: {folder}")

@@ -34,13 +34,15 @@ class Augmentation:
     shear
         Largest shear factor.
     translation
-        Largest shift, as a share of the slice's side; together with `scale` this is the random crop.
+        Largest shift, as a share of the slice's side.
     elastic
         Standard deviation of the coarse displacements, as a share of the slice's side.
     contrast, brightness
         Largest relative change of contrast, and shift on the -1..1 scale.
     noise
         Largest standard deviation of added noise on the -1..1 scale.
+    crop
+        Largest share of the side that a random crop leaves out; the crop fills the slice.
     """
 
     rotation_deg: float = 15.0
@@ -51,6 +53,11 @@ class Augmentation:
     contrast: float = 0.2
     brightness: float = 0.15
     noise: float = 0.05
+    crop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.crop < 1.0:
+            raise ValueError(f"crop {self.crop:g}; expected a share of the side, from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,13 @@ def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         linear = rotation @ np.array([[scale[0], rng.uniform(-a.shear, a.shear)], [0.0, scale[1]]])
         shift = rng.uniform(-a.translation, a.translation, 2) * 2.0  # a slice spans -1 to 1
-        affine.append(np.column_stack([linear, shift]))
         displacement.append(rng.normal(0.0, 2.0 * a.elastic, (2, ELASTIC_GRID, ELASTIC_GRID)))
         gain = 1.0 + rng.uniform(-a.contrast, a.contrast)
         intensity.append((gain, rng.uniform(-a.brightness, a.brightness), rng.uniform(0.0, a.noise)))
         seeds.append(int(rng.integers(2**32)))
+        left_out = a.crop * rng.random()  # after all others, whose numbers then do not depend on `crop`
+        centre = left_out * rng.uniform(-1.0, 1.0, 2)  # where the crop still lies in the moved slice
+        affine.append(np.column_stack([linear * (1.0 - left_out), linear @ centre + shift]))
     gains, offset, noise = torch.tensor(intensity, dtype=torch.float32).unbind(1)
     return Drawn(_tensor(affine), _tensor(displacement), gains, offset, noise, tuple(seeds))
 

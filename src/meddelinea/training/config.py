@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.method import Objective
@@ -15,6 +15,8 @@ from meddelinea.models.segmenter import TrainableDecoder
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+#: YAML takes a bare `no` for false.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class Strict(BaseModel):
@@ -204,7 +206,7 @@ class RunConfig(Strict):
     batch_size: Positive = 32
     accumulation: Positive = 1
     minutes: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Precision = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
     sharding: bool = False

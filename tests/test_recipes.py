@@ -1,0 +1,177 @@
+"""Every run file in `recipes/` starts, and those of the paper hold the paper's numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meddelinea.models.presets import build_codec, build_dit, find_preset
+from meddelinea.training.config import RunConfig, load_config
+from meddelinea.training.engine import train
+from tiny import SIZES, blobs, write_store
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+PAPER = sorted(path.stem for path in (RECIPES / "paper").glob("*.yaml"))
+SMALL = sorted(path.stem for path in (RECIPES / "small").glob("*.yaml"))
+#: Of the preset `paper`, whose other sizes stay: among them N = 15 blocks, and the recipe's K.
+NARROW: dict[str, Any] = {
+    "width": 16,
+    "heads": 2,
+    "resolution": 64,
+    "codec": {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [8, 8, 8, 8],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.18215,
+    },
+}
+FINETUNE = {"steps": 1500, "schedule": "linear", "resolutions": (256,), "shares": (0.8, 0.1), "start": "pipeline"}
+SAMPLING = {"steps": 0, "resolutions": (256,), "start": "pipeline"}
+#: Appendix A's and Table 5's settings where they are not those of pre-training.
+DEPARTURES: dict[str, dict[str, Any]] = {
+    "pretrain": {},
+    **{f"finetune-{name}": FINETUNE for name in ("btcv", "amos", "cirrmri", "pansegdata")},
+    **{
+        f"few-shot-{name}-{percent}": FINETUNE | {"train_share": percent / 100}
+        for name in ("btcv", "amos")
+        for percent in (1, 10, 25)
+    },
+    **{f"zero-shot-{name}": FINETUNE | {"steps": 0} for name in ("btcv", "amos", "cirrmri", "pansegdata")},
+    "ablation-noise-predictor-only": {"decoder": "none"},
+    "ablation-diffusion-loss-only": {"decoder": "none", "segmentation": False},
+    **{f"ablation-k{k}": {"control_depth": k} for k in (1, 5, 10)},
+    "ablation-ddim": SAMPLING | {"scheduler": "ddim"},
+    "ablation-dpmpp": SAMPLING | {"scheduler": "dpmpp_2m"},
+    "ablation-unipc": SAMPLING | {"scheduler": "unipc"},
+    "ablation-lms": SAMPLING | {"scheduler": "lms"},
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_holds_the_papers_numbers(name: str) -> None:
+    run = load_config(RECIPES / "paper" / f"{name}.yaml")
+    split, preset = run.data.split, find_preset(run.model.preset, run.model.sizes)
+    assert split is not None
+    assert {
+        "steps": run.steps,
+        "learning_rate": run.optimiser.learning_rate,
+        "schedule": run.optimiser.schedule,
+        "batch_size": run.batch_size,
+        "accumulation": run.accumulation,
+        "resolutions": run.data.resolutions,
+        "shares": (split.train, split.validation),
+        "train_share": run.data.train_share,
+        "decoder": run.model.trainable_decoder,
+        "segmentation": run.objective.segmentation,
+        "prediction": run.objective.prediction_type,
+        "control_depth": preset.control_depth,
+        "scheduler": run.validation.scheduler,
+        "start": "pipeline" if run.model.pipeline else "components",
+    } == {
+        "steps": 35_000,
+        "learning_rate": 2.0e-5,
+        "schedule": "cosine",
+        "batch_size": 32,
+        "accumulation": 8,
+        "resolutions": (256, 512),
+        "shares": (0.9, 0.1),
+        "train_share": 1.0,
+        "decoder": "final_layer",
+        "segmentation": True,
+        "prediction": "epsilon",
+        "control_depth": 15,
+        "scheduler": "euler_ancestral",
+        "start": "components",
+        **DEPARTURES[name],
+    }
+    assert run.precision != "no"
+    assert run.output == Path("runs/paper") / name
+    dataset = {part: part for part in ("btcv", "amos", "cirrmri", "pansegdata") if part in name}
+    assert run.data.store == Path("stores") / next(iter(dataset), "abdomenatlas")
+    augmentation = run.data.augmentation
+    spatial = (augmentation.crop, augmentation.scale, augmentation.shear, augmentation.translation)
+    assert all((*spatial, augmentation.elastic, augmentation.rotation_deg))
+    assert not any((augmentation.contrast, augmentation.brightness, augmentation.noise))
+
+
+def test_there_is_a_recipe_for_each_run_of_the_paper() -> None:
+    assert set(DEPARTURES) == set(PAPER)
+
+
+# Each starts, on slices of 64 and 128 pixels
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("store") / "store", blobs(128), size=128)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pretrain` stands on, with random weights."""
+    folder = tmp_path_factory.mktemp("imported")
+    preset = find_preset("paper", NARROW)
+    build_codec(preset).save_pretrained(folder / "codec")
+    build_dit(preset).save_pretrained(folder / "dit")
+    return folder
+
+
+def scaled_down(recipe: str, store: Path, output: Path, *overrides: str) -> RunConfig:
+    """A recipe on the tiny store: two steps where it trains, batches of two, no processes beside this one."""
+    run = load_config(RECIPES / f"{recipe}.yaml")
+    sizes = NARROW if run.model.preset == "paper" else SIZES
+    changes = [
+        f"output={output}",
+        f"data.store={store}",
+        "data.workers=0",
+        f"steps={min(run.steps, 2)}",
+        "batch_size=2",
+        f"accumulation={min(run.accumulation, 2)}",
+        f"validation.stride={min(run.validation.stride, 2)}",  # the cases have six slices
+        *(f"model.sizes.{name}={json.dumps(size)}" for name, size in sizes.items()),
+    ]
+    if run.data.resolutions:
+        changes.append(f"data.resolutions={[side // 4 for side in run.data.resolutions]}")
+    if run.data.train:
+        changes.append("data.train=[a, b]")
+    return load_config(RECIPES / f"{recipe}.yaml", (*changes, *overrides))
+
+
+@pytest.fixture(scope="module")
+def pretrained(store: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that `pretrain` leaves."""
+    parts = (f"model.dit={imported / 'dit'}", f"model.codec={imported / 'codec'}")
+    return train(scaled_down("paper/pretrain", store, tmp_path_factory.mktemp("pretrain") / "run", *parts)) / "pipeline"
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_of_the_paper_starts(store: Path, imported: Path, pretrained: Path, tmp_path: Path, name: str) -> None:
+    start = (f"model.dit={imported / 'dit'}", f"model.codec={imported / 'codec'}")
+    if load_config(RECIPES / "paper" / f"{name}.yaml").model.pipeline is not None:
+        start = (f"model.pipeline={pretrained}",)
+    run = scaled_down(f"paper/{name}", store, tmp_path / "run", *start)
+    train(run)
+    log = [json.loads(line) for line in (run.output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == ([1, 2] if run.steps else [0])
+    assert 0.0 <= log[-1]["dice"] <= 1.0
+    assert (run.output / "test.json").is_file() == (run.data.split is not None and run.data.split.train < 0.9)
+    control = json.loads((run.output / "pipeline" / "control" / "config.json").read_text())
+    assert control["depth"] == DEPARTURES[name].get("control_depth", 15)
+
+
+def test_a_dit_of_the_papers_width_is_trained_as_the_guide_says(store: Path, imported: Path, tmp_path: Path) -> None:
+    changes = ("stage=base", "model.dit=null", "optimiser.learning_rate=1.0e-4", f"model.codec={imported / 'codec'}")
+    assert (train(scaled_down("paper/pretrain", store, tmp_path / "run", *changes)) / "dit" / "config.json").is_file()
+
+
+def test_the_recipes_of_small_follow_each_other(store: Path, tmp_path: Path) -> None:
+    assert set(SMALL) == {"codec", "base", "control"}
+    codec = train(scaled_down("small/codec", store, tmp_path / "codec")) / "codec"
+    dit = train(scaled_down("small/base", store, tmp_path / "base", f"model.codec={codec}")) / "dit"
+    parts = (f"model.codec={codec}", f"model.dit={dit}")
+    assert (train(scaled_down("small/control", store, tmp_path / "control", *parts)) / "pipeline").is_dir()
