@@ -12,10 +12,8 @@ shift 2
 processes=${PROCESSES:-$(nvidia-smi --list-gpus | wc -l)}
 
 resume=()
-if [[ -f $output/checkpoint.pt ]]; then
+if [[ -f $output/run.json ]]; then
   resume=(--resume)
-else
-  rm -f "$output/metrics.jsonl" # of a run that ended before its first checkpoint
 fi
 
 exec torchrun --standalone --nproc-per-node "$processes" \

@@ -69,6 +69,7 @@ def test_an_example_starts_and_resumes(tmp_path: Path, environment: dict[str, st
     (tmp_path / "run.json").write_text(config.model_dump_json())
     output = tmp_path / "out"
     output.mkdir()
+    (output / "run.json").write_text("{}")
     (output / "metrics.jsonl").write_text('{"step": 1}\n')  # died before its first checkpoint
 
     for steps in (2, 4):
