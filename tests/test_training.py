@@ -326,6 +326,16 @@ def test_two_processes_with_half_the_batch_equal_one(
         torch.testing.assert_close(x, y, atol=1e-3, rtol=1e-2, msg=name)
 
 
+def test_two_processes_with_half_the_batch_equal_one_in_the_codecs_stage(store: Path, tmp_path: Path) -> None:
+    same = {"steps": 50, "data": {"crop": 32}}
+    alone = train(run_config("codec", store, tmp_path / "alone", batch_size=8, **same))
+    config = run_config("codec", store, tmp_path / "together", batch_size=4, **same)
+    in_two_processes(config, tmp_path)
+    for mine, theirs in zip(metrics(alone), metrics(config.output), strict=True):
+        for loss in ("total", "pixels", "kl", "palette"):
+            assert mine[loss] == pytest.approx(theirs[loss], abs=1e-4)
+
+
 def test_a_sharded_run_is_resumed_by_one_process(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
     whole = train(control_config(store, parts, tmp_path / "whole", batch_size=4, steps=10, optimiser=CONSTANT))
     half = control_config(

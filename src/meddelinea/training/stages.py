@@ -65,13 +65,13 @@ class CodecStage(nn.Module):
         self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        half = len(batch.masks) // 2
-        masks = batch.masks[half:]
-        pixels = torch.cat([batch.images[:half], paint(masks, self.colours)])
+        # Every second slice, so that the processes of a run together take the same ones as one process.
+        images, masks = batch.images[::2], batch.masks[1::2]
+        pixels = torch.cat([images, paint(masks, self.colours)])
         mean, log_variance = self.codec.posterior(pixels)
-        latent = mean + (0.5 * log_variance).exp() * batch.noise
+        latent = mean + (0.5 * log_variance).exp() * torch.cat([batch.noise[::2], batch.noise[1::2]])
         painted = self.codec.pixels(self.codec.features(latent * self.codec.config.scaling_factor))
-        logits = 4.0 * palette_logits(painted[half:], self.colours)
+        logits = 4.0 * palette_logits(painted[len(images) :], self.colours)
         losses = {
             "pixels": F.l1_loss(painted, pixels),
             "kl": self.weights.kl * 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean(),
