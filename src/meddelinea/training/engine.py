@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.models.layers import DiTBlock
+from meddelinea.training.averaging import Best, copy_into, in_place
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.cases import choose_cases
 from meddelinea.training.checkpoint import (
@@ -34,6 +34,7 @@ from meddelinea.training.checkpoint import (
     trainable_state,
 )
 from meddelinea.training.config import OptimiserConfig, RunConfig
+from meddelinea.training.metrics_log import metrics_log
 from meddelinea.training.result import write_result
 from meddelinea.training.sharding import shard, spread, whole
 from meddelinea.training.stages import build_stage
@@ -141,18 +142,18 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     began = saved = time.monotonic()
     seconds = spent
     step = start
-    share = _share(config, step, seconds)
+    share = 1.0 if best.out_of_patience(config.validation, step) else _share(config, step, seconds)
     wrapped.train()
 
     def measure(cases: SliceStore) -> dict[str, float]:
         """Dice of the averaged weights; every process measures, since each holds a part of a sharded model."""
-        with _in_place(ema.shadow_params, parameters):
+        with in_place(ema.shadow_params, parameters):
             stage.eval()
             figures = validation_dice(stage.predict, stage.organs, cases, config, accelerator.device)
             stage.train()
         return figures
 
-    with _metrics(output, start, accelerator.is_main_process) as log:
+    with metrics_log(output, start, accelerator.is_main_process) as log:
         if share >= 1.0 and step == 0 and held_out.cases:
             log({"step": 0, "seconds": 0.0, **measure(held_out)})
         while share < 1.0:
@@ -177,8 +178,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
                 (dice,) = _agreed([figures.get("dice", -1.0)], accelerator)
                 if dice > best.dice:
                     best = Best(step, dice, [p.detach().clone() for p in ema.shadow_params])
-                stale = (step - best.step) // (config.validation.every or 1)
-                if config.validation.patience and stale >= config.validation.patience:
+                if best.out_of_patience(config.validation, step):
                     share = 1.0
             if accelerator.is_main_process:
                 log({"step": step, "seconds": round(seconds, 2), **figures})
@@ -192,7 +192,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     if config.validation.patience and best.weights:
         ema.shadow_params = best.weights
     figures = measure(test) if test.cases else {}
-    _copy(ema.shadow_params, parameters)
+    copy_into(ema.shadow_params, parameters)
     weights = whole(stage.state_dict())
     if accelerator.is_main_process:
         if test.cases:
@@ -201,15 +201,6 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output
-
-
-@dataclass(frozen=True)
-class Best:
-    """The averaged weights with the largest validation Dice so far, and after which step."""
-
-    step: int
-    dice: float
-    weights: list[Tensor]
 
 
 def _build(config: RunConfig, organs: tuple[str, ...], accelerator: Accelerator) -> Any:
@@ -239,46 +230,6 @@ def _not_finite(config: RunConfig, dataset: TrainingBatches, step: int, loss: fl
         f"{config.output}: loss {loss:g}, gradient norm {norm:g} at step {step + 1} on the slices {named}, ... "
         f"(all {len(slices)} in {path}); look at them, or lower optimiser.learning_rate, and --resume"
     )
-
-
-@contextmanager
-def _in_place(values: list[Tensor], parameters: list[torch.nn.Parameter]) -> Iterator[None]:
-    """Other values in the parameters for a while."""
-    held = [p.detach().clone() for p in parameters]
-    _copy(values, parameters)
-    try:
-        yield
-    finally:
-        _copy(held, parameters)
-
-
-@torch.no_grad()
-def _copy(values: list[Tensor], parameters: list[torch.nn.Parameter]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
-
-
-@contextmanager
-def _metrics(output: Path, start: int, writes: bool) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A function that adds a line to `metrics.jsonl`; lines after step `start`, which a resume repeats, are dropped."""
-    if not writes:
-        yield lambda row: None
-        return
-    path = output / "metrics.jsonl"
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(ValueError):  # a line that was being written when the run was killed
-            kept += [line + "\n"] if json.loads(line)["step"] <= start else []
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text("".join(kept))
-    unfinished.replace(path)
-    with path.open("a") as file:
-
-        def log(row: dict[str, float]) -> None:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-
-        yield log
 
 
 def _share(config: RunConfig, step: int, seconds: float) -> float:
