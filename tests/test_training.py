@@ -495,10 +495,11 @@ def test_a_tensorboard_log_appears(parts: dict[str, Path]) -> None:
     assert list(run.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("stage", ["codec", "base", "control"])
-def test_bf16_runs(store: Path, parts: dict[str, Path], tmp_path: Path, stage: str) -> None:
+def test_half_precision_runs(store: Path, parts: dict[str, Path], tmp_path: Path, stage: str, precision: str) -> None:
     model = {"codec": {}, "base": {"codec": parts["codec"]}, "control": parts}[stage]
-    config = run_config(stage, store, tmp_path / "run", model=model, precision="bf16", steps=2, batch_size=2)
+    config = run_config(stage, store, tmp_path / "run", model=model, precision=precision, steps=2, batch_size=2)
     train(config)
     assert all(math.isfinite(row["total"]) for row in metrics(config.output))
     assert {p.dtype for p in read_checkpoint(config.output).weights.values()} == {torch.float32}
