@@ -145,7 +145,8 @@ def test_an_output_that_exists_is_left_alone(base: Path, store: Path, tmp_path: 
 def test_a_training_that_fails_leaves_no_model(base: Path, store: Path, tmp_path: Path) -> None:
     with pytest.raises(MedDelineaError, match=r"not finite|nan|inf"):
         adapt(base, store, ("a",), tmp_path / "adapted", replace(SETTINGS, learning_rate=1e30))
-    assert not (tmp_path / "adapted").exists()
+    assert not any(tmp_path.glob("*adapted*"))
+    assert not any(tmp_path.glob(".*"))
 
 
 # On the command line, with real MRIs in a layout that a user would make
@@ -218,6 +219,17 @@ def test_a_mask_of_another_shape_is_named(
     assert meddelinea("adapt", pairs, tmp_path / "out", "--model", base) == 3
     assert "p02" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_without_its_mask_is_told_or_refused(
+    base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pairs / "labels" / "p03.nii.gz").unlink()
+    words = ("adapt", pairs, tmp_path / "out", "--model", base, "--steps", 1)
+    assert meddelinea(*words, "--cases", "p03") == 3
+    assert "p03" in capsys.readouterr().err
+    assert meddelinea(*words) == 0
+    assert "left out: p03: " in capsys.readouterr().err
 
 
 def test_the_few_shot_table(base: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

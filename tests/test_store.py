@@ -332,6 +332,12 @@ def test_a_case_that_cannot_be_used_is_reported_and_the_others_are_stored(source
     assert (again.stored, again.present, set(again.failed)) == (("img0006",), ("img0002",), {"img0005"})
 
 
+def test_only_the_cases_asked_for_are_taken(source: Path, tmp_path: Path) -> None:
+    (source / "label" / "label0006.nii.gz").unlink()
+    report = prepare_store("btcv", source, tmp_path / "store", only=("img0005",), preprocessing=SMALL)
+    assert (report.stored, report.failed) == (("img0005",), {})
+
+
 def test_a_mask_of_another_shape_is_reported(source: Path, tmp_path: Path) -> None:
     mask = read_volume(source / "label" / "label0002.nii.gz")
     write_nifti(Volume(mask.array[:, :, :-1], mask.affine), source / "label" / "label0002.nii.gz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from meddelinea.cli.progress import progress_bar, silence_diffusers
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
+    from meddelinea.data.case import FoundCases
     from meddelinea.training.adapt import Adaptation
     from meddelinea.training.engine import Progress
 
@@ -49,8 +51,9 @@ def adapt(
         raise UsageError(f"{output}: exists already; choose another output, or remove it")
     base = read_model_files(model)
     found = find_cases(layout, source)
-    chosen = _chosen(cases, tuple(case.name for case in found.cases))
-    wanted = organs_of(found.cases) if organs is None else tuple(canonical_name(name) for name in organs.split(","))
+    chosen = _chosen(cases, found)
+    labelled = organs_of(tuple(case for case in found.cases if case.name in chosen))
+    wanted = labelled if organs is None else tuple(canonical_name(name) for name in organs.split(","))
     silence_diffusers()
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output and not in the system's temporary folder, which may be small.
@@ -64,10 +67,9 @@ def adapt(
             bar.update(task, completed=progress.step, total=progress.steps, description=description)
 
         store = Path(folder) / "store"
-        prepared = prepare_store(layout, source, store, organs=wanted, preprocessing=base.preprocessing)
-        broken = {name: reason for name, reason in prepared.failed.items() if name in chosen}
-        if broken:
-            name, reason = next(iter(broken.items()))
+        prepared = prepare_store(layout, source, store, only=chosen, organs=wanted, preprocessing=base.preprocessing)
+        if prepared.failed:
+            name, reason = next(iter(prepared.failed.items()))
             raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out with --cases")
         settings = AdaptSettings(steps=steps, learning_rate=learning_rate, decoder=decoder, seed=seed)
         result = run_adaptation(base.folder, store, chosen, output, settings, report)
@@ -75,11 +77,17 @@ def adapt(
         _print(result, model, output)
 
 
-def _chosen(cases: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The cases asked for, all by default."""
+def _chosen(cases: str | None, found: FoundCases) -> tuple[str, ...]:
+    """The cases asked for; by default all that are complete, and the others are told."""
+    known = tuple(case.name for case in found.cases)
     if cases is None:
+        for name, reason in found.broken.items():
+            print(f"left out: {name}: {reason}", file=sys.stderr)
         return known
     chosen = tuple(name.strip() for name in cases.split(",") if name.strip())
+    for name in chosen:
+        if name in found.broken:
+            raise InputRefusedError(f"{name}: {found.broken[name]}")
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         raise UsageError(f"--cases {cases}: {', '.join(unknown) or 'no case'}; expected some of: {', '.join(known)}")

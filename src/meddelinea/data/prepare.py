@@ -57,6 +57,7 @@ def prepare_store(
     source: Path,
     store: Path,
     *,
+    only: tuple[str, ...] | None = None,
     organs: tuple[str, ...] | None = None,
     preprocessing: Preprocessing | None = None,
     verify: bool = False,
@@ -75,6 +76,8 @@ def prepare_store(
         The dataset's format and folder.
     store
         Folder of the store; made if absent, added to if present.
+    only
+        Names of the cases to take; all by default.
     organs
         Names behind the mask ids 1..L of the store; the dataset's own by default.
     verify
@@ -101,16 +104,17 @@ def prepare_store(
     preprocessing = preprocessing or Preprocessing()
     begin_store(store, organs, preprocessing)
     became: dict[str, list[str]] = {"stored": [], "present": [], "repaired": []}
-    failed = dict(found.broken)
+    cases = [case for case in found.cases if only is None or case.name in only]
+    failed = {name: reason for name, reason in found.broken.items() if only is None or name in only}
     work = partial(_prepare_case, store=store, organs=organs, preprocessing=preprocessing, verify=verify)
-    for done, outcome in enumerate(engine(work, found.cases), start=1):
+    for done, outcome in enumerate(engine(work, cases), start=1):
         name = outcome.case.name
         if outcome.answer is None:
             failed[name] = outcome.reason
         else:
             became[outcome.answer].append(name)
         if progress is not None:
-            progress(done, len(found.cases), name)
+            progress(done, len(cases), name)
     ours = {name for names in became.values() for name in names}
     remarks = {case.name: case.remarks for case in compile_store(store).cases if case.name in ours and case.remarks}
     stored, present, repaired = (tuple(sorted(names)) for names in became.values())

@@ -105,10 +105,11 @@ def few_shot_table(
         raise UsageError(f"{source}: no patient is left to test on; give fewer volumes")
     organs = organs_of(found.cases)
     files = read_model_files(base)
-    prepared = prepare_store(layout, source, work / "store", organs=organs, preprocessing=files.preprocessing)
-    broken = [f"{name}: {reason}" for name, reason in prepared.failed.items() if name in given]
-    if broken:
-        raise InputRefusedError(f"{source}: {broken[0]}")
+    prepared = prepare_store(
+        layout, source, work / "store", only=given, organs=organs, preprocessing=files.preprocessing
+    )
+    for name, reason in prepared.failed.items():
+        raise InputRefusedError(f"{name}: {reason}")
     rows = [FewShotRow(0, None, 0.0, _tested(base, tested, organs, "as it is", progress))]
     for count in sorted(volumes):
         began = time.monotonic()

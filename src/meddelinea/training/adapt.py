@@ -139,25 +139,30 @@ def adapt(
     work = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(work, ignore_errors=True)
     run = _Runs(base, store, work, settings, report)
+    try:
+        result, chosen = _adapted(run, patients)
+        finished = work / "model"
+        shutil.copytree(chosen, finished)
+        document = {**asdict(result), "from": base.name, "settings": asdict(settings)}
+        (finished / "adaptation.json").write_text(json.dumps(document, indent=2) + "\n")
+        if result.kept == "adapted":
+            (finished / "README.md").write_text(CARD.format(base=base.name, cases=", ".join(result.train)))
+        finished.replace(output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _adapted(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path]:
+    """What came of it, and the folder of the model to keep."""
     count = len(set(patients.values()))
     if count >= PATIENTS_TO_HOLD_OUT_FROM:
-        result, folder = _hold_out(run, patients)
-    elif count > 1:
-        result, folder = _leave_one_out(run, patients)
-    else:
-        folder = run.train("all", cases, ())
-        result = Adaptation("adapted", "none: one patient", cases, (), settings.steps, {}, {})
-    chosen = base if result.kept == "base" else folder / "pipeline"
-    finished = work / "model"
-    shutil.copytree(chosen, finished)
-    (finished / "adaptation.json").write_text(
-        json.dumps({**asdict(result), "from": base.name, "settings": asdict(settings)}, indent=2) + "\n"
-    )
-    if result.kept == "adapted":
-        (finished / "README.md").write_text(CARD.format(base=base.name, cases=", ".join(result.train)))
-    finished.replace(output)
-    shutil.rmtree(work)
-    return result
+        return _hold_out(run, patients)
+    if count > 1:
+        return _leave_one_out(run, patients)
+    names = tuple(patients)
+    result = Adaptation("adapted", "none: one patient", names, (), run.settings.steps, {}, {})
+    return result, run.train("all", names, ()) / "pipeline"
 
 
 def _hold_out(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path]:
@@ -167,7 +172,8 @@ def _hold_out(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path
     folder = run.train("adapted", split.train, split.validation, patience=run.settings.patience)
     step, after = max(run.measured(folder), key=lambda row: row[1]["dice"])
     kept: Literal["adapted", "base"] = "adapted" if after["dice"] > before["dice"] else "base"
-    return Adaptation(kept, "held-out patients", split.train, split.validation, step, before, after), folder
+    result = Adaptation(kept, "held-out patients", split.train, split.validation, step, before, after)
+    return result, folder / "pipeline" if kept == "adapted" else run.base
 
 
 def _leave_one_out(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path]:
@@ -186,7 +192,7 @@ def _leave_one_out(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation,
     if after["dice"] <= before["dice"]:
         return Adaptation("base", check, names, names, step, before, after), run.base
     longer = replace(run, settings=replace(run.settings, steps=step))
-    return Adaptation("adapted", check, names, names, step, before, after), longer.train("all", names, ())
+    return Adaptation("adapted", check, names, names, step, before, after), longer.train("all", names, ()) / "pipeline"
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
