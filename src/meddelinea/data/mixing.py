@@ -35,7 +35,7 @@ COLLECTIONS: Mapping[str, Collection] = {
     ),
     "abdomenct-1k": Collection(
         frozenset({"kits", "lits", "msd", "pancreas-ct"}),
-        "Ma et al., AbdomenCT-1K, TPAMI 2022, and issue 21 of github.com/JunMa11/AbdomenCT-1K",
+        "Ma et al., AbdomenCT-1K, TPAMI 2022, and github.com/JunMa11/AbdomenCT-1K/issues/21",
     ),
     "ct-org": Collection(frozenset({"lits"}), "Rister et al., CT-ORG, Scientific Data 2020"),
     "msd": Collection(frozenset({"lits"}), "Antonelli et al., The Medical Segmentation Decathlon, 2022 (Task03)"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def whole(state: T) -> T:
         gathered = {key: whole(value) for key, value in state.items()}
     elif isinstance(state, list):
         gathered = [whole(value) for value in state]
-    return gathered  # type: ignore[no-any-return]
+    return cast(T, gathered)
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:
