@@ -53,7 +53,8 @@ class AdaptSettings:
     every
         Steps between measurements on held-out scans.
     patience
-        Measurements without a better one after which a training ends.
+        Measurements without a better one after which a training ends; organs that are new to a model stand still for
+        a while before they come.
     learning_rate, batch_size, seed
         Of the training.
     decoder
@@ -62,7 +63,7 @@ class AdaptSettings:
 
     steps: int = 400
     every: int = 25
-    patience: int = 6
+    patience: int = 12
     learning_rate: float = 5e-4
     batch_size: int = 8
     seed: int = 0
