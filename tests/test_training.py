@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
 from meddelinea.diffusion.noise import NoiseKey
@@ -580,6 +581,26 @@ def test_no_steps_measure_a_model_and_leave_it_alone(store: Path, parts: dict[st
     before, after = (MedDelineaPipeline.from_pretrained(folder) for folder in (first, again / "pipeline"))
     for part in ("codec", "dit", "control", "mask_head"):
         assert_same_weights(getattr(before, part), getattr(after, part))
+
+
+def test_the_command_prints_what_a_run_without_steps_measured(
+    store: Path, parts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(control_config(store, parts, tmp_path / "first")) / "pipeline"
+    config = run_config(
+        "control", store, tmp_path / "again", steps=0, model={"pipeline": first},
+        data={"train": CASES[:1], "validation": CASES[1:2], "test": CASES[2:]},
+    )  # fmt: skip
+    (tmp_path / "run.yaml").write_text(config.model_dump_json())
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "run.yaml")])
+    assert not ended.value.code
+    (row,), test = metrics(config.output), json.loads((config.output / "test.json").read_text())
+    assert capsys.readouterr().out.splitlines() == [
+        f"mean Dice on the validation cases {row['dice']:.3f}",
+        f"mean Dice on the test cases {test['dice']:.3f}",
+    ]
 
 
 def test_cases_are_drawn_by_share_and_recorded(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,9 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train a stage (codec, base or control) as a run file says."""
+    from accelerate import PartialState
+
+    from meddelinea.evaluation.curves import write_curves
     from meddelinea.training.cases import mixed_datasets
     from meddelinea.training.config import load_config
     from meddelinea.training.engine import train as run_stage
@@ -47,10 +51,21 @@ def train(
                 bar.console.print(f"step {progress.step}: {figures}", markup=False, highlight=False, soft_wrap=True)
 
         folder = run_stage(config, resume=resume, report=report)
-    if last is None:  # one of several processes, and not the main one; or a run that trains nothing
+    if not PartialState().is_main_process:
         return
-    from meddelinea.evaluation.curves import write_curves
-
-    write_curves([folder], folder / "curves.png")
+    if last is not None:  # a run that trains
+        write_curves([folder], folder / "curves.png")
+        if not quiet:
+            minutes, loss = last.seconds / 60, last.figures["total"]
+            print(f"{last.step} steps in {minutes:.1f} min, loss {loss:.4f}; written: {folder}")
     if not quiet:
-        print(f"{last.step} steps in {last.seconds / 60:.1f} min, loss {last.figures['total']:.4f}; written: {folder}")
+        for line in _measured(folder):
+            print(line)
+
+
+def _measured(folder: Path) -> list[str]:
+    """What the run came to on its validation and test cases, where it has such; a line each."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    test = folder / "test.json"
+    measured = {"validation": rows[-1] if rows else {}, "test": json.loads(test.read_text()) if test.is_file() else {}}
+    return [f"mean Dice on the {role} cases {row['dice']:.3f}" for role, row in measured.items() if "dice" in row]
