@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from meddelinea.data.augment import Augmentation, apply, draw, zoom
+from meddelinea.data.augment import TONES, Augmentation, apply, draw, zoom
 from meddelinea.io import read_volume
 
 NOTHING = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
@@ -225,3 +225,47 @@ def test_a_crop_leaves_the_other_numbers_as_they_were() -> None:
 def test_a_crop_is_a_share(crop: float) -> None:
     with pytest.raises(ValueError, match=f"crop {crop:g}"):
         Augmentation(crop=crop)
+
+
+def test_the_tone_curve_is_linear_between_its_points() -> None:
+    images, masks = slices()
+    drawn = draw(replace(NOTHING, tone=0.1), KEYS)
+    assert float(drawn.tone.std()) == pytest.approx(0.1, rel=0.5)
+    bent, ids = apply(drawn, images, masks, 48)
+    for image, ours, shifts in zip(images.numpy(), bent.numpy(), drawn.tone.numpy(), strict=True):
+        theirs = np.interp(image, TONES, np.array(TONES) + shifts)
+        np.testing.assert_allclose(ours, theirs.clip(-1, 1), atol=1e-5)
+    assert torch.equal(ids, masks)
+
+
+def test_sharpness_adds_or_takes_what_a_mean_filter_takes() -> None:
+    images, masks = slices()
+    images = images * 0.5
+    drawn = draw(replace(NOTHING, sharpness=0.8), KEYS)
+    assert 0 < float(drawn.sharpness.abs().max()) <= 0.8
+    changed, _ = apply(drawn, images, masks, 48)
+    mean = torch.from_numpy(ndimage.uniform_filter(images.numpy(), (0, 0, 3, 3)))
+    expected = images + drawn.sharpness.view(4, 1, 1, 1) * (images - mean)
+    torch.testing.assert_close(changed[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=0, atol=1e-5)
+
+
+def test_outside_a_round_field_is_air_and_background() -> None:
+    keys = [(0, 0, 0, i) for i in range(40)]
+    images, masks = (part[:1].expand(40, *part.shape[1:]) for part in slices())
+    drawn = draw(replace(NOTHING, field=0.5), keys)
+    assert 0.5 <= float(drawn.radius.min()) < 0.6
+    assert 1.3 < float(drawn.radius.max()) <= 2**0.5
+    seen, ids = apply(drawn, images, masks, 48)
+    row, column = np.mgrid[:48, :48] - 23.5
+    inside = torch.from_numpy(np.hypot(row, column)) <= 24 * drawn.radius[:, None, None]
+    assert not ids[~inside].any()
+    assert torch.equal(ids[inside], masks[inside])
+    wide = inside[:, None].expand_as(seen)
+    assert (seen[~wide] == -1).all()
+    torch.testing.assert_close(seen[wide], images[wide], rtol=0, atol=1e-5)
+
+
+def test_what_is_off_leaves_all_other_numbers_as_they_were() -> None:
+    plain, more = draw(Augmentation(), KEYS), draw(Augmentation(crop=0.3, tone=0.1, sharpness=0.5, field=0.3), KEYS)
+    for name in ("displacement", "gain", "offset", "noise"):
+        assert torch.equal(getattr(plain, name), getattr(more, name)), name

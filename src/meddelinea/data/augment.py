@@ -19,6 +19,11 @@ Key = tuple[int, int, int, int]
 
 #: Side of the coarse grid of the elastic distortion.
 ELASTIC_GRID = 6
+#: Grey levels at which the tone curve is bent, and the distance between them.
+TONES = (-1.0, -0.5, 0.0, 0.5, 1.0)
+TONE_STEP = 0.5
+#: Distance of a slice's corner from its centre, in half sides.
+CORNER = 2.0**0.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,14 @@ class Augmentation:
         Largest standard deviation of added noise on the -1..1 scale.
     crop
         Largest share of the side that a random crop leaves out; the crop fills the slice.
+    tone
+        Standard deviation of the shifts at `TONES`, linear between them, that bend the curve from old grey levels to
+        new ones: other windows and phases of contrast, in which tissues stand in another relation.
+    sharpness
+        Largest weight of what a 3x3 mean takes away, added or subtracted: sharp and smooth reconstruction kernels.
+    field
+        Largest share of the half side that a round field of view leaves out; it reaches at most to the corners. Air
+        and background are outside.
     """
 
     rotation_deg: float = 15.0
@@ -54,10 +67,14 @@ class Augmentation:
     brightness: float = 0.15
     noise: float = 0.05
     crop: float = 0.0
+    tone: float = 0.0
+    sharpness: float = 0.0
+    field: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.crop < 1.0:
-            raise ValueError(f"crop {self.crop:g}; expected a share of the side, from 0 to below 1")
+        for name, share in (("crop", self.crop), ("field", self.field)):
+            if not 0.0 <= share < 1.0:
+                raise ValueError(f"{name} {share:g}; expected a share of the side, from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -69,13 +86,16 @@ class Drawn:
     gain: Tensor  # (B,)
     offset: Tensor  # (B,)
     noise: Tensor  # (B,)
+    tone: Tensor  # (B, len(TONES))
+    sharpness: Tensor  # (B,)
+    radius: Tensor  # (B,) of the field of view, where 1 is half of the side
     seeds: tuple[int, ...]  # of the pixel noise
 
 
 def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
     """Draw parameters for the slices that the keys name."""
     a = augmentation
-    affine, displacement, intensity, seeds = [], [], [], []
+    affine, displacement, intensity, tone, look, seeds = [], [], [], [], [], []
     for key in keys:
         rng = np.random.default_rng(key)
         angle = np.deg2rad(rng.uniform(-a.rotation_deg, a.rotation_deg))
@@ -90,8 +110,13 @@ def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
         left_out = a.crop * rng.random()  # after all others, whose numbers then do not depend on `crop`
         centre = left_out * rng.uniform(-1.0, 1.0, 2)  # where the crop still lies in the moved slice
         affine.append(np.column_stack([linear * (1.0 - left_out), linear @ centre + shift]))
+        tone.append(rng.normal(0.0, a.tone, len(TONES)))
+        look.append((rng.uniform(-a.sharpness, a.sharpness), rng.uniform(1.0 - a.field, CORNER) if a.field else CORNER))
+    sharpness, radius = torch.tensor(look, dtype=torch.float32).unbind(1)
     gains, offset, noise = torch.tensor(intensity, dtype=torch.float32).unbind(1)
-    return Drawn(_tensor(affine), _tensor(displacement), gains, offset, noise, tuple(seeds))
+    return Drawn(
+        _tensor(affine), _tensor(displacement), gains, offset, noise, _tensor(tone), sharpness, radius, tuple(seeds)
+    )
 
 
 def _tensor(arrays: list[NDArray[np.float64]]) -> Tensor:
@@ -140,9 +165,19 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int) -> tuple[Tenso
     moved = F.grid_sample(images + 1.0, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1.0
     ids = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0]
     column = (slice(None), None, None, None)
+    if drawn.sharpness.any():
+        moved = moved + drawn.sharpness[column] * (moved - F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False))
+    if drawn.tone.any():
+        bends = zip(TONES, drawn.tone.unbind(1), strict=True)
+        moved = moved + sum(b[column] * (1.0 - (moved - tone).abs() / TONE_STEP).clamp(min=0.0) for tone, b in bends)
     changed = moved * drawn.gain[column] + drawn.offset[column]
     if drawn.noise.any():
         generators = [torch.Generator().manual_seed(seed) for seed in drawn.seeds]
         grain = torch.stack([torch.randn((C, side, side), generator=g) for g in generators])
         changed = changed + drawn.noise[column] * grain
-    return changed.clamp(-1.0, 1.0), ids.long()
+    changed, ids = changed.clamp(-1.0, 1.0), ids.long()
+    if (drawn.radius < CORNER).any():
+        across = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
+        outside = across.square()[None, :, None] + across.square()[None, None, :] > drawn.radius.square()[:, None, None]
+        changed, ids = changed.masked_fill(outside[:, None], -1.0), ids.masked_fill(outside, 0)
+    return changed, ids
