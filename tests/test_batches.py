@@ -147,6 +147,30 @@ def test_neighbours_stop_at_the_ends_of_a_scan(tmp_path: Path, reach: int) -> No
     assert np.array_equal(index[:, 2], np.minimum(middle + reach, slices - 1))
 
 
+@pytest.mark.parametrize("reach", [0, 1])
+def test_thick_slices_are_means_of_their_slabs(tmp_path: Path, reach: int) -> None:
+    slices = 9
+    image = np.broadcast_to(np.linspace(-1, 1, slices, dtype=np.float32)[:, None, None], (slices, SIDE, SIDE))
+    mask = np.broadcast_to(np.arange(slices, dtype=np.uint8)[:, None, None] % 4, image.shape)
+    root = write_store(tmp_path / "grey", {"a": (image, mask)})
+    thin, thick = (batches(root, 200, neighbours=reach, thickest=k)[0] for k in (1, 3))
+    assert torch.equal(thin.masks, thick.masks)  # the same slices are drawn
+    level = np.rint((thin.images[:, 1, 0, 0].numpy() + 1) / 2 * (slices - 1)).astype(int)
+    grey = np.rint((image[:, 0, 0] + 1) * 127.5) / 127.5 - 1
+    seen = set()
+    for index, ours in zip(level, thick.images[:, :, 0, 0].numpy(), strict=True):
+        expected = {
+            k: [
+                grey[np.clip(np.arange(k) + index - (k - 1) // 2 + side * reach * k, 0, slices - 1)].mean()
+                for side in (-1, 0, 1)
+            ]
+            for k in (1, 2, 3)
+        }
+        seen |= {min(expected, key=lambda k: np.abs(np.array(expected[k]) - ours).max())}
+        assert min(np.abs(np.array(e) - ours).max() for e in expected.values()) < 1e-3
+    assert seen == {1, 2, 3}
+
+
 def test_a_crop_is_the_window_around_an_organ_pixel(blobs: Path) -> None:
     side = 16
     batch = batches(blobs, 12, crop=side, empty_share=0.0)[0]

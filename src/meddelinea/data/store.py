@@ -195,7 +195,8 @@ class SliceStore:
     def image(self, case: int, index: int, reach: int) -> NDArray[np.uint8]:
         """A slice between its neighbours `reach` slices below and above, (3, size, size) of 256 grey levels.
 
-        Beyond the scan's ends the last slice stands for its neighbour; with `reach` 0 the slice is repeated.
+        Beyond the scan's ends, where `index` may lie too, the last slice stands for the others; with `reach` 0 the
+        slice is repeated.
 
         Raises
         ------

@@ -81,6 +81,18 @@ class TrainingBatches(Dataset[Batch]):
     def _rng(self, step: int, position: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, step, position))
 
+    def _thickness(self, step: int, position: int) -> int:
+        """Slices that are averaged into one, drawn apart: other numbers then do not depend on `thickest`."""
+        return int(np.random.default_rng((self.seed, step, position, 1)).integers(1, self.config.thickest + 1))
+
+    def _image(self, case: int, index: int, thickness: int) -> NDArray[np.float32]:
+        """Grey levels (3, size, size) of a slab about a slice and of its neighbours, which have its thickness."""
+        first = index - (thickness - 1) // 2
+        reach = self.config.neighbours * thickness
+        slab = [self.store.image(case, first + i, reach) for i in range(thickness)]
+        mean: NDArray[np.float32] = np.mean(slab, axis=0, dtype=np.float32)
+        return mean
+
     def __getitem__(self, step: int) -> Batch:
         images, masks, keys, noise, uniform = [], [], [], [], []
         total = self.batch_size * self.processes
@@ -89,7 +101,7 @@ class TrainingBatches(Dataset[Batch]):
         for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
             rng = self._rng(step, position)
             case, index = self._pick(rng)
-            images.append(self.store.image(case, index, self.config.neighbours))
+            images.append(self._image(case, index, self._thickness(step, position)))
             masks.append(self.store.mask(case, index))
             keys.append((self.seed, step * total + position, case, index))
             noise.append(rng.standard_normal((LATENT_CHANNELS, side // FACTOR, side // FACTOR), dtype=np.float32))

@@ -57,6 +57,9 @@ class DataConfig(Strict):
         whole number. The store's own size where empty. Validation, and inference with the result, use the first.
     neighbours
         Distance in slices of the two neighbours in the outer image channels; 0 repeats the slice, as the paper does.
+    thickest
+        Largest number of a scan's slices that are averaged into one, 1 to `thickest` with equal chances; the
+        neighbours are then as many slices further away. Thick slices, from a store of thinner ones.
     rare_organ_share
         Share of a batch whose slices are drawn by organ, each organ equally often, and not uniformly.
     empty_share
@@ -75,6 +78,7 @@ class DataConfig(Strict):
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=64)], ...] = ()
     neighbours: Annotated[int, Field(ge=0)] = 0
+    thickest: Positive = 1
     rare_organ_share: Share = 0.0
     empty_share: Share = 1.0
     crop: Annotated[int, Field(ge=0, multiple_of=8)] = 0
@@ -112,6 +116,8 @@ class ModelConfig(Strict):
         Folder of a whole model to fine-tune, in place of `codec` and `dit`.
     trainable_decoder
         How much of the decoder the `control` stage trains.
+    trainable_dit
+        Whether the `control` stage trains the transformer too, which the paper freezes.
     """
 
     preset: str = "small"
@@ -120,6 +126,7 @@ class ModelConfig(Strict):
     dit: Path | None = None
     pipeline: Path | None = None
     trainable_decoder: TrainableDecoder = "final_layer"
+    trainable_dit: bool = False
 
 
 class OptimiserConfig(Strict):
