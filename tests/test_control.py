@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
+from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.models.codec import SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
@@ -25,12 +26,18 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def tiny_segmenter(*, stem: bool = False, auxiliary: bool = False, guided: bool = False) -> Segmenter:
+def tiny_segmenter(
+    *, stem: bool = False, auxiliary: bool = False, guided: bool = False, fine: bool = False
+) -> Segmenter:
     torch.manual_seed(0)
     codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=4, learn_sigma=True))
-    control = ControlDiT.copy_of(dit, 2, STEM if stem else (), ORGANS + 1 if auxiliary else 0)
-    head = MaskHead(16, 8, ORGANS, STEM[:2] if guided else (), hidden=(16, 8))
+    channels, hidden = STEM if stem else (), (8, 16) if guided else ()
+    finest = 4
+    if fine:
+        channels, hidden, finest = (8, *STEM), (8, *hidden), 2
+    control = ControlDiT.copy_of(dit, 2, channels, ORGANS + 1 if auxiliary else 0, finest)
+    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden)
     return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
 
@@ -50,6 +57,7 @@ EXTENSIONS = [
     {"stem": True},
     {"auxiliary": True},
     {"stem": True, "auxiliary": True, "guided": True},
+    {"stem": True, "auxiliary": True, "guided": True, "fine": True},
 ]
 
 
@@ -154,3 +162,37 @@ def test_the_mask_head_is_at_full_resolution_with_and_without_image_features() -
         segmenter = tiny_segmenter(stem=True, guided=guided)
         view = segmenter.look(images)
         assert segmenter.decode(torch.randn(2, 4, 4, 4), view).shape == (2, ORGANS + 1, 32, 32)
+
+
+def direct(segmenter: Segmenter) -> MedDelinea:
+    return MedDelinea(segmenter, Objective(diffusion=False), make_scheduler("ddim"), 4)
+
+
+def test_without_diffusion_the_mask_is_a_function_of_the_image_alone() -> None:
+    segmenter = tiny_segmenter(stem=True, auxiliary=True, guided=True)
+    randomised(segmenter.control)
+    randomised(segmenter.mask_head)
+    method, one = direct(segmenter), batch()
+    other = one._replace(noise=one.noise + 1.0, uniform=one.uniform.flip(0))
+    losses = method.loss(one)
+    assert losses.keys() == {"segmentation", "auxiliary", "total"}
+    assert torch.equal(losses["total"], method.loss(other)["total"])
+    keys = [NoiseKey(seed, 0, 0, 0) for seed in range(8)]
+    logits = method.segment(one.images, keys[:4])
+    assert torch.equal(logits, method.segment(one.images, keys[4:]))
+    assert logits.std() > 0
+    # Training and segmenting are the same pass.
+    nothing, last = torch.zeros(4, 4, 4, 4), torch.full((4,), 999)
+    view = segmenter.look(one.images)
+    torch.testing.assert_close(logits, segmenter.decode(segmenter(nothing, last, view)[0], view), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_transformer_learns_only_where_it_is_told_to(trainable: bool) -> None:
+    segmenter = tiny_segmenter(stem=True, auxiliary=True, guided=True)
+    segmenter.freeze("all", trainable)
+    MedDelinea(segmenter, Objective(), make_scheduler("ddim"), 1).loss(batch())["total"].backward()
+    for name, parameter in segmenter.dit.named_parameters():
+        learns = trainable and not name.startswith("y_embedder")
+        assert parameter.requires_grad == learns, name
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == learns, name

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 
 from meddelinea.diffusion.losses import diffusion_loss, segmentation_loss, segmentation_weights
-from meddelinea.diffusion.method import timesteps
+from meddelinea.diffusion.method import Objective, timesteps
+from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import NoiseSchedule
 
 
@@ -102,7 +103,7 @@ def test_segmentation_weights_fall_from_one_to_the_snr_and_stay_in_bounds() -> N
 def test_timesteps_have_the_stated_share_at_the_last_and_are_uniform_elsewhere(share: float) -> None:
     n = 200_000
     uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    counts = torch.bincount(timesteps(uniform, 1000, share), minlength=1000)
+    counts = torch.bincount(timesteps(uniform, 1000, Objective(last_timestep_share=share)), minlength=1000)
     assert len(counts) == 1000
     rest = n * (1 - share) / 1000
     assert (counts[:-1] - rest).abs().max() <= 1
@@ -111,7 +112,19 @@ def test_timesteps_have_the_stated_share_at_the_last_and_are_uniform_elsewhere(s
 
 def test_timesteps_at_the_edges() -> None:
     edges = torch.tensor([0.0, 0.5, 1.0 - 2**-24, 1.0])  # a float32 uniform may round to 1
-    assert timesteps(edges, 1000, 0.0).tolist() == [0, 500, 999, 999]
-    assert timesteps(edges, 1000, 1.0).tolist() == [999] * 4
-    assert timesteps(edges, 1000, 0.5).tolist() == [999, 0, 999, 999]
-    assert timesteps(edges, 1, 0.5).tolist() == [0] * 4
+    half = Objective(last_timestep_share=0.5)
+    assert timesteps(edges, 1000, Objective()).tolist() == [0, 500, 999, 999]
+    assert timesteps(edges, 1000, Objective(last_timestep_share=1.0)).tolist() == [999] * 4
+    assert timesteps(edges, 1000, half).tolist() == [999, 0, 999, 999]
+    assert timesteps(edges, 1, half).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 20])
+def test_timesteps_trained_at_are_those_that_sampling_visits(steps: int) -> None:
+    scheduler = make_scheduler("ddim")
+    scheduler.set_timesteps(steps)
+    uniform = (torch.arange(700) + 0.5) / 700
+    drawn = timesteps(uniform, 1000, Objective(trained_steps=steps))
+    assert set(drawn.tolist()) == set(scheduler.timesteps.tolist())
+    counts = torch.bincount(drawn)
+    assert counts[counts > 0].float().std(correction=0) <= 1

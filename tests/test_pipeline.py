@@ -43,7 +43,8 @@ def tiny_pipeline(kind: str) -> MedDelineaPipeline:
         codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=0, learn_sigma=not guided))
     control = ControlDiT.copy_of(dit, 2, STEM if guided else (), len(ORGANS) + 1 if guided else 0)
-    head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[:2] if guided else (), (16, 8))
+    hidden = (8, 16) if guided else ()
+    head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[: len(hidden)], hidden)
     return MedDelineaPipeline(
         codec=codec,
         dit=dit,

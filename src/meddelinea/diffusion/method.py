@@ -21,7 +21,7 @@ from meddelinea.diffusion.losses import (
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import sample
 from meddelinea.diffusion.schedule import NoiseSchedule, PredictionType
-from meddelinea.models.segmenter import Segmenter
+from meddelinea.models.segmenter import ImageView, Segmenter
 
 
 class Batch(NamedTuple):
@@ -51,8 +51,15 @@ class Objective:
     ----------
     prediction_type
         What the DiT predicts; the paper: `epsilon`.
+    diffusion
+        Whether masks are diffused at all. Without, the same network gets zeros for the noisy latent and its output is
+        decoded as the clean one: the control experiment that tells what diffusion adds.
+    diffusion_weight
+        Weight of L_diff.
     last_timestep_share
         Share of the batch at t = T - 1, where sampling in few steps starts; the rest is uniform. The paper: 0.
+    trained_steps
+        Where above 0, the rest is uniform over the timesteps that sampling in so many steps visits. The paper: 0.
     segmentation_weighting, pixel_loss
         See `diffusion.losses`.
     segmentation
@@ -62,17 +69,24 @@ class Objective:
     """
 
     prediction_type: PredictionType = "epsilon"
+    diffusion: bool = True
+    diffusion_weight: float = 1.0
     last_timestep_share: float = 0.0
+    trained_steps: int = 0
     segmentation_weighting: SegmentationWeighting = "alpha_bar"
     pixel_loss: PixelLoss = "bce"
     segmentation: bool = True
     auxiliary_weight: float = 1.0
 
 
-def timesteps(uniform: Tensor, count: int, last_share: float) -> Tensor:
-    """Uniform numbers (B,) in [0, 1) -> timesteps (B,): a share of them the last, the others uniform."""
+def timesteps(uniform: Tensor, count: int, objective: Objective) -> Tensor:
+    """Uniform numbers (B,) in [0, 1) -> timesteps (B,) in 0..count - 1, distributed as the objective says."""
+    last_share = objective.last_timestep_share
     rest = (uniform - last_share) / (1.0 - last_share) if last_share < 1.0 else uniform
-    return torch.where(uniform < last_share, count - 1, (rest * count).long().clamp(0, count - 1))
+    levels = objective.trained_steps or count
+    level = (rest * levels).long().clamp(0, levels - 1)
+    t = ((level + 1) * (count / levels)).round().long() - 1  # trailing spacing, as `sampling.make_scheduler` has it
+    return torch.where(uniform < last_share, count - 1, t)
 
 
 class MedDelinea(nn.Module):
@@ -103,28 +117,37 @@ class MedDelinea(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L_diff + L_seg (Sec. 2), and the auxiliary loss where there is such a head."""
         objective, schedule = self.objective, self.schedule
-        with torch.no_grad():
-            clean = self.segmenter.encode_mask(batch.masks)
-        t = timesteps(batch.uniform, len(schedule), objective.last_timestep_share)
-        noisy = schedule.add_noise(clean, batch.noise, t)
         view = self.segmenter.look(batch.images)
-        output, auxiliary = self.segmenter(noisy, t, view)
-        losses = {
-            "diffusion": diffusion_loss(output, schedule.target(clean, batch.noise, t, objective.prediction_type))
-        }
-        if objective.segmentation:
+        losses = {}
+        if objective.diffusion:
+            with torch.no_grad():
+                clean = self.segmenter.encode_mask(batch.masks)
+            t = timesteps(batch.uniform, len(schedule), objective)
+            noisy = schedule.add_noise(clean, batch.noise, t)
+            output, auxiliary = self.segmenter(noisy, t, view)
             estimate = schedule.clean(output, noisy, t, objective.prediction_type)
+            target = schedule.target(clean, batch.noise, t, objective.prediction_type)
+            losses["diffusion"] = objective.diffusion_weight * diffusion_loss(output, target)
             weights = segmentation_weights(schedule, t, objective.segmentation_weighting)
+        else:
+            estimate, auxiliary = self._direct(view)
+            weights = torch.ones(len(batch.images), device=batch.images.device)
+        if objective.segmentation:
             logits = self.segmenter.decode(estimate, view)
             losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, objective.pixel_loss)
         if auxiliary is not None:
             coarse = F.interpolate(batch.masks[:, None].float(), auxiliary.shape[2:], mode="nearest-exact")[:, 0].long()
-            ones = torch.ones(len(t), device=t.device)
             losses["auxiliary"] = objective.auxiliary_weight * segmentation_loss(
-                auxiliary, coarse, ones, objective.pixel_loss
+                auxiliary, coarse, torch.ones_like(weights), objective.pixel_loss
             )
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
+
+    def _direct(self, view: ImageView) -> tuple[Tensor, Tensor | None]:
+        """The network's output, and auxiliary logits, where there is no mask to denoise."""
+        nothing = torch.zeros_like(view.latent)
+        last = torch.full((len(nothing),), len(self.schedule) - 1, device=nothing.device)
+        return self.segmenter(nothing, last, view)
 
     @torch.no_grad()
     def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:
@@ -142,6 +165,8 @@ class MedDelinea(nn.Module):
         Logits (B, L + 1, H, W).
         """
         view = self.segmenter.look(images)
+        if not self.objective.diffusion:
+            return self.segmenter.decode(self._direct(view)[0], view)
         kind = self.objective.prediction_type
 
         def denoise(noisy: Tensor, t: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class MedDelineaPipeline(DiffusionPipeline):
         Canonical names behind channels 1..L.
     prediction_type
         What the DiT was trained to predict: `epsilon`, `sample` or `v_prediction`.
+    diffusion
+        Whether masks are diffused, see `Objective`.
     default_steps
         Sampling steps where a call names none.
     neighbours
@@ -52,6 +54,7 @@ class MedDelineaPipeline(DiffusionPipeline):
         default_steps: int = 20,
         neighbours: int = 0,
         colours: list[list[float]] | None = None,
+        diffusion: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
@@ -61,6 +64,7 @@ class MedDelineaPipeline(DiffusionPipeline):
             default_steps=default_steps,
             neighbours=neighbours,
             colours=colours,
+            diffusion=diffusion,
         )
 
     @property
@@ -75,7 +79,7 @@ class MedDelineaPipeline(DiffusionPipeline):
         It samples with the pipeline's scheduler and default number of steps where none is named.
         """
         segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
-        objective = Objective(prediction_type=self.config.prediction_type)
+        objective = Objective(prediction_type=self.config.prediction_type, diffusion=self.config.diffusion)
         scheduler = self.scheduler if scheduler is None else scheduler
         steps = self.config.default_steps if steps is None else steps
         return MedDelinea(segmenter, objective, scheduler, steps).to(self.device).eval()

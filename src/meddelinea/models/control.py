@@ -41,6 +41,8 @@ class ControlDiT(ModelMixin, ConfigMixin):
         K, at most the DiT's N.
     stem_channels
         Extension: an `ImageStem` of these widths, whose tokens are added to the embedded patches. Empty: none.
+    stem_finest
+        Pixels to a side of one position of its first level.
     auxiliary_classes
         Extension, used in training only: L + 1 channels of a coarse mask read from the last tokens (deep supervision,
         which teaches the blocks before their zero-initialised outputs have opened). 0: none.
@@ -56,6 +58,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
         depth: int = 15,
         heads: int = 16,
         stem_channels: Sequence[int] = (),
+        stem_finest: int = 4,
         auxiliary_classes: int = 0,
     ) -> None:
         super().__init__()
@@ -68,13 +71,20 @@ class ControlDiT(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
-        self.stem = ImageStem(tuple(stem_channels), width) if stem_channels else None
+        self.stem = ImageStem(tuple(stem_channels), stem_finest, width) if stem_channels else None
         self.auxiliary = None
         if auxiliary_classes:
             self.auxiliary = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, auxiliary_classes * AUXILIARY_SIDE**2))
 
     @classmethod
-    def copy_of(cls, dit: DiT, depth: int, stem_channels: Sequence[int] = (), auxiliary_classes: int = 0) -> ControlDiT:
+    def copy_of(
+        cls,
+        dit: DiT,
+        depth: int,
+        stem_channels: Sequence[int] = (),
+        auxiliary_classes: int = 0,
+        stem_finest: int = 4,
+    ) -> ControlDiT:
         """The trainable copy of the first `depth` blocks of `dit`, its patch embedding widened by the image's channels.
 
         The new input channels repeat the weights of the old ones: mask and image live in one latent space, and zeros
@@ -89,6 +99,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
             depth=depth,
             heads=config.heads,
             stem_channels=stem_channels,
+            stem_finest=stem_finest,
             auxiliary_classes=auxiliary_classes,
         )
         control.blocks.load_state_dict(dit.blocks[:depth].state_dict())

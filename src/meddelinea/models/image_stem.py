@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from meddelinea.models.layers import ResidualBlock
 
-#: Pixels folded into one position of the finest level.
-FINEST = 4
-
 
 class ImageStem(nn.Module):
     """Pyramid of image features whose coarsest level has one position a token.
@@ -19,14 +16,16 @@ class ImageStem(nn.Module):
     Parameters
     ----------
     channels
-        Width of each level: the first at H/4, each further one at half of the resolution before.
+        Width of each level: the first at H/f, each further one at half of the resolution before.
+    finest
+        f, the side of the square of pixels that is folded into one position of the first level.
     width
         D, the width of the tokens.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+    def __init__(self, channels: tuple[int, ...], finest: int, width: int) -> None:
         super().__init__()
-        self.finest = nn.Conv2d(3, channels[0], FINEST, FINEST)
+        self.finest = nn.Conv2d(3, channels[0], finest, finest)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, 2, 1) for fine, coarse in pairwise(channels))
         # One block where positions are many and dear, two where they are few.
         self.blocks = nn.ModuleList(
@@ -38,7 +37,7 @@ class ImageStem(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, 3, H, W) in [-1, 1] -> tokens (B, T, D), and the features of each level, the finest first."""
-        h = self.blocks[0](self.finest(images))  # (B, c0, H/4, W/4)
+        h = self.blocks[0](self.finest(images))  # (B, c0, H/f, W/f)
         levels = [h]
         for down, blocks in zip(self.down, self.blocks[1:], strict=True):
             h = blocks(down(h))

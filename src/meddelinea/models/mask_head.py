@@ -17,8 +17,9 @@ class MaskHead(ModelMixin, ConfigMixin):
     """Decoder features -> logits of the background and L organs at full resolution.
 
     Without `image_channels` it is one convolution, as in the paper. With them, an extension of the paper, it also sees
-    the two finest levels of the image stem, because a boundary is drawn more precisely where the image can be seen:
-    features and image are fused at H/8 and at H/4, where each position holds the logits of 4x4 pixels.
+    the finest levels of the image stem, because a boundary is drawn more precisely where the image can be seen:
+    features and image are fused at H/8 and at each finer level, down to the finest, where each position holds the
+    logits of a square of pixels.
 
     Parameters
     ----------
@@ -27,9 +28,9 @@ class MaskHead(ModelMixin, ConfigMixin):
     organs
         L.
     image_channels
-        Channels of the image features at H/4 and H/8, or empty.
+        Channels of the image features from the finest level to that at H/8, or empty.
     hidden
-        Channels at H/8 and at H/4 where image features are fused.
+        Channels of the fused features of each of these levels.
     """
 
     @register_to_config
@@ -39,7 +40,7 @@ class MaskHead(ModelMixin, ConfigMixin):
         feature_factor: int = 1,
         organs: int = 13,
         image_channels: Sequence[int] = (),
-        hidden: Sequence[int] = (96, 48),
+        hidden: Sequence[int] = (48, 96),
     ) -> None:
         super().__init__()
         classes = organs + 1
@@ -47,14 +48,16 @@ class MaskHead(ModelMixin, ConfigMixin):
             self.conv_out = nn.Conv2d(feature_channels, classes * feature_factor**2, 3, padding=1)
             self.shuffle = nn.PixelShuffle(feature_factor)
             return
-        fine, coarse = image_channels
-        self.fuse_coarse = nn.Conv2d(feature_channels + coarse, hidden[0], 3, padding=1)
-        self.coarse_block = ResidualBlock(hidden[0])
-        self.fuse_fine = nn.Conv2d(hidden[0] // 4 + fine, hidden[1], 3, padding=1)
-        self.fine_block = ResidualBlock(hidden[1])
-        self.norm = nn.GroupNorm(8, hidden[1])
-        self.conv_out = nn.Conv2d(hidden[1], classes * 16, 3, padding=1)
-        self.shuffle = nn.PixelShuffle(4)
+        above = [*(width // 4 for width in hidden[1:]), feature_channels]  # what comes from the coarser level
+        self.fuse = nn.ModuleList(
+            nn.Conv2d(below + image, width, 3, padding=1)
+            for below, image, width in zip(above, image_channels, hidden, strict=True)
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(width) for width in hidden)
+        self.norm = nn.GroupNorm(8, hidden[0])
+        finest = feature_factor // 2 ** (len(hidden) - 1)
+        self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(finest)
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> MaskHead:
         """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `layers.carry_classes`."""
@@ -70,7 +73,10 @@ class MaskHead(ModelMixin, ConfigMixin):
         """Decoder features (B, C, H/f, W/f), and image features the finest first -> logits (B, L + 1, H, W)."""
         if not self.config.image_channels:
             return self.shuffle(self.conv_out(features))
-        h = self.coarse_block(self.fuse_coarse(torch.cat([features, image_levels[1]], dim=1)))  # (B, hidden0, H/8, W/8)
-        h = torch.cat([F.pixel_shuffle(h, 2), image_levels[0]], dim=1)
-        h = F.silu(self.norm(self.fine_block(self.fuse_fine(h))))  # (B, hidden1, H/4, W/4)
-        return self.shuffle(self.conv_out(h))
+        h = features
+        levels = list(zip(self.fuse, self.blocks, image_levels, strict=False))  # coarser ones belong to the tokens
+        for fuse, block, image in reversed(levels):
+            if h.shape[2] < image.shape[2]:
+                h = F.pixel_shuffle(h, 2)
+            h = block(fuse(torch.cat([h, image], dim=1)))
+        return self.shuffle(self.conv_out(F.silu(self.norm(h))))

@@ -44,10 +44,10 @@ class Preset:
         D, attention heads, N, K, and the side of a patch in latent pixels.
     classes, learn_sigma
         As in the checkpoint that the DiT starts from.
-    stem_channels, auxiliary
+    stem_channels, stem_finest, auxiliary
         Extensions of the control branch, see `ControlDiT`.
-    image_guided_head
-        Whether the mask head sees the image stem's two finest levels.
+    head_hidden
+        Extension: widths of the mask head that sees the image stem's levels down to H/8, see `MaskHead`. Empty: none.
     resolution
         Rows and columns of the slices it is trained at.
     """
@@ -62,8 +62,9 @@ class Preset:
     classes: int
     learn_sigma: bool
     stem_channels: tuple[int, ...] = ()
+    stem_finest: int = 4
     auxiliary: bool = False
-    image_guided_head: bool = False
+    head_hidden: tuple[int, ...] = ()
     resolution: int = 256
 
 
@@ -81,7 +82,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             learn_sigma=False,
             stem_channels=(64, 128, 192),
             auxiliary=True,
-            image_guided_head=True,
+            head_hidden=(48, 96),
             resolution=128,
         ),
         "paper": Preset(
@@ -149,14 +150,17 @@ def build_dit(preset: Preset) -> DiT:
 def build_control(preset: Preset, dit: DiT, organs: int) -> ControlDiT:
     """The control branch of the preset's sizes, a copy of the first blocks of `dit`."""
     auxiliary_classes = organs + 1 if preset.auxiliary else 0
-    control: ControlDiT = ControlDiT.copy_of(dit, preset.control_depth, preset.stem_channels, auxiliary_classes)
+    control: ControlDiT = ControlDiT.copy_of(
+        dit, preset.control_depth, preset.stem_channels, auxiliary_classes, preset.stem_finest
+    )
     return control
 
 
 def build_mask_head(preset: Preset, codec: KLCodec | SpaceToDepthCodec, organs: int) -> MaskHead:
     """The decoder's final layer for L organs."""
-    image_channels = preset.stem_channels[:2] if preset.image_guided_head else ()
-    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels)
+    hidden = preset.head_hidden
+    image_channels = preset.stem_channels[: len(hidden)]
+    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden)
 
 
 def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:

@@ -46,10 +46,16 @@ class Segmenter(nn.Module):
         self.mask_head = mask_head
         self.palette = nn.Buffer(colours, persistent=False)
 
-    def freeze(self, trainable_decoder: TrainableDecoder) -> None:
-        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2)."""
+    def freeze(self, trainable_decoder: TrainableDecoder, trainable_dit: bool = False) -> None:
+        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2).
+
+        With `trainable_dit` also the transformer that the paper freezes: for one that was hardly pre-trained.
+        """
         self.requires_grad_(False)
         self.control.requires_grad_(True)
+        if trainable_dit:
+            self.dit.requires_grad_(True)
+            self.dit.y_embedder.requires_grad_(False)
         if self.mask_head is not None and trainable_decoder != "none":
             self.mask_head.requires_grad_(True)
         if trainable_decoder == "all":

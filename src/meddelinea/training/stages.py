@@ -115,7 +115,7 @@ class BaseStage(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             clean = self.codec.encode(paint(batch.masks, self.colours))
-        t = timesteps(batch.uniform, len(self.schedule), self.objective.last_timestep_share)
+        t = timesteps(batch.uniform, len(self.schedule), self.objective)
         noisy = self.schedule.add_noise(clean, batch.noise, t)
         output = self.dit(noisy, self.dit.condition(t))
         loss = diffusion_loss(output, self.schedule.target(clean, batch.noise, t, self.objective.prediction_type))
@@ -140,7 +140,7 @@ class ControlStage(MedDelinea):
         segmenter = Segmenter(parts.codec, parts.dit, parts.control, parts.mask_head, parts.colours)
         scheduler = make_scheduler(config.validation.scheduler)
         super().__init__(segmenter, config.objective, scheduler, config.validation.sampling_steps)
-        segmenter.freeze(config.model.trainable_decoder)
+        segmenter.freeze(config.model.trainable_decoder, config.model.trainable_dit)
         if not config.objective.auxiliary_weight and parts.control.auxiliary is not None:
             parts.control.auxiliary.requires_grad_(False)
         self.organs = parts.organs
@@ -164,6 +164,7 @@ class ControlStage(MedDelinea):
             default_steps=self.steps,
             neighbours=self.neighbours,
             colours=parts.palette.tolist(),
+            diffusion=self.objective.diffusion,
         )
         pipeline.save_pretrained(folder / "pipeline")
         return folder / "pipeline"
