@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
+from meddelinea.inference import predict
 from meddelinea.inference.model import Model, load_model, read_model_files
 from meddelinea.inference.postprocess import remove_small_components
 from meddelinea.inference.predict import segment
@@ -103,6 +106,34 @@ def test_the_mask_is_the_same_in_every_orientation(model: Model, scan: Volume, m
     assert result.array.shape == turned.array.shape
     assert np.array_equal(result.affine, turned.affine)
     assert np.array_equal(result.reorient(scan.orientation).array, mask.array)
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_slices_stand_among_the_neighbours_that_training_reads(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: int
+) -> None:
+    store = SliceStore(write_blobs(tmp_path / "store"))
+    size, slices = store.manifest.preprocessing.size, store.cases[0].slices
+    grey = np.stack([store.image(0, i, 0)[0] for i in range(slices)]) / 127.5 - 1.0
+    seen: list[torch.Tensor] = []
+
+    class Watching:
+        def segment(self, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+            seen.append(images)
+            return torch.zeros(len(images), len(ORGANS) + 1, size, size)
+
+    pipeline = SimpleNamespace(
+        method=lambda *arguments: Watching(),
+        device="cpu",
+        scheduler=model.pipeline.scheduler,
+        config=SimpleNamespace(default_steps=1, neighbours=1, neighbour_pairs=pairs),
+    )
+    grid = Volume(grey.transpose(2, 1, 0).astype(np.float32), np.eye(4), "CT")
+    monkeypatch.setattr(predict, "to_model_grid", lambda volume, preprocessing: grid)
+    monkeypatch.setattr(predict, "to_source_grid", lambda mask, volume: mask)
+    segment(Model(model.files, pipeline), grid, batch_size=4)
+    for index, ours in enumerate(torch.cat(seen).numpy()):
+        np.testing.assert_allclose(ours, store.image(0, index, 1, pairs) / 127.5 - 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5])

@@ -120,6 +120,23 @@ def test_a_slice_has_the_same_logits_alone_in_a_batch_and_in_any_order() -> None
     assert not torch.allclose(pipeline(images()[:1], KEYS[1:2]), together[:1], atol=1e-3)
 
 
+def test_the_codec_sees_the_three_middle_slices_and_the_stem_all_of_them(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline("guided")
+    wide = randomised(ControlDiT.copy_of(pipeline.dit, 2, STEM, len(ORGANS) + 1, stem_slices=5))
+    pipeline.control = wide
+    pipeline.register_to_config(neighbour_pairs=2)
+    pipeline.save_pretrained(tmp_path)
+    loaded = MedDelineaPipeline.from_pretrained(tmp_path)
+    five = torch.cat([images()[:, :1].flip(0), images(), images()[:, 2:].flip(0)], dim=1)
+    segmenter = loaded.method().segmenter
+    assert torch.equal(segmenter.look(five).latent, loaded.codec.encode(images()))
+    logits = loaded(five, KEYS)
+    assert torch.equal(logits, pipeline(five, KEYS))
+    assert not torch.allclose(logits, loaded(five[:, [4, 1, 2, 3, 0]], KEYS), atol=1e-3)
+    with pytest.raises(UsageError, match=r"\(B, 5, H, W\)"):
+        loaded(images(), KEYS)
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32), (4, 1, 32, 32), (4, 3, 32, 40), (4, 3, 24, 32)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="multiples of 16"):

@@ -108,6 +108,8 @@ def test_neighbours_stand_in_the_outer_channels_and_the_ends_are_repeated(tmp_pa
         (9, 0, (0, 0, 4)),
     ):
         np.testing.assert_array_equal(slices.image(0, index, reach), np.stack([alone[i] for i in expected]))
+    for reach, index, expected in ((1, 2, (0, 1, 2, 3, 4)), (2, 3, (0, 1, 3, 4, 4)), (1, -1, (0, 0, 0, 0, 1))):
+        np.testing.assert_array_equal(slices.image(0, index, reach, 2), np.stack([alone[i] for i in expected]))
 
 
 def test_what_is_known_of_cases_comes_back_sorted_by_name(tmp_path: Path) -> None:

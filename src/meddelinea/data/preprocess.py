@@ -151,3 +151,8 @@ def _body_box(scan: Volume, air: float) -> NDArray[np.float64]:
     corners = np.array(np.meshgrid(*bounds, indexing="ij")).reshape(3, -1)
     placed: NDArray[np.float64] = scan.affine[:3, :3] @ corners + scan.affine[:3, 3:]
     return placed
+
+
+def neighbour_offsets(reach: int, sides: int) -> list[int]:
+    """Where a slice's channels lie beside it, in slices: `sides` on either side, `reach` apart."""
+    return [reach * side for side in range(-sides, sides + 1)]

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from meddelinea.data.preprocess import Preprocessing
+from meddelinea.data.preprocess import Preprocessing, neighbour_offsets
 from meddelinea.errors import InputRefusedError
 
 VERSION = 2
@@ -192,8 +192,10 @@ class SliceStore:
         end = self._ends[case]
         return self._table[end - self.cases[case].slices : end]
 
-    def image(self, case: int, index: int, reach: int) -> NDArray[np.uint8]:
-        """A slice between its neighbours `reach` slices below and above, (3, size, size) of 256 grey levels.
+    def image(self, case: int, index: int, reach: int, sides: int = 1) -> NDArray[np.uint8]:
+        """A slice between `sides` neighbours on either side, (2 sides + 1, size, size) of 256 grey levels.
+
+        They lie `reach` slices apart, the lowest first.
 
         Beyond the scan's ends, where `index` may lie too, the last slice stands for the others; with `reach` 0 the
         slice is repeated.
@@ -204,7 +206,7 @@ class SliceStore:
             If the case's file is missing or damaged.
         """
         last = self.cases[case].slices - 1
-        wanted = [min(max(index + offset, 0), last) for offset in (-reach, 0, reach)]
+        wanted = [min(max(index + offset, 0), last) for offset in neighbour_offsets(reach, sides)]
         slices = {i: self._read(case, "image", i) for i in dict.fromkeys(wanted)}
         return np.stack([slices[i] for i in wanted])
 

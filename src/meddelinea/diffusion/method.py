@@ -27,7 +27,7 @@ from meddelinea.models.segmenter import ImageView, Segmenter
 class Batch(NamedTuple):
     """A training batch; the random numbers come with it, so that a loss is a function of its batch."""
 
-    images: Tensor  # (B, 3, H, W) in [-1, 1]
+    images: Tensor  # (B, slices, H, W) in [-1, 1]
     masks: Tensor  # (B, H, W) organ ids
     noise: Tensor  # (B, 4, h, w) standard normal
     uniform: Tensor  # (B,) in [0, 1), from which the timestep is made
@@ -40,7 +40,7 @@ class Method(Protocol):
         """Scalar losses; `total` is the one to minimise."""
 
     def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:
-        """Images (B, 3, H, W) -> logits (B, L + 1, H, W)."""
+        """Images (B, slices, H, W) -> logits (B, L + 1, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class MedDelinea(nn.Module):
         Parameters
         ----------
         images
-            (B, 3, H, W) in [-1, 1].
+            (B, slices, H, W) in [-1, 1].
         noise
             B keys; the same key gives the same mask.
 

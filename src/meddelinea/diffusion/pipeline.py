@@ -35,7 +35,9 @@ class MedDelineaPipeline(DiffusionPipeline):
     default_steps
         Sampling steps where a call names none.
     neighbours
-        Distance in slices of the slices in the outer image channels; 0 where the slice is repeated.
+        Distance in slices of the slices in an image's channels; 0 where the slice is repeated.
+    neighbour_pairs
+        Pairs of neighbours in an image's channels, 2 pairs + 1 in all.
     colours
         The palette that masks are painted with, L + 1 triples; `models.codec.palette` where None.
     """
@@ -53,6 +55,7 @@ class MedDelineaPipeline(DiffusionPipeline):
         prediction_type: str = "epsilon",
         default_steps: int = 20,
         neighbours: int = 0,
+        neighbour_pairs: int = 1,
         colours: list[list[float]] | None = None,
         diffusion: bool = True,
     ) -> None:
@@ -63,6 +66,7 @@ class MedDelineaPipeline(DiffusionPipeline):
             prediction_type=prediction_type,
             default_steps=default_steps,
             neighbours=neighbours,
+            neighbour_pairs=neighbour_pairs,
             colours=colours,
             diffusion=diffusion,
         )
@@ -90,7 +94,7 @@ class MedDelineaPipeline(DiffusionPipeline):
         Parameters
         ----------
         images
-            (B, 3, H, W) in [-1, 1], H and W multiples of 8 times the patch size; moved to the pipeline's device.
+            (B, slices, H, W) in [-1, 1], H and W multiples of 8 times the patch size; moved to the pipeline's device.
         keys
             Where the noise of each slice comes from.
         steps
@@ -106,9 +110,10 @@ class MedDelineaPipeline(DiffusionPipeline):
             If the images do not have that shape, or there is not one key for each.
         """
         multiple = FACTOR * self.dit.config.patch_size
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
+        slices = 2 * self.config.neighbour_pairs + 1
+        if images.ndim != 4 or images.shape[1] != slices or images.shape[2] % multiple or images.shape[3] % multiple:
             raise UsageError(
-                f"images of shape {tuple(images.shape)}; expected (B, 3, H, W), H and W multiples of {multiple}"
+                f"images of shape {tuple(images.shape)}; expected (B, {slices}, H, W), H and W multiples of {multiple}"
             )
         if len(keys) != len(images):
             raise UsageError(f"{len(keys)} noise keys for {len(images)} images; expected one each")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from meddelinea import __version__
 from meddelinea.data.fingerprint import fingerprint
-from meddelinea.data.preprocess import to_model_grid, to_source_grid
+from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.method import Method
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
@@ -106,10 +106,11 @@ def segment(
     grid = to_model_grid(volume, model.files.preprocessing)
     case = int(fingerprint(volume)[:16], 16)
     slices = grid.array.transpose(2, 1, 0)  # (S, rows, columns)
+    offsets = neighbour_offsets(model.pipeline.config.neighbours, model.pipeline.config.neighbour_pairs)
     ids = np.zeros(slices.shape, np.uint8)
     for start in range(0, len(slices), batch_size):
         chunk = range(start, min(start + batch_size, len(slices)))
-        images = torch.from_numpy(_with_neighbours(slices, chunk, model.pipeline.config.neighbours)).to(device)
+        images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(device)
         keys = [NoiseKey(seed, case, index, 0) for index in chunk]
         logits = method.segment(images, keys)
         ids[start : chunk.stop] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
@@ -142,7 +143,7 @@ def with_modality(volume: Volume, modalities: tuple[Modality, ...]) -> Volume:
     return replace(volume, modality=modalities[0])
 
 
-def _with_neighbours(slices: NDArray[np.float32], chunk: range, reach: int) -> NDArray[np.float32]:
-    """(B, 3, rows, columns): each slice between those `reach` below and above; the last one stands in at the ends."""
-    wanted = np.clip(np.array(chunk)[:, None] + np.array([-reach, 0, reach]), 0, len(slices) - 1)
+def _with_neighbours(slices: NDArray[np.float32], chunk: range, offsets: list[int]) -> NDArray[np.float32]:
+    """(B, channels, rows, columns): each slice among its neighbours; the last one stands in at the ends."""
+    wanted = np.clip(np.array(chunk)[:, None] + np.array(offsets), 0, len(slices) - 1)
     return np.ascontiguousarray(slices[wanted])

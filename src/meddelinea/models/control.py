@@ -43,6 +43,8 @@ class ControlDiT(ModelMixin, ConfigMixin):
         Extension: an `ImageStem` of these widths, whose tokens are added to the embedded patches. Empty: none.
     stem_finest
         Pixels to a side of one position of its first level.
+    stem_slices
+        Slices that it sees: 3 as the codec, or more pairs of neighbours.
     auxiliary_classes
         Extension, used in training only: L + 1 channels of a coarse mask read from the last tokens (deep supervision,
         which teaches the blocks before their zero-initialised outputs have opened). 0: none.
@@ -59,6 +61,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
         heads: int = 16,
         stem_channels: Sequence[int] = (),
         stem_finest: int = 4,
+        stem_slices: int = 3,
         auxiliary_classes: int = 0,
     ) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
-        self.stem = ImageStem(tuple(stem_channels), stem_finest, width) if stem_channels else None
+        self.stem = ImageStem(tuple(stem_channels), stem_finest, stem_slices, width) if stem_channels else None
         self.auxiliary = None
         if auxiliary_classes:
             self.auxiliary = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, auxiliary_classes * AUXILIARY_SIDE**2))
@@ -84,6 +87,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
         stem_channels: Sequence[int] = (),
         auxiliary_classes: int = 0,
         stem_finest: int = 4,
+        stem_slices: int = 3,
     ) -> ControlDiT:
         """The trainable copy of the first `depth` blocks of `dit`, its patch embedding widened by the image's channels.
 
@@ -100,6 +104,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
             heads=config.heads,
             stem_channels=stem_channels,
             stem_finest=stem_finest,
+            stem_slices=stem_slices,
             auxiliary_classes=auxiliary_classes,
         )
         control.blocks.load_state_dict(dit.blocks[:depth].state_dict())

@@ -19,13 +19,15 @@ class ImageStem(nn.Module):
         Width of each level: the first at H/f, each further one at half of the resolution before.
     finest
         f, the side of the square of pixels that is folded into one position of the first level.
+    slices
+        Channels of an image: the slice and its neighbours.
     width
         D, the width of the tokens.
     """
 
-    def __init__(self, channels: tuple[int, ...], finest: int, width: int) -> None:
+    def __init__(self, channels: tuple[int, ...], finest: int, slices: int, width: int) -> None:
         super().__init__()
-        self.finest = nn.Conv2d(3, channels[0], finest, finest)
+        self.finest = nn.Conv2d(slices, channels[0], finest, finest)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, 2, 1) for fine, coarse in pairwise(channels))
         # One block where positions are many and dear, two where they are few.
         self.blocks = nn.ModuleList(
@@ -36,7 +38,7 @@ class ImageStem(nn.Module):
         self.proj = nn.Conv2d(channels[-1], width, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Images (B, 3, H, W) in [-1, 1] -> tokens (B, T, D), and the features of each level, the finest first."""
+        """Images (B, slices, H, W) in [-1, 1] -> tokens (B, T, D), and the features of each level, the finest first."""
         h = self.blocks[0](self.finest(images))  # (B, c0, H/f, W/f)
         levels = [h]
         for down, blocks in zip(self.down, self.blocks[1:], strict=True):

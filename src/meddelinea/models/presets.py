@@ -44,7 +44,7 @@ class Preset:
         D, attention heads, N, K, and the side of a patch in latent pixels.
     classes, learn_sigma
         As in the checkpoint that the DiT starts from.
-    stem_channels, stem_finest, auxiliary
+    stem_channels, stem_finest, stem_slices, auxiliary
         Extensions of the control branch, see `ControlDiT`.
     head_hidden
         Extension: widths of the mask head that sees the image stem's levels down to H/8, see `MaskHead`. Empty: none.
@@ -63,6 +63,7 @@ class Preset:
     learn_sigma: bool
     stem_channels: tuple[int, ...] = ()
     stem_finest: int = 4
+    stem_slices: int = 3
     auxiliary: bool = False
     head_hidden: tuple[int, ...] = ()
     resolution: int = 256
@@ -151,7 +152,7 @@ def build_control(preset: Preset, dit: DiT, organs: int) -> ControlDiT:
     """The control branch of the preset's sizes, a copy of the first blocks of `dit`."""
     auxiliary_classes = organs + 1 if preset.auxiliary else 0
     control: ControlDiT = ControlDiT.copy_of(
-        dit, preset.control_depth, preset.stem_channels, auxiliary_classes, preset.stem_finest
+        dit, preset.control_depth, preset.stem_channels, auxiliary_classes, preset.stem_finest, preset.stem_slices
     )
     return control
 

@@ -67,8 +67,9 @@ class Segmenter(nn.Module):
         return self.codec.encode(paint(mask, self.palette))
 
     def look(self, images: Tensor) -> ImageView:
-        """Images (B, 3, H, W) in [-1, 1] -> what the network takes from them."""
-        latent = self.codec.encode(images).detach()
+        """Images (B, slices, H, W) in [-1, 1] -> what the network takes from them; the codec sees the middle three."""
+        outer = (images.shape[1] - 3) // 2
+        latent = self.codec.encode(images[:, outer : outer + 3]).detach()
         if self.control.stem is None:
             return ImageView(latent, None, ())
         tokens, levels = self.control.stem(images)

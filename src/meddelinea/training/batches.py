@@ -86,10 +86,10 @@ class TrainingBatches(Dataset[Batch]):
         return int(np.random.default_rng((self.seed, step, position, 1)).integers(1, self.config.thickest + 1))
 
     def _image(self, case: int, index: int, thickness: int) -> NDArray[np.float32]:
-        """Grey levels (3, size, size) of a slab about a slice and of its neighbours, which have its thickness."""
+        """Grey levels (channels, size, size) of a slab about a slice and of neighbours of its thickness."""
         first = index - (thickness - 1) // 2
         reach = self.config.neighbours * thickness
-        slab = [self.store.image(case, first + i, reach) for i in range(thickness)]
+        slab = [self.store.image(case, first + i, reach, self.config.neighbour_pairs) for i in range(thickness)]
         mean: NDArray[np.float32] = np.mean(slab, axis=0, dtype=np.float32)
         return mean
 

@@ -57,6 +57,8 @@ class DataConfig(Strict):
         whole number. The store's own size where empty. Validation, and inference with the result, use the first.
     neighbours
         Distance in slices of the two neighbours in the outer image channels; 0 repeats the slice, as the paper does.
+    neighbour_pairs
+        Pairs of neighbours in an image's channels. The codec sees the inner pair; only an image stem sees more.
     thickest
         Largest number of a scan's slices that are averaged into one, 1 to `thickest` with equal chances; the
         neighbours are then as many slices further away. Thick slices, from a store of thinner ones.
@@ -78,6 +80,7 @@ class DataConfig(Strict):
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=64)], ...] = ()
     neighbours: Annotated[int, Field(ge=0)] = 0
+    neighbour_pairs: Positive = 1
     thickest: Positive = 1
     rare_organ_share: Share = 0.0
     empty_share: Share = 1.0
@@ -97,6 +100,8 @@ class DataConfig(Strict):
             raise ValueError(f"cases {', '.join(twice)} are named twice; split by patient")
         if self.crop and self.resolutions:
             raise ValueError("crop is for the codec stage, resolutions for whole slices; set one of them")
+        if self.neighbour_pairs > 1 and not self.neighbours:
+            raise ValueError("neighbour_pairs counts neighbours; set neighbours to their distance in slices")
         return self
 
 
@@ -229,6 +234,8 @@ class RunConfig(Strict):
     def _consistent(self) -> RunConfig:
         if self.stage == "control" and not self.objective.segmentation and self.model.trainable_decoder != "none":
             raise ValueError("without the segmentation loss no mask head is trained; set model.trainable_decoder: none")
+        if self.stage == "codec" and self.data.neighbour_pairs > 1:
+            raise ValueError("the codec sees three slices; set data.neighbour_pairs: 1 for its stage")
         if self.sharding and self.precision == "fp16":
             raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
         if self.validation.patience and not self.validation.every:

@@ -75,9 +75,9 @@ class _Slices(Dataset[tuple[Tensor, Tensor]]):
         self.batches = batches
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        store, reach = self.batches.store, self.batches.config.neighbours
+        store, data = self.batches.store, self.batches.config
         places = self.batches.slices(step)
-        images = np.stack([store.image(case, index, reach) for case, index in places])
+        images = np.stack([store.image(case, index, data.neighbours, data.neighbour_pairs) for case, index in places])
         masks = np.stack([store.mask(case, index) for case, index in places])
         return torch.from_numpy(images), torch.from_numpy(masks)
 

@@ -145,7 +145,13 @@ class ControlStage(MedDelinea):
             parts.control.auxiliary.requires_grad_(False)
         self.organs = parts.organs
         self.halve = config.saved_dtype == "float16"
-        self.neighbours = config.data.neighbours
+        self.neighbours, self.neighbour_pairs = config.data.neighbours, config.data.neighbour_pairs
+        seen, given = parts.control.config.stem_slices, 2 * self.neighbour_pairs + 1
+        if seen != given:
+            raise UsageError(
+                f"data.neighbour_pairs: {self.neighbour_pairs} makes {given} slices an image, the model sees {seen}; "
+                "set model.sizes.stem_slices to that, or neighbour_pairs to what the model has"
+            )
 
     def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
         """Sampled masks."""
@@ -163,6 +169,7 @@ class ControlStage(MedDelinea):
             prediction_type=self.objective.prediction_type,
             default_steps=self.steps,
             neighbours=self.neighbours,
+            neighbour_pairs=self.neighbour_pairs,
             colours=parts.palette.tolist(),
             diffusion=self.objective.diffusion,
         )

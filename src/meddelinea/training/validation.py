@@ -50,7 +50,8 @@ def validation_dice(
         overlap, found_size, true_size = np.zeros((3, len(organs)))
         indices = list(range(0, stored.slices, config.validation.stride))
         for chunk in (indices[i : i + BATCH] for i in range(0, len(indices), BATCH)):
-            pixels = torch.from_numpy(np.stack([store.image(case, i, config.data.neighbours) for i in chunk]))
+            reach, pairs = config.data.neighbours, config.data.neighbour_pairs
+            pixels = torch.from_numpy(np.stack([store.image(case, i, reach, pairs) for i in chunk]))
             masks = torch.from_numpy(np.stack([store.mask(case, i) for i in chunk])).long().to(device)
             masks = masks[:, factor // 2 :: factor, factor // 2 :: factor]
             keys = [NoiseKey(config.seed, case, i, 0) for i in chunk]
