@@ -36,7 +36,7 @@ from meddelinea.models.dit import DiT
 from meddelinea.models.layers import UNLIKELY, DiTBlock
 from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
 from meddelinea.models.segmenter import Segmenter
-from meddelinea.training import engine
+from meddelinea.training import clock, engine
 from meddelinea.training.cases import choose_cases, mixed_datasets
 from meddelinea.training.checkpoint import Checkpoint, load_checkpoint
 from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
@@ -264,7 +264,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert_same_weights(one.control, other.control)
     assert_same_weights(one.mask_head, other.mask_head)
 
-    rows = [[{**row, "seconds": None} for row in metrics(run)] for run in (config.output, straight)]
+    times = {"seconds": None, "cpu_seconds": None}
+    rows = [[{**row, **times} for row in metrics(run)] for run in (config.output, straight)]
     assert [row["step"] for row in rows[1]] == list(range(1, 9))
     assert ["dice" in row for row in rows[1]] == [step in (3, 6, 8) for step in range(1, 9)]
     assert rows[0] == rows[1]
@@ -417,19 +418,23 @@ def test_learning_rate_warms_up_linearly() -> None:
     assert learning_rate_factor(both, 1, 0.2) == pytest.approx(0.5 * 0.8)
 
 
-def test_minutes_end_a_run_and_drive_its_learning_rate(
-    store: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "hand"), [("minutes", "seconds"), ("cpu_minutes", "cpu_seconds")])
+def test_a_time_ends_a_run_and_drives_its_learning_rate(
+    store: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, hand: str
 ) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    hands = {"seconds": 100.0, "cpu_seconds": 7.0}
+    faked = SimpleNamespace(monotonic=lambda: hands["seconds"], process_time=lambda: hands["cpu_seconds"])
+    monkeypatch.setattr(clock, "time", faked)
 
     def report(progress: Progress) -> None:
-        clock[0] += 15.0
+        hands[hand] += 15.0
 
-    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=10**6, minutes=1.0)
+    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=10**6, **{limit: 1.0})
     train(config, report=report)
     rows = metrics(config.output)
-    assert [row["seconds"] for row in rows] == [0, 15, 30, 45, 60]
+    other = "seconds" if hand == "cpu_seconds" else "cpu_seconds"
+    assert [row[hand] for row in rows] == [0, 15, 30, 45, 60]
+    assert {row[other] for row in rows} == {0}
     shares = [0.0, 0.0, 0.25, 0.5, 0.75]  # at the start of each step
     expected = [1e-3 * 0.5 * (1 + math.cos(math.pi * share)) for share in shares]
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from meddelinea.errors import InputRefusedError
 
 #: What a line of the log holds beside losses and Dice.
-NOT_LOSSES = ("step", "seconds", "learning_rate", "gradient_norm")
+NOT_LOSSES = ("step", "seconds", "cpu_seconds", "learning_rate", "gradient_norm")
 #: Share of a run's steps that the smooth line averages over.
 WINDOW_SHARE = 0.05
 

@@ -257,6 +257,7 @@ class _Runs:
             "validation": own.validation.model_dump() | {"every": s.every, "stride": STRIDE, "patience": patience},
             "steps": steps,
             "minutes": None,
+            "cpu_minutes": None,
             "batch_size": s.batch_size,
             "accumulation": 1,
             "seed": s.seed,

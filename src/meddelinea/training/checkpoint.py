@@ -24,6 +24,7 @@ class Checkpoint:
 
     step: int
     seconds: float
+    cpu_seconds: float
     weights: dict[str, Tensor]
     optimiser: dict[str, Any]
     ema: dict[str, Any]

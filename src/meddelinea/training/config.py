@@ -179,6 +179,9 @@ class RunConfig(Strict):
     minutes
         Where given, training time after which the run ends early; the learning rate follows the clock instead of the
         steps then, so that runs of different speed can be compared at equal time.
+    cpu_minutes
+        The same by the processor's time, summed over its cores: what else the machine does then costs the run nothing.
+        Processes of `data.workers` are not counted.
     precision
         `no` (float32), `bf16` or `fp16`.
     gradient_checkpointing
@@ -206,6 +209,7 @@ class RunConfig(Strict):
     batch_size: Positive = 32
     accumulation: Positive = 1
     minutes: Annotated[float, Field(gt=0)] | None = None
+    cpu_minutes: Annotated[float, Field(gt=0)] | None = None
     precision: Precision = "no"
     gradient_checkpointing: bool = False
     compile: bool = False

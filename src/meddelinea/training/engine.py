@@ -33,6 +33,7 @@ from meddelinea.training.checkpoint import (
     save_checkpoint,
     trainable_state,
 )
+from meddelinea.training.clock import Clock
 from meddelinea.training.config import OptimiserConfig, RunConfig
 from meddelinea.training.metrics_log import metrics_log
 from meddelinea.training.result import write_result
@@ -113,10 +114,10 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
         parameters, config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
     )
     ema = EMAModel(parameters, decay=config.optimiser.ema_decay, use_ema_warmup=True, power=0.75)
-    start, spent, best = 0, 0.0, Best(0, -1.0, [])
+    start, best = 0, Best(0, -1.0, [])
     checkpoint = load_checkpoint(output) if resume else None
     if checkpoint is not None:
-        start, spent, best = checkpoint.step, checkpoint.seconds, Best(**checkpoint.best)
+        start, best = checkpoint.step, Best(**checkpoint.best)
         restore_weights(checkpoint, stage)
         restore_optimiser(checkpoint.optimiser, optimiser)
         ema.load_state_dict(checkpoint.ema)
@@ -139,10 +140,10 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
         store, config.data, config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
     )
     batches = _batches(config, dataset, accelerator, start)
-    began = saved = time.monotonic()
-    seconds = spent
+    clock = Clock() if checkpoint is None else Clock(checkpoint.seconds, checkpoint.cpu_seconds)
+    saved = time.monotonic()
     step = start
-    share = 1.0 if best.out_of_patience(config.validation, step) else _share(config, step, seconds)
+    share = 1.0 if best.out_of_patience(config.validation, step) else _share(config, step, clock)
     wrapped.train()
 
     def measure(cases: SliceStore) -> dict[str, float]:
@@ -155,7 +156,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
 
     with metrics_log(output, start, accelerator.is_main_process) as log:
         if share >= 1.0 and step == 0 and held_out.cases:
-            log({"step": 0, "seconds": 0.0, **measure(held_out)})
+            log({"step": 0, "seconds": 0.0, "cpu_seconds": 0.0, **measure(held_out)})
         while share < 1.0:
             for group in optimiser.param_groups:
                 group["lr"] = config.optimiser.learning_rate * learning_rate_factor(config.optimiser, step, share)
@@ -166,9 +167,8 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
                 raise MedDelineaError(_not_finite(config, dataset, step, loss, norm, accelerator.is_main_process))
             ema.step(parameters)
             step += 1
-            seconds = spent + time.monotonic() - began
             share, due = _agreed(
-                [_share(config, step, seconds), time.monotonic() - saved > 60.0 * config.checkpoint_minutes],
+                [_share(config, step, clock), time.monotonic() - saved > 60.0 * config.checkpoint_minutes],
                 accelerator,
             )
             figures["learning_rate"] = optimiser.param_groups[0]["lr"]
@@ -181,12 +181,13 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
                 if best.out_of_patience(config.validation, step):
                     share = 1.0
             if accelerator.is_main_process:
-                log({"step": step, "seconds": round(seconds, 2), **figures})
+                times = {"seconds": round(clock.seconds, 2), "cpu_seconds": round(clock.cpu_seconds, 2)}
+                log({"step": step, **times, **figures})
                 if report is not None:
-                    report(Progress(step, config.steps, share, seconds, figures))
+                    report(Progress(step, config.steps, share, clock.seconds, figures))
             accelerator.log(figures, step=step)
             if due or share >= 1.0:
-                _save(stage, optimiser, ema, best, step, seconds, accelerator, output)
+                _save(stage, optimiser, ema, best, step, clock, accelerator, output)
                 saved = time.monotonic()
 
     if config.validation.patience and best.weights:
@@ -232,10 +233,14 @@ def _not_finite(config: RunConfig, dataset: TrainingBatches, step: int, loss: fl
     )
 
 
-def _share(config: RunConfig, step: int, seconds: float) -> float:
-    """Share of the run that is done, by steps, or by the clock where the run has a time."""
-    by_steps = step / config.steps if config.steps else 1.0
-    return min(1.0, by_steps if config.minutes is None else max(by_steps, seconds / (60.0 * config.minutes)))
+def _share(config: RunConfig, step: int, clock: Clock) -> float:
+    """Share of the run that is done, by steps, or by a clock where the run has a time."""
+    shares = [step / config.steps if config.steps else 1.0]
+    if config.minutes is not None:
+        shares.append(clock.seconds / (60.0 * config.minutes))
+    if config.cpu_minutes is not None:
+        shares.append(clock.cpu_seconds / (60.0 * config.cpu_minutes))
+    return min(1.0, max(shares))
 
 
 def _agreed(values: list[float], accelerator: Accelerator) -> list[float]:
@@ -285,7 +290,7 @@ def _save(
     ema: EMAModel,
     best: Best,
     step: int,
-    seconds: float,
+    clock: Clock,
     accelerator: Accelerator,
     output: Path,
 ) -> None:
@@ -295,4 +300,6 @@ def _save(
         whole(state) for state in (trainable_state(stage), optimiser.state_dict(), ema.state_dict(), vars(best))
     )
     if accelerator.is_main_process:
-        save_checkpoint(Checkpoint(step, seconds, weights, moments, average, scaler, kept), output)
+        save_checkpoint(
+            Checkpoint(step, clock.seconds, clock.cpu_seconds, weights, moments, average, scaler, kept), output
+        )
