@@ -27,8 +27,8 @@ from meddelinea.evaluation.perturbations.intensities import (
     windowed,
     without_table,
 )
-from meddelinea.evaluation.perturbations.labelled import Labelled as Labelled
-from meddelinea.evaluation.perturbations.labelled import labelled as labelled
+from meddelinea.evaluation.perturbations.labelled_scan import Labelled as Labelled
+from meddelinea.evaluation.perturbations.labelled_scan import labelled as labelled
 
 
 def as_it_is(case: Labelled) -> Labelled:

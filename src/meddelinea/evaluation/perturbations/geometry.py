@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from meddelinea.data.resample import Shape, resample_labels, resample_linear
-from meddelinea.evaluation.perturbations.labelled import Labelled, body
+from meddelinea.evaluation.perturbations.labelled_scan import Labelled, body
 from meddelinea.volume import Affine, Volume
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddelinea.data.fingerprint import fingerprint
-from meddelinea.evaluation.perturbations.labelled import Labelled, body
+from meddelinea.evaluation.perturbations.labelled_scan import Labelled, body
 
 #: Typical mean attenuation without contrast medium, in HU: rounded from what radiology textbooks give for adults.
 UNENHANCED_HU: Mapping[str, float] = MappingProxyType(

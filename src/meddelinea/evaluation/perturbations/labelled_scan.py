@@ -14,8 +14,8 @@ from meddelinea.volume import Volume
 
 #: Between air and skin.
 BODY_HU = -300.0
-#: Where a scan was clipped above that: how far above its lowest value.
-_ABOVE_LOWEST_HU = 15.0
+#: Where a scan was clipped above that: how far above its lowest value. Air is then flat, and fat but little above it.
+_ABOVE_LOWEST_HU = 5.0
 #: The opening that cuts what joins the patient to the table, such as a sheet.
 _OPENING_MM = 4.0
 
@@ -82,7 +82,8 @@ def body(scan: Volume) -> NDArray[np.bool_]:
     """
     threshold = max(BODY_HU, float(scan.array.min()) + _ABOVE_LOWEST_HU)
     i_mm, j_mm, _ = scan.spacing_mm
-    # Fat lies near the threshold of a clipped scan, and its noise would tear it into pieces.
+    # Fat lies near the threshold of a clipped scan: its noise would tear it into pieces, which cannot be filled where
+    # the field of view cuts the skin.
     smooth = ndimage.gaussian_filter(np.asarray(scan.array, np.float32), (2.0 / i_mm, 2.0 / j_mm, 0.0))
     opened = ndimage.binary_opening(smooth > threshold, _disc(_OPENING_MM, i_mm, j_mm))
     pieces, count = ndimage.label(opened)
