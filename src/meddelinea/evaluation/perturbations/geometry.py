@@ -122,8 +122,8 @@ def _shape(array: NDArray[np.generic]) -> Shape:
 
 def _body_centre(case: Labelled) -> tuple[float, float]:
     """Centre of the box around the body, as indices along I and J."""
-    flat = body(case.scan).any(axis=2)
-    i, j = (np.flatnonzero(flat.any(axis=other)) for other in (1, 0))
+    inside = body(case.scan)
+    i, j = (np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2)))
     return (i[0] + i[-1]) / 2, (j[0] + j[-1]) / 2
 
 
