@@ -19,18 +19,14 @@ from scipy import ndimage
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.pipeline import MedDelineaPipeline
-from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.inference import predict
 from meddelinea.inference.model import Model, load_model, read_model_files
 from meddelinea.inference.postprocess import remove_small_components
 from meddelinea.inference.predict import segment
 from meddelinea.io import read_volume, write_volume
-from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
-from meddelinea.training.result import write_model_files
 from meddelinea.volume import Volume
-from tiny import CASES, ORGANS, SIZES, run_config, write_blobs
+from tiny import ORGANS, write_blobs, write_model
 
 ORIENTATIONS = tuple("".join(letters) for axes in permutations(("LR", "PA", "IS")) for letters in product(*axes))
 
@@ -38,25 +34,7 @@ ORIENTATIONS = tuple("".join(letters) for axes in permutations(("LR", "PA", "IS"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model's folder with random weights."""
-    root = tmp_path_factory.mktemp("model")
-    store = write_blobs(root / "store")
-    torch.manual_seed(0)
-    preset = find_preset("small", SIZES)
-    codec, dit = build_codec(preset), build_dit(preset)
-    control, head = build_control(preset, dit, len(ORGANS)), build_mask_head(preset, codec, len(ORGANS))
-    with torch.no_grad():
-        for module in (codec, dit, control, head):
-            for parameter in module.parameters():
-                if not parameter.any():  # a zero layer hides what is behind it
-                    parameter.normal_(0.0, 0.2)
-    pipeline = MedDelineaPipeline(
-        codec, dit, control, head, make_scheduler("euler_ancestral"), ORGANS, "sample", default_steps=2, neighbours=1
-    )
-    pipeline.save_pretrained(root / "model")
-    config = run_config("control", store, root / "run", data={"validation": CASES[2:]})
-    train, validation, test = (SliceStore(store, names) for names in (config.data.train, config.data.validation, ()))
-    write_model_files(root / "model", ORGANS, train, validation, test, config)
-    return root / "model"
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

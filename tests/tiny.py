@@ -1,17 +1,22 @@
-"""A slice store and run files so small that a training step takes milliseconds; shared by several test files."""
+"""A slice store, run files and a model so small that a step takes milliseconds; shared by several test files."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.data.store import StoredCase, read_manifest
+from meddelinea.data.store import SliceStore, StoredCase, read_manifest
 from meddelinea.data.store_writer import begin_store, compile_store, write_record, write_slices
+from meddelinea.diffusion.pipeline import MedDelineaPipeline
+from meddelinea.diffusion.sampling import make_scheduler
+from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
 from meddelinea.training.config import RunConfig
+from meddelinea.training.result import write_model_files
 
 ORGANS = ("spleen", "liver", "gallbladder")
 SIDE = 64
@@ -90,3 +95,25 @@ def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunCon
     for name, value in sections.items():
         content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
     return RunConfig.model_validate(content)
+
+
+def write_model(root: Path) -> Path:
+    """The folder of a complete model with random weights: its masks depend on the image and mean nothing."""
+    store = write_blobs(root / "store")
+    torch.manual_seed(0)
+    preset = find_preset("small", SIZES)
+    codec, dit = build_codec(preset), build_dit(preset)
+    control, head = build_control(preset, dit, len(ORGANS)), build_mask_head(preset, codec, len(ORGANS))
+    with torch.no_grad():
+        for module in (codec, dit, control, head):
+            for parameter in module.parameters():
+                if not parameter.any():  # a zero layer hides what is behind it
+                    parameter.normal_(0.0, 0.2)
+    pipeline = MedDelineaPipeline(
+        codec, dit, control, head, make_scheduler("euler_ancestral"), ORGANS, "sample", default_steps=2, neighbours=1
+    )
+    pipeline.save_pretrained(root / "model")
+    config = run_config("control", store, root / "run", data={"validation": CASES[2:]})
+    train, validation, test = (SliceStore(store, names) for names in (config.data.train, config.data.validation, ()))
+    write_model_files(root / "model", ORGANS, train, validation, test, config)
+    return root / "model"

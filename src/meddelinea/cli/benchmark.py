@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,48 @@ def few_shot(
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if failures:
         raise PartialFailureError(f"{len(failures)} of {len(table.tested)} test cases could not be measured")
+
+
+@app.command("robustness")
+def robustness(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the labelled CTs.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for robustness.md and .json; must be new.")],
+    layout: Annotated[str, typer.Option("--format", help="How SRC is laid out, such as btcv.")],
+    cases: Annotated[str | None, typer.Option(help="Only these, such as img0002,img0022 (default: all).")] = None,
+    model: Annotated[str, typer.Option(help="The model to test: small, or a checkpoint folder.")] = "small",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table and errors.")] = False,
+) -> None:
+    """Test a model on labelled CTs under each of a list of perturbations that real scans have."""
+    from meddelinea.evaluation.robustness import robustness_table, table_document, table_lines
+    from meddelinea.inference.output import write_json
+
+    if output.exists():
+        raise UsageError(f"{output}: exists already; choose another folder, or remove it")
+    only = None if cases is None else tuple(name.strip() for name in cases.split(",") if name.strip())
+    silence_diffusers()
+    with progress_bar(hidden=quiet) as bar:
+        task = bar.add_task("reading", total=None)
+        table = robustness_table(
+            model,
+            layout,
+            source,
+            only,
+            progress=lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
+        )
+    output.mkdir(parents=True)
+    write_json(table_document(table), output / "robustness.json")
+    lines = "\n".join(table_lines(table))
+    (output / "robustness.md").write_text(lines + "\n", encoding="utf-8")
+    print(f"tested on: {', '.join(table.tested)}")
+    if table.seen:
+        print(f"in training or validation of {table.model}, by their names: {', '.join(table.seen)}")
+    print(f"\n{lines}")
+    failures = Counter((failure.case, failure.reason) for row in table.rows for failure in row.report.failures)
+    for (name, reason), count in failures.items():
+        print(f"failed: {name}, {count} of {len(table.rows)} rows: {reason}", file=sys.stderr)
+    if failures:
+        failed = {name for name, _ in failures}
+        raise PartialFailureError(f"{len(failed)} of {len(table.tested)} cases could not be measured in every row")
 
 
 @app.command("store")
