@@ -33,11 +33,11 @@ def tiny_segmenter(
     codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=4, learn_sigma=True))
     channels, hidden = STEM if stem else (), (8, 16) if guided else ()
-    finest = 4
+    finest, token_width = 4, 0
     if fine:
-        channels, hidden, finest = (8, *STEM), (8, *hidden), 2
+        channels, hidden, finest, token_width = (8, *STEM), (8, *hidden), 2, 32
     control = ControlDiT.copy_of(dit, 2, channels, ORGANS + 1 if auxiliary else 0, finest)
-    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden)
+    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, token_width)
     return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
 
@@ -157,11 +157,29 @@ def test_auxiliary_logits_stand_where_their_tokens_stand() -> None:
 
 
 def test_the_mask_head_is_at_full_resolution_with_and_without_image_features() -> None:
-    images = batch(2).images
-    for guided in (False, True):
-        segmenter = tiny_segmenter(stem=True, guided=guided)
-        view = segmenter.look(images)
-        assert segmenter.decode(torch.randn(2, 4, 4, 4), view).shape == (2, ORGANS + 1, 32, 32)
+    images, tokens = batch(2).images, torch.randn(2, 4, 32)
+    for extensions in ({}, {"guided": True}, {"guided": True, "fine": True}):
+        segmenter = tiny_segmenter(stem=True, **extensions)
+        view, clean = segmenter.look(images), torch.randn(2, 4, 4, 4)
+        logits = segmenter.decode(clean, view, tokens)
+        assert logits.shape == (2, ORGANS + 1, 32, 32)
+        others = segmenter.decode(clean, view, torch.randn(2, 4, 32))
+        assert torch.equal(logits, others) != ("fine" in extensions)
+
+
+def test_a_token_reaches_the_mask_where_it_stands() -> None:
+    head = tiny_segmenter(stem=True, guided=True, fine=True).mask_head
+    features, levels = torch.zeros(1, 16, 16, 16), [torch.zeros(1, c, s, s) for c, s in ((8, 64), (8, 32), (16, 16))]
+    tokens = torch.zeros(1, 64, 32, requires_grad=True)
+    with torch.no_grad():
+        for block in head.blocks:  # normalisation over the slice would carry a little of every token everywhere
+            block.norm1, block.norm2 = nn.Identity(), nn.Identity()
+        head.norm = nn.Identity()
+    head(features, levels, tokens + torch.randn(1, 64, 32))[0, :, 16 * 2 + 8, 16 * 5 + 8].sum().backward()
+    reached = tokens.grad.abs().sum(dim=2).view(8, 8) > 0  # row 2, column 5
+    assert reached[2, 5]
+    assert not reached[:, :3].any()
+    assert not reached[5:].any()
 
 
 def direct(segmenter: Segmenter) -> MedDelinea:
@@ -184,7 +202,8 @@ def test_without_diffusion_the_mask_is_a_function_of_the_image_alone() -> None:
     # Training and segmenting are the same pass.
     nothing, last = torch.zeros(4, 4, 4, 4), torch.full((4,), 999)
     view = segmenter.look(one.images)
-    torch.testing.assert_close(logits, segmenter.decode(segmenter(nothing, last, view)[0], view), rtol=0, atol=1e-5)
+    clean, tokens = segmenter(nothing, last, view)
+    torch.testing.assert_close(logits, segmenter.decode(clean, view, tokens), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("trainable", [False, True])

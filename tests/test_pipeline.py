@@ -159,7 +159,7 @@ def test_no_mask_head_means_the_nearest_palette_colour() -> None:
     segmenter = pipeline.method().segmenter
     view = segmenter.look(images(1))
     clean = torch.randn(1, 4, 4, 6)
-    logits = segmenter.decode(clean, view)
+    logits = segmenter.decode(clean, view, torch.empty(0))
     painted = pipeline.codec.pixels(pipeline.codec.features(clean))
     distances = (painted[:, None] - segmenter.palette[None, :, :, None, None]).square().sum(2)
     torch.testing.assert_close(logits, -distances, rtol=1e-4, atol=1e-3)

@@ -643,11 +643,12 @@ def test_a_model_goes_on_with_other_organs(store: Path, parts: dict[str, Path], 
     latent = torch.randn(2, 4, 8, 8)
     t = torch.tensor([10, 900])
     with torch.no_grad():
-        old, new = before.method().segmenter, stage.segmenter
-        for a, b in (
-            (old.decode(latent, old.look(images)), new.decode(latent, new.look(images))),
-            (old(noisy, t, old.look(images))[1], new(noisy, t, new.look(images))[1]),
-        ):
+        logits = []
+        for model in (before.method().segmenter, stage.segmenter):
+            view = model.look(images)
+            tokens = model(noisy, t, view)[1]
+            logits.append((model.decode(latent, view, tokens), model.auxiliary_logits(tokens, view)))
+        for a, b in zip(*logits, strict=True):
             torch.testing.assert_close(b[:, [0, 1, 3]], a[:, [0, 2, 1]])
             assert torch.equal(b[:, 2], torch.full_like(b[:, 2], UNLIKELY))
 

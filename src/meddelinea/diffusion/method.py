@@ -124,17 +124,18 @@ class MedDelinea(nn.Module):
                 clean = self.segmenter.encode_mask(batch.masks)
             t = timesteps(batch.uniform, len(schedule), objective)
             noisy = schedule.add_noise(clean, batch.noise, t)
-            output, auxiliary = self.segmenter(noisy, t, view)
+            output, tokens = self.segmenter(noisy, t, view)
             estimate = schedule.clean(output, noisy, t, objective.prediction_type)
             target = schedule.target(clean, batch.noise, t, objective.prediction_type)
             losses["diffusion"] = objective.diffusion_weight * diffusion_loss(output, target)
             weights = segmentation_weights(schedule, t, objective.segmentation_weighting)
         else:
-            estimate, auxiliary = self._direct(view)
+            estimate, tokens = self._direct(view)
             weights = torch.ones(len(batch.images), device=batch.images.device)
         if objective.segmentation:
-            logits = self.segmenter.decode(estimate, view)
+            logits = self.segmenter.decode(estimate, view, tokens)
             losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, objective.pixel_loss)
+        auxiliary = self.segmenter.auxiliary_logits(tokens, view)
         if auxiliary is not None:
             coarse = F.interpolate(batch.masks[:, None].float(), auxiliary.shape[2:], mode="nearest-exact")[:, 0].long()
             losses["auxiliary"] = objective.auxiliary_weight * segmentation_loss(
@@ -143,8 +144,8 @@ class MedDelinea(nn.Module):
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
 
-    def _direct(self, view: ImageView) -> tuple[Tensor, Tensor | None]:
-        """The network's output, and auxiliary logits, where there is no mask to denoise."""
+    def _direct(self, view: ImageView) -> tuple[Tensor, Tensor]:
+        """The network's output, and tokens, where there is no mask to denoise."""
         nothing = torch.zeros_like(view.latent)
         last = torch.full((len(nothing),), len(self.schedule) - 1, device=nothing.device)
         return self.segmenter(nothing, last, view)
@@ -166,12 +167,17 @@ class MedDelinea(nn.Module):
         """
         view = self.segmenter.look(images)
         if not self.objective.diffusion:
-            return self.segmenter.decode(self._direct(view)[0], view)
+            clean, tokens = self._direct(view)
+            return self.segmenter.decode(clean, view, tokens)
         kind = self.objective.prediction_type
 
+        tokens = torch.empty(0)
+
         def denoise(noisy: Tensor, t: Tensor) -> Tensor:
-            return self.schedule.epsilon(self.segmenter(noisy, t, view)[0], noisy, t, kind)
+            nonlocal tokens  # those of the last step go to the mask head
+            output, tokens = self.segmenter(noisy, t, view)
+            return self.schedule.epsilon(output, noisy, t, kind)
 
         shape = (view.latent.shape[1], view.latent.shape[2], view.latent.shape[3])
         clean = sample(denoise, noise, shape, self.scheduler, self.steps, images.device)
-        return self.segmenter.decode(clean, view)
+        return self.segmenter.decode(clean, view, tokens)

@@ -31,6 +31,8 @@ class MaskHead(ModelMixin, ConfigMixin):
         Channels of the image features from the finest level to that at H/8, or empty.
     hidden
         Channels of the fused features of each of these levels.
+    token_width
+        D, where the head also sees the control branch's tokens, at H/16; 0: it does not.
     """
 
     @register_to_config
@@ -41,6 +43,7 @@ class MaskHead(ModelMixin, ConfigMixin):
         organs: int = 13,
         image_channels: Sequence[int] = (),
         hidden: Sequence[int] = (48, 96),
+        token_width: int = 0,
     ) -> None:
         super().__init__()
         classes = organs + 1
@@ -48,7 +51,11 @@ class MaskHead(ModelMixin, ConfigMixin):
             self.conv_out = nn.Conv2d(feature_channels, classes * feature_factor**2, 3, padding=1)
             self.shuffle = nn.PixelShuffle(feature_factor)
             return
-        above = [*(width // 4 for width in hidden[1:]), feature_channels]  # what comes from the coarser level
+        coarsest = feature_channels
+        if token_width:
+            self.token_norm = nn.LayerNorm(token_width)
+            coarsest += token_width // 4
+        above = [*(width // 4 for width in hidden[1:]), coarsest]  # what comes from the coarser level
         self.fuse = nn.ModuleList(
             nn.Conv2d(below + image, width, 3, padding=1)
             for below, image, width in zip(above, image_channels, hidden, strict=True)
@@ -69,11 +76,17 @@ class MaskHead(ModelMixin, ConfigMixin):
         head.load_state_dict(state)
         return head
 
-    def forward(self, features: Tensor, image_levels: Sequence[Tensor] = ()) -> Tensor:
-        """Decoder features (B, C, H/f, W/f), and image features the finest first -> logits (B, L + 1, H, W)."""
+    def forward(self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor) -> Tensor:
+        """Decoder features (B, C, H/f, W/f), image features the finest first, and tokens (B, T, D) of patches of 2x2
+        latent pixels -> logits (B, L + 1, H, W).
+        """
         if not self.config.image_channels:
             return self.shuffle(self.conv_out(features))
         h = features
+        if self.config.token_width:
+            grid = (features.shape[2] // 2, features.shape[3] // 2)
+            coarse = self.token_norm(tokens).transpose(1, 2).unflatten(2, grid)  # (B, D, H/16, W/16)
+            h = torch.cat([h, F.pixel_shuffle(coarse, 2)], dim=1)
         levels = list(zip(self.fuse, self.blocks, image_levels, strict=False))  # coarser ones belong to the tokens
         for fuse, block, image in reversed(levels):
             if h.shape[2] < image.shape[2]:

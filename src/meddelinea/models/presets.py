@@ -48,6 +48,8 @@ class Preset:
         Extensions of the control branch, see `ControlDiT`.
     head_hidden
         Extension: widths of the mask head that sees the image stem's levels down to H/8, see `MaskHead`. Empty: none.
+    head_tokens
+        Whether that head sees the control branch's tokens too.
     resolution
         Rows and columns of the slices it is trained at.
     """
@@ -66,6 +68,7 @@ class Preset:
     stem_slices: int = 3
     auxiliary: bool = False
     head_hidden: tuple[int, ...] = ()
+    head_tokens: bool = False
     resolution: int = 256
 
 
@@ -161,7 +164,10 @@ def build_mask_head(preset: Preset, codec: KLCodec | SpaceToDepthCodec, organs: 
     """The decoder's final layer for L organs."""
     hidden = preset.head_hidden
     image_channels = preset.stem_channels[: len(hidden)]
-    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden)
+    if preset.head_tokens and preset.patch_size != 2:
+        raise UsageError(f"head_tokens with patch_size {preset.patch_size}; the mask head takes tokens of 2x2 patches")
+    token_width = preset.width if preset.head_tokens else 0
+    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, token_width)
 
 
 def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:

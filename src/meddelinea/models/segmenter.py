@@ -75,19 +75,25 @@ class Segmenter(nn.Module):
         tokens, levels = self.control.stem(images)
         return ImageView(latent, tokens, tuple(levels))
 
-    def forward(self, noisy: Tensor, t: Tensor, view: ImageView) -> tuple[Tensor, Tensor | None]:
-        """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and auxiliary logits if there are any."""
+    def forward(self, noisy: Tensor, t: Tensor, view: ImageView) -> tuple[Tensor, Tensor]:
+        """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
         condition = self.dit.condition(t)
         control = self.control(noisy, view.latent, condition, view.tokens)
-        output = self.dit(noisy, condition, control.injections)
-        if self.control.auxiliary is None:
-            return output, None
-        p = self.dit.patch_size
-        return output, self.control.auxiliary_logits(control.tokens, (noisy.shape[2] // p, noisy.shape[3] // p))
+        return self.dit(noisy, condition, control.injections), control.tokens
 
-    def decode(self, clean: Tensor, view: ImageView) -> Tensor:
-        """Clean latent Zhat_m0 (B, 4, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s)."""
+    def auxiliary_logits(self, tokens: Tensor, view: ImageView) -> Tensor | None:
+        """Coarse mask logits read from the control branch's tokens, where it has such a head."""
+        if self.control.auxiliary is None:
+            return None
+        p = self.dit.patch_size
+        return self.control.auxiliary_logits(tokens, (view.latent.shape[2] // p, view.latent.shape[3] // p))
+
+    def decode(self, clean: Tensor, view: ImageView, tokens: Tensor) -> Tensor:
+        """Clean latent Zhat_m0 (B, 4, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s).
+
+        A mask head that sees images sees the control branch's `tokens` too, of the pass that led to the latent.
+        """
         features = self.codec.features(clean)
         if self.mask_head is None:
             return palette_logits(self.codec.pixels(features), self.palette)
-        return self.mask_head(features, view.levels)
+        return self.mask_head(features, view.levels, tokens)
