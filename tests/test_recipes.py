@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from meddelinea.evaluation.bench_file import read_bench_file
+from meddelinea.inference.model import load_model
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.training.config import RunConfig, load_config
 from meddelinea.training.engine import train
@@ -15,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PAPER = sorted(path.stem for path in (RECIPES / "paper").glob("*.yaml"))
+BENCHMARK = sorted(path.stem for path in (RECIPES / "benchmark").glob("*.yaml"))
 SMALL = sorted(path.stem for path in (RECIPES / "small").glob("*.yaml"))
 #: Of the preset `paper`, whose other sizes stay: among them N = 15 blocks, and the recipe's K.
 NARROW: dict[str, Any] = {
@@ -125,6 +128,8 @@ def scaled_down(recipe: str, store: Path, output: Path, *overrides: str) -> RunC
     """A recipe on the tiny store: two steps where it trains, batches of two, no processes beside this one."""
     run = load_config(RECIPES / f"{recipe}.yaml")
     sizes = NARROW if run.model.preset == "paper" else SIZES
+    if run.model.network is not None:
+        sizes = {"widths": [4, 8, 8, 8, 8, 8]}
     changes = [
         f"output={output}",
         f"data.store={store}",
@@ -175,3 +180,27 @@ def test_the_recipes_of_small_follow_each_other(store: Path, tmp_path: Path) -> 
     dit = train(scaled_down("small/base", store, tmp_path / "base", f"model.codec={codec}")) / "dit"
     parts = (f"model.codec={codec}", f"model.dit={dit}")
     assert (train(scaled_down("small/control", store, tmp_path / "control", *parts)) / "pipeline").is_dir()
+
+
+@pytest.mark.parametrize("name", ["unet", "dynunet"])
+def test_a_baselines_recipe_starts_and_sees_what_control_sees(store: Path, tmp_path: Path, name: str) -> None:
+    run, control = (load_config(RECIPES / f"{path}.yaml") for path in (f"benchmark/{name}", "small/control"))
+    assert (run.data, run.objective, run.optimiser) == (control.data, control.objective, control.optimiser)
+    assert (run.batch_size, run.model.network, run.saved_dtype) == (8, name, "float32")
+    folder = train(scaled_down(f"benchmark/{name}", store, tmp_path / "run")) / "pipeline"
+    assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
+
+
+def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
+    assert set(BENCHMARK) == {"accuracy", "unet", "dynunet"}
+    bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
+    assert list(bench.methods) == ["MedDelinea", "U-Net", "DynUNet"]
+    stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
+    assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
+        "MedDelinea": ["codec", "base", "control"],
+        "U-Net": ["baseline"],
+        "DynUNet": ["baseline"],
+    }
+    for run in (run for runs in stages.values() for run in runs):
+        assert (run.data.store, run.data.train) == (bench.store, bench.train)
+    assert not set(bench.train) & set(bench.test)

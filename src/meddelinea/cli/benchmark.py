@@ -107,6 +107,58 @@ def robustness(
         raise PartialFailureError(f"{len(failed)} of {len(table.tested)} cases could not be measured in every row")
 
 
+@app.command("accuracy")
+def accuracy(
+    bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="Data, processor time and methods.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="Folder for runs and tables; gone on with if there.")
+    ],
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate on the file's training cases.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Train on them all, test on the file's test cases.")] = False,
+    methods: Annotated[str | None, typer.Option(help="Train and test only these, such as a,b (default: all).")] = None,
+    cpu_minutes: Annotated[float | None, typer.Option(min=0.01, help="In place of the file's.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the tables and errors.")] = False,
+) -> None:
+    """Train methods for the same processor time and test them alike: Dice and HD95 with intervals over patients.
+
+    What is done is kept, so the command may be stopped and repeated. The tables are over all methods that are done,
+    also by other processes with the same OUTPUT and other --methods.
+    """
+    from meddelinea.data.store_writer import whole
+    from meddelinea.evaluation.accuracy import measure_accuracy
+    from meddelinea.evaluation.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
+    from meddelinea.evaluation.bench_file import read_bench_file
+    from meddelinea.inference.output import write_json
+
+    if (folds is None) == (not test):
+        raise UsageError("expected either --folds N, to choose methods by, or --test")
+    bench = read_bench_file(bench_file)
+    if cpu_minutes is not None:
+        bench = bench.model_copy(update={"cpu_minutes": cpu_minutes})
+    chosen = None if methods is None else tuple(name.strip() for name in methods.split(",") if name.strip())
+    silence_diffusers()
+    with progress_bar(hidden=quiet) as bar:
+        task = bar.add_task("reading", total=None)
+        measured = measure_accuracy(
+            bench,
+            output,
+            folds,
+            chosen,
+            lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
+        )
+    rows = accuracy_rows(measured)
+    write_json(accuracy_document(measured, rows), output / "accuracy.json")
+    lines = accuracy_lines(measured, rows)
+    with whole(output / "accuracy.md") as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    failed = [(trial, failure) for trial in measured.trials for failure in trial.report.failures]
+    for trial, failure in failed:
+        print(f"failed: {trial.part}, {trial.method}, {failure.case}: {failure.reason}", file=sys.stderr)
+    if failed:
+        raise PartialFailureError(f"{len(failed)} tests of cases failed; the means are without them")
+
+
 @app.command("store")
 def store(
     root: Annotated[Path, typer.Argument(metavar="STORE", help="Slice store, from `meddelinea prepare`.")],

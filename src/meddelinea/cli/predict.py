@@ -217,6 +217,7 @@ def _print_table(
     Console().print(table)
     missing = [name for name, organ in measured.items() if not organ.found]
     print(f"not found: {', '.join(missing) or 'none'}")
-    print(f"{segmentation.seconds:.1f} s with model {segmentation.model}, sampling steps: {segmentation.steps}")
+    steps = "" if segmentation.steps is None else f", sampling steps: {segmentation.steps}"
+    print(f"{segmentation.seconds:.1f} s with model {segmentation.model}{steps}")
     for kind, path in files.items():
         print(f"{kind}: {path}")

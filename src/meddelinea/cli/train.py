@@ -23,7 +23,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Train a stage (codec, base or control) as a run file says."""
+    """Train a stage (codec, base, control or baseline) as a run file says."""
     from accelerate import PartialState
 
     from meddelinea.evaluation.curves import write_curves

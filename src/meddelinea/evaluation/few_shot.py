@@ -8,22 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meddelinea.data.case import Case, read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.splits import drawn_order
-from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
-from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
-from meddelinea.evaluation.report import CaseFailure, CaseResult, Report, evaluate_case
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.evaluation.report import Report
 from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.evaluation.testing import Progress, run_test
 from meddelinea.inference.model import load_model, read_model_files
-from meddelinea.inference.predict import segment
-from meddelinea.labels import organ_ids
 from meddelinea.training.adapt import Adaptation, AdaptSettings, adapt
 from meddelinea.training.engine import Progress as Step
-
-#: Called with what is being done, and how much of it is: done, in all.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -110,15 +104,16 @@ def few_shot_table(
     )
     for name, reason in prepared.failed.items():
         raise InputRefusedError(f"{name}: {reason}")
-    rows = [FewShotRow(0, None, 0.0, _tested(base, tested, organs, "as it is", progress))]
+    before = run_test(load_model(base), tested, organs, "as it is", progress)
+    rows = [FewShotRow(0, None, 0.0, before.report)]
     for count in sorted(volumes):
         began = time.monotonic()
         adapted = adapt(
             files.folder, work / "store", given[:count], work / f"k{count}", settings, _training(count, progress)
         )
         seconds = time.monotonic() - began
-        report = _tested(work / f"k{count}", tested, organs, f"k = {count}", progress)
-        rows.append(FewShotRow(count, adapted, seconds, report))
+        after = run_test(load_model(work / f"k{count}"), tested, organs, f"k = {count}", progress)
+        rows.append(FewShotRow(count, adapted, seconds, after.report))
     return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
 
 
@@ -126,30 +121,6 @@ def _training(count: int, progress: Progress | None) -> Callable[[str, Step], No
     if progress is None:
         return None
     return lambda part, step: progress(f"k = {count}, {part}", step.step, step.steps)
-
-
-def _tested(
-    model: str | Path, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: Progress | None
-) -> Report:
-    """The model's masks of the cases against their labels; an organ that it does not know is one that it missed."""
-    loaded = load_model(model)
-    unknown = (organ for organ in organs if organ not in loaded.files.labels)
-    # Numbers that its masks never hold.
-    labels = {**loaded.files.labels, **{organ: 255 - index for index, organ in enumerate(unknown)}}
-    results, failures = [], []
-    for done, case in enumerate(cases):
-        if progress is not None:
-            progress(f"test {name}", done, len(cases))
-        try:
-            labelled = read_case(case, organs)
-            found = segment(loaded, labelled.scan)
-            scores = evaluate_case(found.mask, labels, labelled.mask, organ_ids(organs), organs)
-        except MedDelineaError as error:
-            failures.append(CaseFailure(case.name, str(error)))
-            continue
-        only = tuple(organ for organ in loaded.files.labels if organ not in organs)
-        results.append(CaseResult(case.name, "", "", "", "", tuple(scores), only, (), (), ()))
-    return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM)
 
 
 def table_lines(table: FewShotTable) -> list[str]:

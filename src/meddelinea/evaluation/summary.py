@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.evaluation.metrics import OrganScore
-from meddelinea.evaluation.report import Report
+from meddelinea.evaluation.report import CaseFailure, CaseResult, Report
 from meddelinea.inference.output import write_json
 from meddelinea.labels import PAPER_ORGANS
 
@@ -127,8 +127,19 @@ def report_document(report: Report) -> dict[str, Any]:
     empty, no finite distance to average) is null. `status` and the counts say why.
     """
     document = {"schema_version": SCHEMA_VERSION, "summary": asdict(summarise(report)), **asdict(report)}
-    plain: dict[str, Any] = _plain(document)
-    return plain
+    content: dict[str, Any] = plain(document)
+    return content
+
+
+def read_report_document(document: Mapping[str, Any]) -> Report:
+    """The report that `report_document` made this of."""
+    cases = []
+    for case in document["cases"]:
+        content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in case.items()}
+        content["scores"] = tuple(_read_score(row) for row in case["scores"])
+        cases.append(CaseResult(**content))
+    failures = tuple(CaseFailure(**failure) for failure in document["failures"])
+    return Report(tuple(cases), failures, document["nsd_tolerance_mm"])
 
 
 def write_report_json(report: Report, path: Path) -> None:
@@ -148,7 +159,7 @@ def write_report_csv(report: Report, path: Path) -> None:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             for case in report.cases:
-                writer.writerows({"case": case.case, **_plain(asdict(score))} for score in case.scores)
+                writer.writerows({"case": case.case, **plain(asdict(score))} for score in case.scores)
             writer.writerows({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
         unfinished.replace(path)
     finally:
@@ -192,12 +203,18 @@ def _finite_mean(values: Iterable[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _plain(value: Any) -> Any:
+def _read_score(row: Mapping[str, Any]) -> OrganScore:
+    numbers: dict[Any, Any] = {None: math.nan, "inf": math.inf}
+    content: dict[str, Any] = {key: numbers.get(value, value) for key, value in row.items()}
+    return OrganScore(**content)
+
+
+def plain(value: Any) -> Any:
     """Plain JSON types: infinity becomes `"inf"`, NaN None, and what holds them is rebuilt."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "inf" if math.isinf(value) else None
     return value

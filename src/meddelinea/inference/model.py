@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.errors import UsageError, WeightsMissingError
+from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
 
 if TYPE_CHECKING:
+    from meddelinea.baselines.pipeline import BaselinePipeline
     from meddelinea.diffusion.pipeline import MedDelineaPipeline
     from meddelinea.volume import Modality
 
@@ -56,7 +57,7 @@ class Model:
     """A model that is ready to segment."""
 
     files: ModelFiles
-    pipeline: MedDelineaPipeline
+    pipeline: MedDelineaPipeline | BaselinePipeline
 
 
 def model_folder(model: str | Path) -> Path:
@@ -122,10 +123,11 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     WeightsMissingError
         If the model's folder is absent or incomplete.
     UsageError
-        If the device is unknown or absent.
+        If the device is unknown or absent, or the network of a baseline is not installed.
     """
     import torch
 
+    from meddelinea.baselines.pipeline import BaselinePipeline
     from meddelinea.diffusion.pipeline import MedDelineaPipeline
 
     model_files = read_model_files(model)
@@ -133,15 +135,18 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
         raise UsageError(f"device '{device}' is not available here; use auto or cpu")
     try:
-        pipeline = MedDelineaPipeline.from_pretrained(model_files.folder, use_safetensors=True)
+        name = MedDelineaPipeline.load_config(model_files.folder)["_class_name"]
+        kind = BaselinePipeline if name == BaselinePipeline.__name__ else MedDelineaPipeline
+        pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
+    except MedDelineaError:
+        raise
     except Exception as error:  # a damaged folder raises whatever it leads the loader to
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WeightsMissingError(
             f"{model_files.folder}: weights cannot be loaded ({reason}); install them again"
         ) from error
-    for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
-        if component is None:
-            continue
+    components: list[Any] = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    for component in components:
         absent = [name for name, parameter in component.named_parameters() if parameter.is_meta]
         if absent:  # the loader only warns of them
             raise WeightsMissingError(f"{model_files.folder}: {absent[0]} is not among the weights; install them again")

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from meddelinea import __version__
+from meddelinea.baselines.pipeline import BaselinePipeline
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.method import Method
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.model import Model
@@ -33,7 +35,7 @@ class Segmentation:
     labels
         Name -> id of the organs that were asked for, found or not.
     model, version, steps, scheduler, seed
-        What repeats it.
+        What repeats it; steps and scheduler are None where the model does not sample, as baselines do not.
     seconds
         Time from volume to mask.
     """
@@ -42,8 +44,8 @@ class Segmentation:
     labels: dict[str, int]
     model: str
     version: str
-    steps: int
-    scheduler: str
+    steps: int | None
+    scheduler: str | None
     seed: int
     seconds: float
 
@@ -72,7 +74,8 @@ def segment(
     volume
         The scan: Hounsfield units for a CT.
     steps, scheduler
-        Sampling steps and a name of `SCHEDULERS`; the model's own where None.
+        Sampling steps and a name of `SCHEDULERS`; the model's own where None. A model that does not sample has no
+        use for them.
     seed
         Seed of the noise.
     batch_size
@@ -98,9 +101,7 @@ def segment(
         raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
-    sampler = model.pipeline.scheduler if scheduler is None else make_scheduler(scheduler)
-    steps = int(model.pipeline.config.default_steps) if steps is None else steps
-    method: Method = model.pipeline.method(sampler, steps)
+    method, steps, scheduler = _method(model.pipeline, steps, scheduler)
     device = model.pipeline.device
 
     grid = to_model_grid(volume, model.files.preprocessing)
@@ -120,9 +121,18 @@ def segment(
     cleaned = remove_small_components(ids, model.files.least_component_share)
     mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine), volume)
     seconds = time.monotonic() - began
-    return Segmentation(
-        mask, dict(labels), model.files.name, __version__, steps, scheduler_name(sampler), seed, seconds
-    )
+    return Segmentation(mask, dict(labels), model.files.name, __version__, steps, scheduler, seed, seconds)
+
+
+def _method(
+    pipeline: MedDelineaPipeline | BaselinePipeline, steps: int | None, scheduler: str | None
+) -> tuple[Method, int | None, str | None]:
+    """The method, and the steps and the name of the scheduler that it samples with; None where it does not sample."""
+    if isinstance(pipeline, BaselinePipeline):
+        return pipeline.method(), None, None
+    sampler = pipeline.scheduler if scheduler is None else make_scheduler(scheduler)
+    steps = int(pipeline.config.default_steps) if steps is None else steps
+    return pipeline.method(sampler, steps), steps, scheduler_name(sampler)
 
 
 def with_modality(volume: Volume, modalities: tuple[Modality, ...]) -> Volume:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from meddelinea.baselines.networks import NetworkName
 from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.method import Objective
 from meddelinea.errors import InputRefusedError, UsageError
@@ -113,7 +114,7 @@ class ModelConfig(Strict):
     preset
         Sizes, see `models.presets`.
     sizes
-        Fields of the preset to change, such as `{width: 128, depth: 4}`.
+        Fields of the preset to change, such as `{width: 128, depth: 4}`; of a baseline its `widths`.
     codec, dit
         Folders of trained components that the `base` and `control` stages stand on; the `codec` stage goes on from
         `codec` where it is given.
@@ -123,6 +124,8 @@ class ModelConfig(Strict):
         How much of the decoder the `control` stage trains.
     trainable_dit
         Whether the `control` stage trains the transformer too, which the paper freezes.
+    network
+        What the `baseline` stage trains, see `baselines.networks`; the preset is not used there.
     """
 
     preset: str = "small"
@@ -132,6 +135,7 @@ class ModelConfig(Strict):
     pipeline: Path | None = None
     trainable_decoder: TrainableDecoder = "final_layer"
     trainable_dit: bool = False
+    network: NetworkName | None = None
 
 
 class OptimiserConfig(Strict):
@@ -182,7 +186,7 @@ class RunConfig(Strict):
     ----------
     stage
         `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied; `control`: the
-        paper's pre-training and fine-tuning, base and encoder frozen.
+        paper's pre-training and fine-tuning, base and encoder frozen; `baseline`: another network, to compare with.
     output
         Folder of checkpoints, logs and the result.
     steps, batch_size, accumulation
@@ -209,7 +213,7 @@ class RunConfig(Strict):
         Type of the weights in the resulting model's folder; checkpoints keep float32.
     """
 
-    stage: Literal["codec", "base", "control"]
+    stage: Literal["codec", "base", "control", "baseline"]
     output: Path
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -236,6 +240,10 @@ class RunConfig(Strict):
             raise ValueError("without the segmentation loss no mask head is trained; set model.trainable_decoder: none")
         if self.stage == "codec" and self.data.neighbour_pairs > 1:
             raise ValueError("the codec sees three slices; set data.neighbour_pairs: 1 for its stage")
+        if (self.stage == "baseline") != (self.model.network is not None):
+            raise ValueError("model.network is what the baseline stage trains; set it there and nowhere else")
+        if self.stage == "baseline" and (self.model.codec or self.model.dit or self.model.pipeline):
+            raise ValueError("the baseline stage stands on no trained component; set model.codec, dit, pipeline: null")
         if self.sharding and self.precision == "fp16":
             raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
         if self.validation.patience and not self.validation.every:

@@ -14,6 +14,7 @@ from torch import Tensor
 from meddelinea import __version__
 from meddelinea.data.store import SliceStore
 from meddelinea.labels import organ_ids
+from meddelinea.training.baseline_stage import BaselineStage
 from meddelinea.training.batches import shrink_factors
 from meddelinea.training.cases import inherited_cases
 from meddelinea.training.config import RunConfig
@@ -45,7 +46,7 @@ def write_result(
     unfinished = config.output / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     folder = result.save(unfinished)
-    if isinstance(result, ControlStage):
+    if isinstance(result, ControlStage | BaselineStage):
         write_model_files(folder, result.organs, train, validation, test, config)
     else:
         cases = training_cases(config, train, validation, test)

@@ -1,7 +1,7 @@
-"""The three stages of training: what each one trains, its loss, and what it leaves behind.
+"""The stages of training: what each one trains, its loss, and what it leaves behind.
 
 `codec` (the autoencoder on images and painted masks), `base` (the DiT on latents of masks, where no pre-trained one is
-supplied), `control` (the paper's pre-training and fine-tuning).
+supplied), `control` (the paper's pre-training and fine-tuning); and `baseline`, in a file of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
 from meddelinea.models.presets import Preset, build_codec, build_control, build_dit, build_mask_head, find_preset
 from meddelinea.models.segmenter import Segmenter
+from meddelinea.training.baseline_stage import BaselineStage
 from meddelinea.training.config import RunConfig
 
 
@@ -177,7 +178,7 @@ class ControlStage(MedDelinea):
         return folder / "pipeline"
 
 
-def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | BaseStage | ControlStage:
+def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | BaseStage | ControlStage | BaselineStage:
     """The stage that a run file asks for, with the weights that it starts from.
 
     Raises
@@ -185,6 +186,8 @@ def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | Base
     WeightsMissingError
         If components that it stands on are absent.
     """
+    if config.stage == "baseline":
+        return BaselineStage(config, organs)
     if config.stage == "codec":
         return CodecStage(config, organs)
     if config.stage == "base":
@@ -220,6 +223,9 @@ def _from_pipeline(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
     folder = config.model.pipeline
     if folder is None or not (folder / "model_index.json").is_file():
         raise WeightsMissingError(f"{folder}: no model_index.json; model.pipeline expects a trained model's folder")
+    name = MedDelineaPipeline.load_config(folder)["_class_name"]
+    if name != MedDelineaPipeline.__name__:
+        raise UsageError(f"{folder}: a {name}; only a model of MedDelinea can be gone on with, baselines start anew")
     pipeline = MedDelineaPipeline.from_pretrained(folder, use_safetensors=True)
     kind = pipeline.config.prediction_type
     if kind != config.objective.prediction_type:

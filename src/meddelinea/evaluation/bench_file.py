@@ -1,0 +1,97 @@
+"""BENCH.yaml: the data, the processor time and the methods of an accuracy benchmark, checked before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.training.config import Strict
+
+
+class TrainedModel(Strict):
+    """A model that is tested as it is: a shipped one's name or a folder, and what its training took, where known."""
+
+    model: str
+    cpu_hours: Annotated[float, Field(ge=0)] | None = None
+
+
+def _as_mapping(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+Stages = Annotated[tuple[Path, ...], Field(min_length=1)]
+Contestant = Annotated[Stages | TrainedModel, BeforeValidator(_as_mapping)]
+
+
+class BenchFile(Strict):
+    """An accuracy benchmark.
+
+    Attributes
+    ----------
+    format, source
+        The dataset that is tested on, at full resolution.
+    store
+        Slice store of its training cases, from `meddelinea prepare`.
+    train, test
+        Names of cases; no patient may be in both.
+    cpu_minutes
+        Processor time that each method is trained for, all of its stages together.
+    seed
+        Of the trainings and of the bootstrap.
+    methods
+        By name: the run files of its stages in their order, beside this file; or a model that is trained already,
+        `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`. The others are compared with the first.
+    """
+
+    format: str
+    source: Path
+    store: Path
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    test: tuple[str, ...] = ()
+    cpu_minutes: Annotated[float, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    methods: Annotated[dict[str, Contestant], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BenchFile:
+        names = (*self.train, *self.test)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"cases {', '.join(twice)} are named twice")
+        folders = [folder_name(method) for method in self.methods]
+        if len(set(folders)) != len(folders) or "" in folders:
+            raise ValueError(f"methods {', '.join(self.methods)}: their names do not differ enough to name folders")
+        return self
+
+
+def folder_name(method: str) -> str:
+    """A method's name as a folder's: small letters, digits and hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in method.lower()).split())
+
+
+def read_bench_file(path: Path) -> BenchFile:
+    """Read and check a benchmark; its run files are relative to it, all other paths to the working folder.
+
+    Raises
+    ------
+    InputRefusedError
+        If the file cannot be read.
+    UsageError
+        If a key is unknown or missing, or a value cannot be meant.
+    """
+    try:
+        bench = BenchFile.model_validate(yaml.safe_load(path.read_text()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+    methods = {
+        name: method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
+        for name, method in bench.methods.items()
+    }
+    return bench.model_copy(update={"methods": methods})
