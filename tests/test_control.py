@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import nn
 
 from meddelinea.diffusion.method import Batch, MedDelinea, Objective
@@ -10,6 +11,8 @@ from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.models.codec import SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
+from meddelinea.models.image_stem import ImageStem
+from meddelinea.models.layers import ConvUnit
 from meddelinea.models.mask_head import MaskHead
 from meddelinea.models.segmenter import Segmenter, TrainableDecoder
 
@@ -33,11 +36,11 @@ def tiny_segmenter(
     codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=4, learn_sigma=True))
     channels, hidden = STEM if stem else (), (8, 16) if guided else ()
-    finest, token_width = 4, 0
+    finest = 4
     if fine:
-        channels, hidden, finest, token_width = (8, *STEM), (8, *hidden), 2, 32
+        channels, hidden, finest = (8, *STEM), (8, *hidden), 2
     control = ControlDiT.copy_of(dit, 2, channels, ORGANS + 1 if auxiliary else 0, finest)
-    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, token_width)
+    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, 32)
     return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
 
@@ -164,7 +167,7 @@ def test_the_mask_head_is_at_full_resolution_with_and_without_image_features() -
         logits = segmenter.decode(clean, view, tokens)
         assert logits.shape == (2, ORGANS + 1, 32, 32)
         others = segmenter.decode(clean, view, torch.randn(2, 4, 32))
-        assert torch.equal(logits, others) != ("fine" in extensions)
+        assert torch.equal(logits, others) != ("guided" in extensions)
 
 
 def test_a_token_reaches_the_mask_where_it_stands() -> None:
@@ -172,9 +175,8 @@ def test_a_token_reaches_the_mask_where_it_stands() -> None:
     features, levels = torch.zeros(1, 16, 16, 16), [torch.zeros(1, c, s, s) for c, s in ((8, 64), (8, 32), (16, 16))]
     tokens = torch.zeros(1, 64, 32, requires_grad=True)
     with torch.no_grad():
-        for block in head.blocks:  # normalisation over the slice would carry a little of every token everywhere
-            block.norm1, block.norm2 = nn.Identity(), nn.Identity()
-        head.norm = nn.Identity()
+        for unit in head.units:  # normalisation over the slice would carry a little of every token everywhere
+            unit.norm1, unit.norm2 = nn.Identity(), nn.Identity()
     head(features, levels, tokens + torch.randn(1, 64, 32))[0, :, 16 * 2 + 8, 16 * 5 + 8].sum().backward()
     reached = tokens.grad.abs().sum(dim=2).view(8, 8) > 0  # row 2, column 5
     assert reached[2, 5]
@@ -215,3 +217,37 @@ def test_the_transformer_learns_only_where_it_is_told_to(trainable: bool) -> Non
         learns = trainable and not name.startswith("y_embedder")
         assert parameter.requires_grad == learns, name
         assert (parameter.grad is not None and bool(parameter.grad.any())) == learns, name
+
+
+def test_a_unit_is_the_residual_block_of_monais_dynunet() -> None:
+    ours = randomised(ConvUnit(6, 6))
+    theirs = UnetResBlock(2, 6, 6, 3, 1, ("INSTANCE", {"affine": True}))
+    theirs.load_state_dict(
+        {
+            f"{name}.conv.weight" if "conv" in name else f"{name}.{kind}": value
+            for key, value in ours.state_dict().items()
+            for name, kind in [key.split(".")]
+        }
+    )
+    x = torch.randn(2, 6, 9, 7)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_strided_unit_halves_the_slice_and_its_skip_is_a_mean() -> None:
+    unit = randomised(ConvUnit(3, 5, stride=2))
+    with torch.no_grad():
+        unit.norm2.weight.zero_()
+        unit.norm2.bias.zero_()
+    x = torch.randn(2, 3, 8, 6)
+    means = x.unflatten(2, (4, 2)).unflatten(4, (3, 2)).mean(dim=(3, 5))
+    expected = torch.einsum("oi,bihw->bohw", unit.skip.weight[:, :, 0, 0], means)
+    torch.testing.assert_close(unit(x), nn.functional.leaky_relu(expected, 0.01))
+
+
+def test_the_initial_stem_keeps_the_size_of_its_signal() -> None:
+    """At each level; PyTorch's own weights would leave a third of the variance a layer."""
+    torch.manual_seed(0)
+    stem = ImageStem((32, 64, 128, 256), finest=2, slices=3, width=64)
+    _, levels = stem(torch.randn(4, 3, 64, 64))
+    for level in levels:
+        assert 0.5 < float(level.detach().square().mean().sqrt()) < 3

@@ -44,7 +44,7 @@ def tiny_pipeline(kind: str) -> MedDelineaPipeline:
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=0, learn_sigma=not guided))
     control = ControlDiT.copy_of(dit, 2, STEM if guided else (), len(ORGANS) + 1 if guided else 0)
     hidden = (8, 16) if guided else ()
-    head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[: len(hidden)], hidden)
+    head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[: len(hidden)], hidden, 32)
     return MedDelineaPipeline(
         codec=codec,
         dit=dit,

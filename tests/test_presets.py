@@ -70,7 +70,7 @@ def test_every_preset_fits_together() -> None:
         assert preset.width % preset.heads == 0
         assert preset.width % 4 == 0
         if preset.stem_channels:  # the stem's coarsest level has one position a token
-            assert 4 * 2 ** (len(preset.stem_channels) - 1) == 8 * preset.patch_size
+            assert preset.stem_finest * 2 ** (len(preset.stem_channels) - 1) == 8 * preset.patch_size
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -26,10 +26,10 @@ CASES = ("a", "b", "c")
 SIZES: dict[str, Any] = {
     "width": 32,
     "heads": 2,
-    "patch_size": 4,
     "depth": 2,
     "control_depth": 2,
-    "stem_channels": [8, 8, 16, 16],
+    "stem_channels": [8, 8, 8, 16],
+    "head_hidden": [8, 8, 8],
     "resolution": SIDE,
     "codec": {"channels": 8, "encoder_blocks": 1, "decoder_blocks": 1},
 }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meddelinea.models.layers import ResidualBlock
+from meddelinea.models.layers import ConvUnit
 
 
 class ImageStem(nn.Module):
@@ -28,21 +27,15 @@ class ImageStem(nn.Module):
     def __init__(self, channels: tuple[int, ...], finest: int, slices: int, width: int) -> None:
         super().__init__()
         self.finest = nn.Conv2d(slices, channels[0], finest, finest)
-        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, 2, 1) for fine, coarse in pairwise(channels))
-        # One block where positions are many and dear, two where they are few.
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(c) for _ in range(1 if level == 0 else 2)))
-            for level, c in enumerate(channels)
-        )
-        self.norm = nn.GroupNorm(8, channels[-1])
+        self.units = nn.ModuleList([ConvUnit(channels[0], channels[0])])
+        self.units.extend(ConvUnit(fine, coarse, stride=2) for fine, coarse in pairwise(channels))
         self.proj = nn.Conv2d(channels[-1], width, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, slices, H, W) in [-1, 1] -> tokens (B, T, D), and the features of each level, the finest first."""
-        h = self.blocks[0](self.finest(images))  # (B, c0, H/f, W/f)
-        levels = [h]
-        for down, blocks in zip(self.down, self.blocks[1:], strict=True):
-            h = blocks(down(h))
+        h = self.finest(images)  # (B, c0, H/f, W/f)
+        levels = []
+        for unit in self.units:
+            h = unit(h)
             levels.append(h)
-        tokens = self.proj(F.silu(self.norm(h)))
-        return tokens.flatten(2).transpose(1, 2), levels
+        return self.proj(h).flatten(2).transpose(1, 2), levels

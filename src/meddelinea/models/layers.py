@@ -61,6 +61,8 @@ class TimestepEmbedder(nn.Module):
 
 #: Logit of an organ that a network does not know yet.
 UNLIKELY = -5.0
+#: Slope of the leaky ReLU below zero, nnU-Net's.
+LEAK = 0.01
 
 
 class PatchEmbedder(nn.Module):
@@ -195,3 +197,30 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class ConvUnit(nn.Module):
+    """Two 3x3 convolutions beside a skip, each normalised over the slice: the unit of residual U-Nets (nnU-Net).
+
+    (B, channels_in, H, W) -> (B, channels_out, H / stride, W / stride). Its initial weights keep the variance, of which
+    PyTorch's own leave a third at each layer.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm1 = nn.InstanceNorm2d(channels_out, affine=True)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.InstanceNorm2d(channels_out, affine=True)
+        same = channels_in == channels_out
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=LEAK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.norm1(self.conv1(x)), LEAK)
+        h = self.norm2(self.conv2(h))
+        skip = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
+        return F.leaky_relu(h + self.skip(skip), LEAK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +11,16 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.models.layers import UNLIKELY, ResidualBlock, carry_classes
+from meddelinea.models.layers import UNLIKELY, ConvUnit, carry_classes
 
 
 class MaskHead(ModelMixin, ConfigMixin):
     """Decoder features -> logits of the background and L organs at full resolution.
 
-    Without `image_channels` it is one convolution, as in the paper. With them, an extension of the paper, it also sees
-    the finest levels of the image stem, because a boundary is drawn more precisely where the image can be seen:
-    features and image are fused at H/8 and at each finer level, down to the finest, where each position holds the
-    logits of a square of pixels.
+    Without `image_channels` it is one convolution, as in the paper. With them, an extension of the paper, it is the
+    decoder of a U-Net: decoder features and the control branch's tokens at H/8, fused there and at each finer level
+    with the image stem's features, because a boundary is drawn more precisely where the image can be seen. At the
+    finest level each position holds the logits of a square of pixels.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class MaskHead(ModelMixin, ConfigMixin):
     hidden
         Channels of the fused features of each of these levels.
     token_width
-        D, where the head also sees the control branch's tokens, at H/16; 0: it does not.
+        D; the tokens are those of patches of 2x2 latent pixels, at H/16.
     """
 
     @register_to_config
@@ -51,19 +52,14 @@ class MaskHead(ModelMixin, ConfigMixin):
             self.conv_out = nn.Conv2d(feature_channels, classes * feature_factor**2, 3, padding=1)
             self.shuffle = nn.PixelShuffle(feature_factor)
             return
-        coarsest = feature_channels
-        if token_width:
-            self.token_norm = nn.LayerNorm(token_width)
-            coarsest += token_width // 4
-        above = [*(width // 4 for width in hidden[1:]), coarsest]  # what comes from the coarser level
-        self.fuse = nn.ModuleList(
-            nn.Conv2d(below + image, width, 3, padding=1)
-            for below, image, width in zip(above, image_channels, hidden, strict=True)
+        self.token_norm = nn.LayerNorm(token_width)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairwise(hidden))
+        below = [*hidden[:-1], feature_channels + token_width // 4]  # what comes from the coarser level
+        self.units = nn.ModuleList(
+            ConvUnit(coarse + image, width) for coarse, image, width in zip(below, image_channels, hidden, strict=True)
         )
-        self.blocks = nn.ModuleList(ResidualBlock(width) for width in hidden)
-        self.norm = nn.GroupNorm(8, hidden[0])
         finest = feature_factor // 2 ** (len(hidden) - 1)
-        self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 1)
         self.shuffle = nn.PixelShuffle(finest)
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> MaskHead:
@@ -82,14 +78,10 @@ class MaskHead(ModelMixin, ConfigMixin):
         """
         if not self.config.image_channels:
             return self.shuffle(self.conv_out(features))
-        h = features
-        if self.config.token_width:
-            grid = (features.shape[2] // 2, features.shape[3] // 2)
-            coarse = self.token_norm(tokens).transpose(1, 2).unflatten(2, grid)  # (B, D, H/16, W/16)
-            h = torch.cat([h, F.pixel_shuffle(coarse, 2)], dim=1)
-        levels = list(zip(self.fuse, self.blocks, image_levels, strict=False))  # coarser ones belong to the tokens
-        for fuse, block, image in reversed(levels):
-            if h.shape[2] < image.shape[2]:
-                h = F.pixel_shuffle(h, 2)
-            h = block(fuse(torch.cat([h, image], dim=1)))
-        return self.shuffle(self.conv_out(F.silu(self.norm(h))))
+        grid = (features.shape[2] // 2, features.shape[3] // 2)
+        coarse = self.token_norm(tokens).transpose(1, 2).unflatten(2, grid)  # (B, D, H/16, W/16)
+        h = torch.cat([features, F.pixel_shuffle(coarse, 2), image_levels[len(self.up)]], dim=1)
+        h = self.units[-1](h)
+        for level in reversed(range(len(self.up))):
+            h = self.units[level](torch.cat([self.up[level](h), image_levels[level]], dim=1))
+        return self.shuffle(self.conv_out(h))

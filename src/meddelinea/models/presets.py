@@ -47,9 +47,8 @@ class Preset:
     stem_channels, stem_finest, stem_slices, auxiliary
         Extensions of the control branch, see `ControlDiT`.
     head_hidden
-        Extension: widths of the mask head that sees the image stem's levels down to H/8, see `MaskHead`. Empty: none.
-    head_tokens
-        Whether that head sees the control branch's tokens too.
+        Extension: widths of a mask head that sees tokens and the image stem's levels down to H/8, see `MaskHead`.
+        Empty: none.
     resolution
         Rows and columns of the slices it is trained at.
     """
@@ -68,14 +67,13 @@ class Preset:
     stem_slices: int = 3
     auxiliary: bool = False
     head_hidden: tuple[int, ...] = ()
-    head_tokens: bool = False
     resolution: int = 256
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "small": Preset(
-            codec=MappingProxyType({"channels": 96, "encoder_blocks": 2, "decoder_blocks": 3}),
+            codec=MappingProxyType({"channels": 48, "encoder_blocks": 2, "decoder_blocks": 3}),
             kl_codec=False,
             width=192,
             heads=4,
@@ -84,9 +82,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             patch_size=2,
             classes=0,
             learn_sigma=False,
-            stem_channels=(64, 128, 192),
-            auxiliary=True,
-            head_hidden=(48, 96),
+            stem_channels=(32, 64, 128, 256),
+            stem_finest=2,
+            head_hidden=(32, 64, 128),
             resolution=128,
         ),
         "paper": Preset(
@@ -164,10 +162,9 @@ def build_mask_head(preset: Preset, codec: KLCodec | SpaceToDepthCodec, organs: 
     """The decoder's final layer for L organs."""
     hidden = preset.head_hidden
     image_channels = preset.stem_channels[: len(hidden)]
-    if preset.head_tokens and preset.patch_size != 2:
-        raise UsageError(f"head_tokens with patch_size {preset.patch_size}; the mask head takes tokens of 2x2 patches")
-    token_width = preset.width if preset.head_tokens else 0
-    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, token_width)
+    if hidden and preset.patch_size != 2:
+        raise UsageError(f"head_hidden with patch_size {preset.patch_size}; that mask head takes tokens of 2x2 patches")
+    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, preset.width)
 
 
 def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:
