@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meddelinea.diffusion.method import Objective
 from meddelinea.evaluation.bench_file import read_bench_file
 from meddelinea.inference.model import load_model
 from meddelinea.models.presets import build_codec, build_dit, find_preset
@@ -138,7 +139,7 @@ def scaled_down(recipe: str, store: Path, output: Path, *overrides: str) -> RunC
         "batch_size=2",
         f"accumulation={min(run.accumulation, 2)}",
         f"validation.stride={min(run.validation.stride, 2)}",  # the cases have six slices
-        *(f"model.sizes.{name}={json.dumps(size)}" for name, size in sizes.items()),
+        *(f"model.sizes.{name}={json.dumps(size)}" for name, size in {**sizes, **run.model.sizes}.items()),
     ]
     if run.data.resolutions:
         changes.append(f"data.resolutions={[side // 4 for side in run.data.resolutions]}")
@@ -185,19 +186,42 @@ def test_the_recipes_of_small_follow_each_other(store: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["unet", "dynunet"])
 def test_a_baselines_recipe_starts_and_sees_what_control_sees(store: Path, tmp_path: Path, name: str) -> None:
     run, control = (load_config(RECIPES / f"{path}.yaml") for path in (f"benchmark/{name}", "small/control"))
-    assert (run.data, run.objective, run.optimiser) == (control.data, control.objective, control.optimiser)
+    assert (run.data, run.objective) == (control.data, control.objective)
     assert (run.batch_size, run.model.network, run.saved_dtype) == (8, name, "float32")
     folder = train(scaled_down(f"benchmark/{name}", store, tmp_path / "run")) / "pipeline"
     assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
 
 
+def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they_say(
+    store: Path, tmp_path: Path
+) -> None:
+    small, direct, faithful = (
+        load_config(RECIPES / f"{path}.yaml") for path in ("small/control", "benchmark/direct", "benchmark/faithful")
+    )
+    assert direct.model_dump(exclude={"output", "objective"}) == small.model_dump(exclude={"output", "objective"})
+    assert vars(direct.objective) == {**vars(small.objective), "diffusion": False}
+    preset = find_preset("small", faithful.model.sizes)
+    assert not any((preset.stem_channels, preset.head_hidden, preset.auxiliary))
+    assert (faithful.data.neighbours, faithful.model.trainable_decoder) == (0, "final_layer")
+    assert faithful.objective == Objective()
+    assert (faithful.optimiser, faithful.batch_size) == (small.optimiser, small.batch_size)
+
+    codec = f"model.codec={train(scaled_down('small/codec', store, tmp_path / 'codec')) / 'codec'}"
+    for base, control in (("small/base", "direct"), ("benchmark/faithful-base", "faithful")):
+        dit = train(scaled_down(base, store, tmp_path / f"{control}-base", codec)) / "dit"
+        run = scaled_down(f"benchmark/{control}", store, tmp_path / control, codec, f"model.dit={dit}")
+        model = load_model(train(run) / "pipeline", "cpu")
+        assert model.pipeline.config.diffusion == (control == "faithful")
+
+
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
-    assert set(BENCHMARK) == {"accuracy", "unet", "dynunet"}
+    assert set(BENCHMARK) == {"accuracy", "faithful-base", "faithful", "direct", "unet", "dynunet"}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
-    assert list(bench.methods) == ["MedDelinea", "U-Net", "DynUNet"]
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
         "MedDelinea": ["codec", "base", "control"],
+        "MedDelinea as the paper has it": ["codec", "base", "control"],
+        "Without diffusion": ["codec", "base", "control"],
         "U-Net": ["baseline"],
         "DynUNet": ["baseline"],
     }
