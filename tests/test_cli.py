@@ -53,7 +53,15 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
         options["progress"](1, 1)
         mask = Volume((volume.array > 20).astype(np.uint8), volume.affine)
         return Segmentation(
-            mask, {"liver": 1, "spleen": 2}, "small", "1", options["steps"] or 1, "ddim", options["seed"], 0.5
+            mask,
+            {"liver": 1, "spleen": 2},
+            "small",
+            "1",
+            options["steps"] or 1,
+            "ddim",
+            options["samples"],
+            options["seed"],
+            0.5,
         )
 
     def load_model(model: str, device: str) -> object:

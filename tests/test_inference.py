@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.method import MedDelinea
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.inference import predict
@@ -122,6 +123,34 @@ def test_the_mask_is_the_same_in_every_batch_size(model: Model, scan: Volume, ma
 def test_the_seed_fixes_the_mask(model: Model, scan: Volume, mask: Volume) -> None:
     assert np.array_equal(segment(model, scan, seed=0).mask.array, mask.array)
     assert not np.array_equal(segment(model, scan, seed=1).mask.array, mask.array)
+
+
+def test_samples_are_averaged_and_none_depends_on_how_many_follow(
+    model: Model, scan: Volume, mask: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[NoiseKey, torch.Tensor] = {}
+    sampled = MedDelinea.segment
+
+    def watched(self: MedDelinea, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+        logits = sampled(self, images, noise)
+        drawn.update(zip(noise, logits, strict=True))
+        return logits
+
+    monkeypatch.setattr(MedDelinea, "segment", watched)
+    monkeypatch.setattr(predict, "remove_small_components", lambda ids, share: ids)
+    found: list[np.ndarray] = []
+    to_source_grid = predict.to_source_grid
+    monkeypatch.setattr(predict, "to_source_grid", lambda m, v: (found.append(m.array), to_source_grid(m, v))[1])
+    result = segment(model, scan, samples=3)
+    assert result.samples == 3
+    assert len(drawn) == 3 * found[0].shape[2]
+    case = next(iter(drawn)).case
+    for index in range(found[0].shape[2]):
+        logits = torch.stack([drawn[NoiseKey(0, case, index, sample)] for sample in range(3)])
+        assert not torch.equal(logits[0], logits[1])
+        assert np.array_equal(found[0][:, :, index].T, logits.softmax(dim=1).mean(dim=0).argmax(dim=0).numpy())
+    with pytest.raises(UsageError, match="samples 0"):
+        segment(model, scan, samples=0)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])

@@ -35,6 +35,7 @@ class Job:
     model: str = "small"
     steps: int | None = None
     scheduler: str | None = None
+    samples: int = 1
     seed: int = 0
     organs: tuple[str, ...] | None = None
     device: str = "auto"
@@ -50,6 +51,9 @@ def predict(
     scheduler: Annotated[
         str | None, typer.Option(help="euler_ancestral, ddim, dpmpp_2m, unipc or lms (default: the model's).")
     ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Masks drawn of each slice and averaged; as many times the work.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise; the same seed gives the same mask.")] = 0,
     organs: Annotated[str | None, typer.Option(help="Only these, such as liver,spleen (default: all).")] = None,
     statistics: Annotated[Path | None, typer.Option(help="Write measurements of each organ to this JSON file.")] = None,
@@ -69,7 +73,9 @@ def predict(
     if modality not in (None, "CT", "MR"):
         raise UsageError(f"unknown modality {modality!r}; expected CT or MR")
     kind = cast("Modality | None", modality)
-    job = Job(source, output, statistics, preview, model, steps, scheduler, seed, wanted, device, batch_size, kind)
+    job = Job(
+        source, output, statistics, preview, model, steps, scheduler, samples, seed, wanted, device, batch_size, kind
+    )
     run(job, as_json=as_json, quiet=quiet)
 
 
@@ -104,6 +110,7 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
             volume,
             steps=job.steps,
             scheduler=job.scheduler,
+            samples=job.samples,
             seed=job.seed,
             batch_size=job.batch_size,
             organs=job.organs,
@@ -200,6 +207,7 @@ def _summary(
         "version": segmentation.version,
         "steps": segmentation.steps,
         "scheduler": segmentation.scheduler,
+        "samples": segmentation.samples,
         "seed": segmentation.seed,
     }
 

@@ -66,6 +66,7 @@ def write_segmentation(segmentation: Segmentation, path: Path, source: Path) -> 
         "version": segmentation.version,
         "steps": segmentation.steps,
         "scheduler": segmentation.scheduler,
+        "samples": segmentation.samples,
         "seed": segmentation.seed,
         "input": source.name,
     }

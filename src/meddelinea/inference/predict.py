@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from meddelinea import __version__
 from meddelinea.baselines.pipeline import BaselinePipeline
@@ -34,8 +36,8 @@ class Segmentation:
         uint8 organ ids on the grid of the input.
     labels
         Name -> id of the organs that were asked for, found or not.
-    model, version, steps, scheduler, seed
-        What repeats it; steps and scheduler are None where the model does not sample, as baselines do not.
+    model, version, steps, scheduler, samples, seed
+        What repeats it; steps, scheduler and samples are None where the model does not sample, as baselines do not.
     seconds
         Time from volume to mask.
     """
@@ -46,6 +48,7 @@ class Segmentation:
     version: str
     steps: int | None
     scheduler: str | None
+    samples: int | None
     seed: int
     seconds: float
 
@@ -56,6 +59,7 @@ def segment(
     *,
     steps: int | None = None,
     scheduler: str | None = None,
+    samples: int = 1,
     seed: int = 0,
     batch_size: int = 16,
     organs: tuple[str, ...] | None = None,
@@ -75,7 +79,9 @@ def segment(
         The scan: Hounsfield units for a CT.
     steps, scheduler
         Sampling steps and a name of `SCHEDULERS`; the model's own where None. A model that does not sample has no
-        use for them.
+        use for them, nor for samples.
+    samples
+        Masks drawn of each slice, each from noise of its own; the organ with the highest mean probability is taken.
     seed
         Seed of the noise.
     batch_size
@@ -90,7 +96,7 @@ def segment(
     InputRefusedError
         If the model does not know an organ, or the scan's modality is not known (`with_modality`).
     UsageError
-        If the scheduler is unknown, or the steps or the batch size are out of range.
+        If the scheduler is unknown, or the steps, the samples or the batch size are out of range.
     """
     began = time.monotonic()
     volume = with_modality(volume, model.files.modalities)
@@ -101,7 +107,10 @@ def segment(
         raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
+    if samples < 1:
+        raise UsageError(f"samples {samples}; expected at least 1 mask a slice")
     method, steps, scheduler = _method(model.pipeline, steps, scheduler)
+    drawn = 1 if scheduler is None else samples
     device = model.pipeline.device
 
     grid = to_model_grid(volume, model.files.preprocessing)
@@ -112,16 +121,19 @@ def segment(
     for start in range(0, len(slices), batch_size):
         chunk = range(start, min(start + batch_size, len(slices)))
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(device)
-        keys = [NoiseKey(seed, case, index, 0) for index in chunk]
-        logits = method.segment(images, keys)
-        ids[start : chunk.stop] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        shares = sum(
+            method.segment(images, [NoiseKey(seed, case, index, sample) for index in chunk]).softmax(dim=1)
+            for sample in range(drawn)
+        )
+        ids[start : chunk.stop] = cast(Tensor, shares).argmax(dim=1).to(torch.uint8).cpu().numpy()
         if progress is not None:
             progress(chunk.stop, len(slices))
     ids[~np.isin(ids, list(labels.values()))] = 0
     cleaned = remove_small_components(ids, model.files.least_component_share)
     mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine), volume)
     seconds = time.monotonic() - began
-    return Segmentation(mask, dict(labels), model.files.name, __version__, steps, scheduler, seed, seconds)
+    made = (model.files.name, __version__, steps, scheduler, None if scheduler is None else samples, seed)
+    return Segmentation(mask, dict(labels), *made, seconds)
 
 
 def _method(
