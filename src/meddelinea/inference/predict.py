@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +25,10 @@ from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.model import Model
 from meddelinea.inference.postprocess import remove_small_components
 from meddelinea.volume import Modality, Volume
+
+#: How much finer than the model's grid, in the plane, organs are told apart: their shares are interpolated before the
+#: largest is taken, which draws boundaries more smoothly than interpolating the organs afterwards.
+FINER = 2
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def segment(
     case = int(fingerprint(volume)[:16], 16)
     slices = grid.array.transpose(2, 1, 0)  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.config.neighbours, model.pipeline.config.neighbour_pairs)
-    ids = np.zeros(slices.shape, np.uint8)
+    ids = np.zeros((len(slices), FINER * slices.shape[1], FINER * slices.shape[2]), np.uint8)
     for start in range(0, len(slices), batch_size):
         chunk = range(start, min(start + batch_size, len(slices)))
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(device)
@@ -125,12 +130,15 @@ def segment(
             method.segment(images, [NoiseKey(seed, case, index, sample) for index in chunk]).softmax(dim=1)
             for sample in range(drawn)
         )
-        ids[start : chunk.stop] = cast(Tensor, shares).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        finer = F.interpolate(cast(Tensor, shares), scale_factor=FINER, mode="bilinear", align_corners=False)
+        ids[start : chunk.stop] = finer.argmax(dim=1).to(torch.uint8).cpu().numpy()
         if progress is not None:
             progress(chunk.stop, len(slices))
     ids[~np.isin(ids, list(labels.values()))] = 0
     cleaned = remove_small_components(ids, model.files.least_component_share)
-    mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine), volume)
+    to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
+    to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
+    mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine @ to_grid), volume)
     seconds = time.monotonic() - began
     made = (model.files.name, __version__, steps, scheduler, None if scheduler is None else samples, seed)
     return Segmentation(mask, dict(labels), *made, seconds)
