@@ -26,9 +26,9 @@ def test_a_slow_disk_and_slow_augmentation_show_where_they_are(
 ) -> None:
     image, batch = SliceStore.image, TrainingBatches.__getitem__
 
-    def slow_image(self: SliceStore, case: int, index: int, reach: int) -> np.ndarray:
+    def slow_image(self: SliceStore, case: int, index: int, reach: int, sides: int) -> np.ndarray:
         time.sleep(0.01)
-        return image(self, case, index, reach)
+        return image(self, case, index, reach, sides)
 
     def slow_batch(self: TrainingBatches, step: int) -> object:
         time.sleep(0.3)
