@@ -63,7 +63,7 @@ def parts(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 
 def control_config(store: Path, parts: dict[str, Path], output: Path, **sections: Any) -> RunConfig:
-    model = {**parts, **sections.pop("model", {})}
+    model = {"sizes": {**SIZES, "auxiliary": True}, **parts, **sections.pop("model", {})}
     return run_config("control", store, output, model=model, **sections)
 
 

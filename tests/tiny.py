@@ -30,7 +30,6 @@ SIZES: dict[str, Any] = {
     "control_depth": 2,
     "stem_channels": [8, 8, 8, 16],
     "head_hidden": [8, 8, 8],
-    "auxiliary": True,
     "resolution": SIDE,
     "codec": {"channels": 8, "encoder_blocks": 1, "decoder_blocks": 1},
 }
