@@ -48,18 +48,24 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss:
     pixel_loss
         `bce`: a sigmoid for each channel, the paper's; `cross_entropy`: one softmax over the channels.
     """
-    channels = logits.shape[1]
-    truth = F.one_hot(mask, channels).permute(0, 3, 1, 2).to(logits.dtype)
+    logits = logits.float()  # its sums run over a whole batch of pixels
+    channels, index = logits.shape[1], mask[:, None]
+    # One-hot masks would be as large as the logits, and the loss then a third of a small network's step.
     if pixel_loss == "bce":
-        per_slice = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2, 3))
-        share = logits.sigmoid()
+        true_logit = logits.gather(1, index)[:, 0]
+        per_slice = (F.softplus(logits).sum(dim=1) - true_logit).mean(dim=(1, 2)) / channels
+        share, true_share = logits.sigmoid(), true_logit.sigmoid()
     else:
-        per_slice = F.cross_entropy(logits, mask, reduction="none").mean(dim=(1, 2))
-        share = logits.softmax(dim=1)
-    slice_weight = weights.view(-1, 1, 1, 1)
-    overlap = (slice_weight * share * truth).sum(dim=(0, 2, 3))[1:]
-    total = (slice_weight * (share + truth)).sum(dim=(0, 2, 3))[1:]
-    overlap, total = over_processes(torch.stack([overlap, total]))
+        log_share = logits.log_softmax(dim=1)
+        true_log_share = log_share.gather(1, index)[:, 0]
+        per_slice = -true_log_share.mean(dim=(1, 2))
+        share, true_share = log_share.exp(), true_log_share.exp()
+    pixel_weight = weights.view(-1, 1, 1).expand(mask.shape)
+    none = torch.zeros(channels, device=logits.device)
+    overlap = none.index_add(0, mask.flatten(), (pixel_weight * true_share).flatten())
+    truth = none.index_add(0, mask.flatten(), pixel_weight.flatten())
+    total = weights @ share.sum(dim=(2, 3)) + truth
+    overlap, total = over_processes(torch.stack([overlap[1:], total[1:]]))
     dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)
     return (weights * per_slice).mean() + 1.0 - dice.mean()
 

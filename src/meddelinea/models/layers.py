@@ -210,9 +210,10 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.stride = stride
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
-        self.norm1 = nn.InstanceNorm2d(channels_out, affine=True)
+        # Instance norm as group norm with groups of one channel: PyTorch's own leaves the channels-last layout.
+        self.norm1 = nn.GroupNorm(channels_out, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm2 = nn.InstanceNorm2d(channels_out, affine=True)
+        self.norm2 = nn.GroupNorm(channels_out, channels_out)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
         for module in self.modules():
