@@ -11,7 +11,7 @@ import pytest
 
 from meddelinea.cli.main import main
 from meddelinea.errors import UsageError
-from meddelinea.evaluation import robustness
+from meddelinea.evaluation import robustness, testing
 from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.evaluation.perturbations import PERTURBATIONS
 from meddelinea.evaluation.report import CaseFailure, CaseResult, Report
@@ -105,13 +105,13 @@ def by_brightness(model: Model, scan: Volume) -> SimpleNamespace:
     """An exact segmenter for the scans as they are."""
     bright = {model.files.labels["spleen"]: 80, model.files.labels["liver"]: 140}
     ids = sum(index * (abs(scan.array - hu) < 8) for index, hu in bright.items())
-    return SimpleNamespace(mask=Volume(np.asarray(ids, np.uint8), scan.affine))
+    return SimpleNamespace(mask=Volume(np.asarray(ids, np.uint8), scan.affine), seconds=0.0)
 
 
 def test_an_exact_segmenter_loses_where_brightness_changes_and_nowhere_else(
     folder: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(robustness, "segment", by_brightness)
+    monkeypatch.setattr(testing, "segment", by_brightness)
     table = robustness_table(folder, "pairs", pairs)
     assert table.organs == ("spleen", "liver")
     assert (table.tested, table.seen) == (("p1", "p2"), ())

@@ -13,14 +13,11 @@ from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
 from meddelinea.evaluation.perturbations import PERTURBATIONS, Labelled, labelled
-from meddelinea.evaluation.report import CaseFailure, CaseResult, Report, evaluate_case
+from meddelinea.evaluation.report import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.evaluation.testing import Progress, score_scan
 from meddelinea.inference.model import Model, load_model
-from meddelinea.inference.predict import segment
 from meddelinea.labels import PAPER_ORGANS, organ_ids
-
-#: Called with what is being done, and how much of it is: done, in all.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -163,13 +160,9 @@ def _measured(
 ) -> CaseResult | CaseFailure:
     try:
         case = perturb(base)
-        mask = segment(model, case.scan).mask
-        scores = evaluate_case(mask, model.files.labels, case.mask, organ_ids(case.organs), organs)
+        return score_scan(model, name, case.scan, case.mask, organ_ids(case.organs), organs)[0]
     except MedDelineaError as error:
         return CaseFailure(name, str(error))
-    only_model = tuple(organ for organ in model.files.labels if organ not in organs)
-    only_data = tuple(organ for organ in case.organs if organ not in organs)
-    return CaseResult(name, "", "", "", "", tuple(scores), only_model, only_data, (), ())
 
 
 def _report(outcomes: list[CaseResult | CaseFailure]) -> Report:

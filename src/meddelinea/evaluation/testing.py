@@ -12,6 +12,7 @@ from meddelinea.evaluation.report import CaseFailure, CaseResult, Report, evalua
 from meddelinea.inference.model import Model
 from meddelinea.inference.predict import segment
 from meddelinea.labels import organ_ids
+from meddelinea.volume import Volume
 
 #: Called with what is being done, and how much of it is: done, in all.
 Progress = Callable[[str, int, int], None]
@@ -42,21 +43,43 @@ def run_test(
     Tested
         Cases that could not be read, segmented or compared are the report's failures.
     """
-    unknown = (organ for organ in organs if organ not in model.files.labels)
-    # Numbers that its masks never hold.
-    labels = {**model.files.labels, **{organ: 255 - index for index, organ in enumerate(unknown)}}
-    only = tuple(organ for organ in model.files.labels if organ not in organs)
     results, failures, seconds = [], [], {}
     for done, case in enumerate(cases):
         if progress is not None:
             progress(f"test {name}", done, len(cases))
         try:
-            labelled = read_case(case, organs)
-            found = segment(model, labelled.scan)
-            scores = evaluate_case(found.mask, labels, labelled.mask, organ_ids(organs), organs)
+            read = read_case(case, organs)
+            result, seconds[case.name] = score_scan(model, case.name, read.scan, read.mask, organ_ids(organs), organs)
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
             continue
-        results.append(CaseResult(case.name, "", "", "", "", tuple(scores), only, (), (), ()))
-        seconds[case.name] = found.seconds
+        results.append(result)
     return Tested(Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds)
+
+
+def score_scan(
+    model: Model, name: str, scan: Volume, reference: Volume, ids: Mapping[str, int], organs: tuple[str, ...]
+) -> tuple[CaseResult, float]:
+    """The model's mask of one scan against its labels, and the seconds from volume to mask.
+
+    Parameters
+    ----------
+    reference, ids
+        The labels on the scan's grid, and their organs' ids in it.
+    organs
+        What is compared, some of `ids`; an organ that the model does not know is one that it missed.
+
+    Raises
+    ------
+    MedDelineaError
+        If the scan cannot be segmented, or its labels are not on its grid.
+    """
+    known = model.files.labels
+    unknown = (organ for organ in organs if organ not in known)
+    # Numbers that its masks never hold.
+    labels = {**known, **{organ: 255 - index for index, organ in enumerate(unknown)}}
+    found = segment(model, scan)
+    scores = evaluate_case(found.mask, labels, reference, ids, organs)
+    only_model = tuple(organ for organ in known if organ not in organs)
+    only_data = tuple(organ for organ in ids if organ not in organs)
+    return CaseResult(name, "", "", "", "", tuple(scores), only_model, only_data, (), ()), found.seconds
