@@ -40,7 +40,7 @@ def tiny_segmenter(
     if fine:
         channels, hidden, finest = (8, *STEM), (8, *hidden), 2
     control = ControlDiT.copy_of(dit, 2, channels, ORGANS + 1 if auxiliary else 0, finest)
-    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, 32, pixel_channels=4 if fine else 0)
+    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, 32)
     return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
 
@@ -177,8 +177,7 @@ def test_a_token_reaches_the_mask_where_it_stands() -> None:
     with torch.no_grad():
         for unit in head.units:  # normalisation over the slice would carry a little of every token everywhere
             unit.norm1, unit.norm2 = nn.Identity(), nn.Identity()
-    images = torch.zeros(1, 3, 128, 128)
-    head(features, images, levels, tokens + torch.randn(1, 64, 32))[0, :, 16 * 2 + 8, 16 * 5 + 8].sum().backward()
+    head(features, levels, tokens + torch.randn(1, 64, 32))[0, :, 16 * 2 + 8, 16 * 5 + 8].sum().backward()
     reached = tokens.grad.abs().sum(dim=2).view(8, 8) > 0  # row 2, column 5
     assert reached[2, 5]
     assert not reached[:, :3].any()

@@ -11,7 +11,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.models.layers import LEAK, UNLIKELY, ConvUnit, carry_classes
+from meddelinea.models.layers import UNLIKELY, ConvUnit, carry_classes
 
 
 class MaskHead(ModelMixin, ConfigMixin):
@@ -20,8 +20,7 @@ class MaskHead(ModelMixin, ConfigMixin):
     Without `image_channels` it is one convolution, as in the paper. With them, an extension of the paper, it is the
     decoder of a U-Net: decoder features and the control branch's tokens at H/8, fused there and at each finer level
     with the image stem's features, because a boundary is drawn more precisely where the image can be seen. At the
-    finest level each position holds the logits of a square of pixels; or, with `pixel_channels`, features that are
-    fused once more with the image itself.
+    finest level each position holds the logits of a square of pixels.
 
     Parameters
     ----------
@@ -35,8 +34,6 @@ class MaskHead(ModelMixin, ConfigMixin):
         Channels of the fused features of each of these levels.
     token_width
         D; the tokens are those of patches of 2x2 latent pixels, at H/16.
-    slices, pixel_channels
-        Channels of an image, and of a last convolution that sees it at full resolution. 0: none.
     """
 
     @register_to_config
@@ -48,8 +45,6 @@ class MaskHead(ModelMixin, ConfigMixin):
         image_channels: Sequence[int] = (),
         hidden: Sequence[int] = (48, 96),
         token_width: int = 0,
-        slices: int = 3,
-        pixel_channels: int = 0,
     ) -> None:
         super().__init__()
         classes = organs + 1
@@ -64,14 +59,8 @@ class MaskHead(ModelMixin, ConfigMixin):
             ConvUnit(coarse + image, width) for coarse, image, width in zip(below, image_channels, hidden, strict=True)
         )
         finest = feature_factor // 2 ** (len(hidden) - 1)
+        self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 1)
         self.shuffle = nn.PixelShuffle(finest)
-        if not pixel_channels:
-            self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 1)
-            return
-        self.to_pixels = nn.Conv2d(hidden[0], pixel_channels * finest**2, 1)
-        self.fuse = nn.Conv2d(pixel_channels + slices, pixel_channels, 3, padding=1)
-        nn.init.kaiming_normal_(self.fuse.weight, a=LEAK)
-        self.conv_out = nn.Conv2d(pixel_channels, classes, 1)
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> MaskHead:
         """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `layers.carry_classes`."""
@@ -83,9 +72,9 @@ class MaskHead(ModelMixin, ConfigMixin):
         head.load_state_dict(state)
         return head
 
-    def forward(self, features: Tensor, images: Tensor, image_levels: Sequence[Tensor], tokens: Tensor) -> Tensor:
-        """Decoder features (B, C, H/f, W/f), images (B, slices, H, W), their features the finest first, and tokens
-        (B, T, D) of patches of 2x2 latent pixels -> logits (B, L + 1, H, W).
+    def forward(self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor) -> Tensor:
+        """Decoder features (B, C, H/f, W/f), image features the finest first, and tokens (B, T, D) of patches of 2x2
+        latent pixels -> logits (B, L + 1, H, W).
         """
         if not self.config.image_channels:
             return self.shuffle(self.conv_out(features))
@@ -95,7 +84,4 @@ class MaskHead(ModelMixin, ConfigMixin):
         h = self.units[-1](h)
         for level in reversed(range(len(self.up))):
             h = self.units[level](torch.cat([self.up[level](h), image_levels[level]], dim=1))
-        if not self.config.pixel_channels:
-            return self.shuffle(self.conv_out(h))
-        pixels = torch.cat([self.shuffle(self.to_pixels(h)), images], dim=1)
-        return self.conv_out(F.leaky_relu(self.fuse(pixels), LEAK))
+        return self.shuffle(self.conv_out(h))

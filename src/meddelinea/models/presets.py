@@ -49,8 +49,6 @@ class Preset:
     head_hidden
         Extension: widths of a mask head that sees tokens and the image stem's levels down to H/8, see `MaskHead`.
         Empty: none.
-    head_pixels
-        Extension: channels of that mask head's last convolution, which sees the image at full resolution. 0: none.
     resolution
         Rows and columns of the slices it is trained at.
     """
@@ -69,7 +67,6 @@ class Preset:
     stem_slices: int = 3
     auxiliary: bool = False
     head_hidden: tuple[int, ...] = ()
-    head_pixels: int = 0
     resolution: int = 256
 
 
@@ -167,16 +164,7 @@ def build_mask_head(preset: Preset, codec: KLCodec | SpaceToDepthCodec, organs: 
     image_channels = preset.stem_channels[: len(hidden)]
     if hidden and preset.patch_size != 2:
         raise UsageError(f"head_hidden with patch_size {preset.patch_size}; that mask head takes tokens of 2x2 patches")
-    return MaskHead(
-        codec.feature_channels,
-        codec.feature_factor,
-        organs,
-        image_channels,
-        hidden,
-        preset.width,
-        preset.stem_slices,
-        preset.head_pixels,
-    )
+    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, preset.width)
 
 
 def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:

@@ -17,7 +17,6 @@ TrainableDecoder = Literal["none", "final_layer", "all"]
 class ImageView(NamedTuple):
     """What the network takes from an image, computed once however many sampling steps follow."""
 
-    images: Tensor  # (B, slices, H, W)
     latent: Tensor  # Z_o, (B, 4, h, w)
     tokens: Tensor | None  # of the image stem, (B, T, D)
     levels: tuple[Tensor, ...]  # of the image stem, the finest first
@@ -72,9 +71,9 @@ class Segmenter(nn.Module):
         outer = (images.shape[1] - 3) // 2
         latent = self.codec.encode(images[:, outer : outer + 3]).detach()
         if self.control.stem is None:
-            return ImageView(images, latent, None, ())
+            return ImageView(latent, None, ())
         tokens, levels = self.control.stem(images)
-        return ImageView(images, latent, tokens, tuple(levels))
+        return ImageView(latent, tokens, tuple(levels))
 
     def forward(self, noisy: Tensor, t: Tensor, view: ImageView) -> tuple[Tensor, Tensor]:
         """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
@@ -97,4 +96,4 @@ class Segmenter(nn.Module):
         features = self.codec.features(clean)
         if self.mask_head is None:
             return palette_logits(self.codec.pixels(features), self.palette)
-        return self.mask_head(features, view.images, view.levels, tokens)
+        return self.mask_head(features, view.levels, tokens)
