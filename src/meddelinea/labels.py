@@ -283,6 +283,11 @@ def canonical_name(name: str) -> str:
     return _SYNONYMS.get(plain, plain)
 
 
+def colour_of(organ: str) -> tuple[int, int, int]:
+    """RGB colour, 0 to 255, that an organ is drawn in; grey for one that `ORGANS` does not have."""
+    return ORGANS[organ].colour if organ in ORGANS else (200, 200, 200)
+
+
 def organ_ids(organs: tuple[str, ...]) -> dict[str, int]:
     """Ids 1..L of `organs` in their order; 0 is the background.
 

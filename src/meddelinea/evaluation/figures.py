@@ -16,15 +16,13 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.labels import ORGANS
+from meddelinea.labels import colour_of
 from meddelinea.volume import Volume
 
 #: Abdominal soft-tissue window: level 40, width 400 HU.
 WINDOW_HU = (-160.0, 240.0)
 #: Axial levels in a preview.
 AXIAL_LEVELS = 3
-#: Colour of an organ that `labels.ORGANS` does not know.
-OTHER_COLOUR = (200, 200, 200)
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _height_mm(volume: Volume, index: int) -> float:
 
 def _colour(name: str) -> tuple[float, float, float]:
     """The organ's colour, each channel 0 to 1."""
-    red, green, blue = ORGANS[name].colour if name in ORGANS else OTHER_COLOUR
+    red, green, blue = colour_of(name)
     return red / 255, green / 255, blue / 255
 
 
