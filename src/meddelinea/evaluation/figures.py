@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from meddelinea.volume import Volume
 WINDOW_HU = (-160.0, 240.0)
 #: Axial levels in a preview.
 AXIAL_LEVELS = 3
+#: Width of a plane's own picture.
+PLANE_INCHES = 6.0
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,7 @@ def preview(image: Volume, mask: Volume, labels: Mapping[str, int], path: Path, 
     if image.array.shape != mask.array.shape:
         raise InputRefusedError(f"the mask is {mask.array.shape} voxels, the scan {image.array.shape}; expected equal")
     image, mask = image.reorient("LAS"), mask.reorient("LAS")
-    window = WINDOW_HU
-    if image.modality == "MR":
-        low, high = np.percentile(image.array[::4, ::4, ::2], (1, 99))
-        window = (float(low), float(max(high, low + 1e-6)))
+    window = _window(image)
     axial = telling_slices(mask.array, 2, AXIAL_LEVELS)[::-1]  # from the head down, as one pages through a scan
     (coronal,) = telling_slices(mask.array, 1, 1)
     (sagittal,) = telling_slices(mask.array, 0, 1)
@@ -149,6 +149,40 @@ def preview(image: Volume, mask: Volume, labels: Mapping[str, int], path: Path, 
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def plane_pictures(image: Volume, mask: Volume, labels: Mapping[str, int]) -> dict[str, bytes]:
+    """The planes that show the organs best, each as a PNG: `axial`, `coronal`, `sagittal`, drawn as `preview` does.
+
+    Parameters
+    ----------
+    image, mask, labels
+        As of `preview`, with shapes that are equal.
+    """
+    image, mask = image.reorient("LAS"), mask.reorient("LAS")
+    pictures = {}
+    for axis, plane in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
+        (index,) = telling_slices(mask.array, axis, 1)
+        cut = section(image, mask, plane, index)
+        rows, columns = cut.image.shape
+        height = PLANE_INCHES * rows * cut.pixel_mm[1] / (columns * cut.pixel_mm[0])
+        figure = Figure(figsize=(PLANE_INCHES, height), dpi=100, facecolor="black")
+        FigureCanvasAgg(figure)
+        ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        _draw(ax, cut, labels, _window(image))
+        ax.set_axis_off()
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", facecolor="black")
+        pictures[plane] = stream.getvalue()
+    return pictures
+
+
+def _window(image: Volume) -> tuple[float, float]:
+    """Grey values that are black and white."""
+    if image.modality != "MR":
+        return WINDOW_HU
+    low, high = np.percentile(image.array[::4, ::4, ::2], (1, 99))
+    return float(low), float(max(high, low + 1e-6))
 
 
 def _height_mm(volume: Volume, index: int) -> float:
