@@ -120,6 +120,23 @@ def test_the_mask_is_the_same_in_every_batch_size(model: Model, scan: Volume, ma
     assert np.array_equal(segment(model, scan, batch_size=batch_size).mask.array, mask.array)
 
 
+def test_so_many_organs_that_fewer_slices_fit_change_no_mask(
+    model: Model, scan: Volume, mask: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    sampled = MedDelinea.segment
+
+    def watched(self: MedDelinea, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+        sizes.append(len(images))
+        return sampled(self, images, noise)
+
+    monkeypatch.setattr(MedDelinea, "segment", watched)
+    two_slices_and_a_half = 4 * (len(ORGANS) + 1) * 64 * 64 * 5 // 2
+    monkeypatch.setattr(predict, "SHARES_BYTES", two_slices_and_a_half)
+    assert np.array_equal(segment(model, scan).mask.array, mask.array)
+    assert max(sizes) == 2
+
+
 def test_the_seed_fixes_the_mask(model: Model, scan: Volume, mask: Volume) -> None:
     assert np.array_equal(segment(model, scan, seed=0).mask.array, mask.array)
     assert not np.array_equal(segment(model, scan, seed=1).mask.array, mask.array)

@@ -37,6 +37,19 @@ def test_a_box_is_measured_as_by_hand(pair: tuple[Volume, Volume]) -> None:
     assert liver.touches_edge == ()
 
 
+def test_an_organ_of_many_slices_is_measured_as_all_its_voxels_at_once() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(40, 30, (20, 25, 30)).astype(np.float32)
+    mask = (rng.random(image.shape) < 0.3).astype(np.uint8)
+    mask[:, :, 7] = 0
+    organ = organ_statistics(Volume(image, AFFINE), Volume(mask, AFFINE), LABELS)["liver"]
+    values = image[mask == 1].astype(np.float64)
+    assert (organ.voxels, organ.mean_intensity) == (values.size, pytest.approx(values.mean(), rel=1e-12))
+    assert organ.sd_intensity == pytest.approx(values.std(), rel=1e-12)
+    centre = np.append(np.argwhere(mask == 1).mean(axis=0), 1.0)
+    assert organ.centroid_mm == pytest.approx((AFFINE @ centre)[:3], rel=1e-12)
+
+
 def test_an_organ_at_the_edge_names_the_sides(pair: tuple[Volume, Volume]) -> None:
     assert organ_statistics(*pair, LABELS)["spleen"].touches_edge == ("left", "head")
 

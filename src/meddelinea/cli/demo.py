@@ -10,6 +10,7 @@ import typer
 
 from meddelinea.cli.predict import Job, run
 from meddelinea.errors import InputRefusedError, WeightsMissingError
+from meddelinea.inference.settings import Settings
 
 
 def demo(
@@ -29,7 +30,7 @@ def demo(
         output=output / "mask.nii.gz",
         statistics=output / "statistics.json",
         preview=output / "preview.png",
-        device=device,
+        settings=Settings(device=device),
     )
     run(job, as_json=as_json, quiet=quiet)
 

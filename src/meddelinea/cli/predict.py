@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,32 +15,23 @@ from rich.table import Table
 
 from meddelinea.cli.progress import progress_bar, silence_diffusers
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.inference.settings import Settings
 
 if TYPE_CHECKING:
     from meddelinea.inference.predict import Segmentation
     from meddelinea.inference.statistics import OrganStatistics
     from meddelinea.volume import Modality, Volume
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 @dataclass(frozen=True)
 class Job:
-    """One scan to segment: where it is, how to do it, and where the results go (None: not wanted)."""
+    """One scan to segment: where it is, where the results go (None: not wanted), and how to do it."""
 
     source: Path
     output: Path
     statistics: Path | None = None
     preview: Path | None = None
-    model: str = "small"
-    steps: int | None = None
-    scheduler: str | None = None
-    samples: int = 1
-    seed: int = 0
-    organs: tuple[str, ...] | None = None
-    device: str = "auto"
-    batch_size: int = 16
-    modality: Modality | None = None
+    settings: Settings = field(default_factory=Settings)
 
 
 def predict(
@@ -73,48 +64,29 @@ def predict(
     if modality not in (None, "CT", "MR"):
         raise UsageError(f"unknown modality {modality!r}; expected CT or MR")
     kind = cast("Modality | None", modality)
-    job = Job(
-        source, output, statistics, preview, model, steps, scheduler, samples, seed, wanted, device, batch_size, kind
-    )
-    run(job, as_json=as_json, quiet=quiet)
+    settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, kind)
+    run(Job(source, output, statistics, preview, settings), as_json=as_json, quiet=quiet)
 
 
 def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     """Do the job, then print what was found: a table, one JSON object, or nothing."""
     from meddelinea.inference.model import load_model, read_model_files
-    from meddelinea.inference.predict import segment, with_modality
-    from meddelinea.inference.quality import check_volume
+    from meddelinea.inference.settings import check_settings, read_scan, segment_scan
     from meddelinea.inference.statistics import organ_statistics
-    from meddelinea.io import read_volume
 
-    described = read_model_files(job.model)
-    _check_options(job, tuple(described.labels))
+    described = read_model_files(job.settings.model)
+    check_settings(job.settings, tuple(described.labels))
     _check_paths(job)
-    volume = read_volume(job.source)
-    if job.modality is not None and volume.modality not in (None, job.modality):
-        raise UsageError(f"{job.source}: the file says {volume.modality}; leave --modality {job.modality} out")
-    volume = with_modality(replace(volume, modality=job.modality or volume.modality), described.modalities)
-    findings = check_volume(volume, described.modalities)
-    refusals = [finding.message for finding in findings if finding.level == "refuse"]
-    if refusals:
-        raise InputRefusedError(f"{job.source}: {'; '.join(refusals)}")
+    volume, findings = read_scan(job.source, job.settings.modality, described.modalities)
     cautions = [finding.message for finding in findings]
     for caution in cautions:
         print(f"warning: {job.source}: {caution}", file=sys.stderr)
     silence_diffusers()
-    model = load_model(job.model, job.device)
+    model = load_model(job.settings.model, job.settings.device)
     with progress_bar(hidden=as_json or quiet) as bar:
         task = bar.add_task("slices", total=None)
-        segmentation = segment(
-            model,
-            volume,
-            steps=job.steps,
-            scheduler=job.scheduler,
-            samples=job.samples,
-            seed=job.seed,
-            batch_size=job.batch_size,
-            organs=job.organs,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        segmentation = segment_scan(
+            model, volume, job.settings, lambda done, total: bar.update(task, completed=done, total=total)
         )
     measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
     files = _write(job, volume, segmentation, measured)
@@ -122,25 +94,6 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
         print(json.dumps(_summary(segmentation, measured, files, cautions), indent=2, ensure_ascii=False))
     elif not quiet:
         _print_table(segmentation, measured, files)
-
-
-def _check_options(job: Job, known: tuple[str, ...]) -> None:
-    """Refuse what cannot be meant, or names organs that are not `known` to the model, before a scan is read."""
-    from meddelinea.diffusion.sampling import SCHEDULERS
-
-    if job.device not in DEVICES:
-        raise UsageError(f"unknown device {job.device!r}; expected one of {', '.join(DEVICES)}")
-    if job.scheduler is not None and job.scheduler not in SCHEDULERS:
-        raise UsageError(f"unknown scheduler {job.scheduler!r}; expected one of {', '.join(SCHEDULERS)}")
-    if job.organs is None:
-        return
-    if not job.organs:
-        raise UsageError("--organs names no organ; expected names such as liver,spleen")
-    if len(set(job.organs)) != len(job.organs):
-        raise UsageError(f"--organs names an organ twice: {', '.join(job.organs)}")
-    unknown = [name for name in job.organs if name not in known]
-    if unknown:
-        raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
 
 
 def _check_paths(job: Job) -> None:

@@ -203,16 +203,20 @@ def _draw(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float
     extent = (0.0, columns * cut.pixel_mm[0], 0.0, rows * cut.pixel_mm[1])
     ax.imshow(cut.image, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent, aspect="equal")
     centres = [(np.arange(n) + 0.5) * mm for n, mm in zip((columns, rows), cut.pixel_mm, strict=True)]
+    fill = np.zeros((rows, columns, 4), np.float32)  # one for all organs: the picture keeps it until it is saved
     for name, index in labels.items():
         inside = cut.mask == index
         if not inside.any():
             continue
         colour = _colour(name)
-        fill = np.zeros((rows, columns, 4))
         fill[inside] = (*colour, 0.28)
-        ax.imshow(fill, origin="lower", extent=extent, aspect="equal", interpolation="nearest")
         if min(rows, columns) > 1 and not inside.all():
-            ax.contour(*centres, inside.astype(float), levels=[0.5], colors=[colour], linewidths=1.3)
+            # Only where it is, one pixel around included: the picture keeps the grid of each contour until it is saved.
+            held = [np.flatnonzero(inside.any(axis=axis)) for axis in (0, 1)]
+            across, up = (slice(max(0, int(at[0]) - 1), int(at[-1]) + 2) for at in held)
+            outline = inside[up, across].astype(float)
+            ax.contour(centres[0][across], centres[1][up], outline, levels=[0.5], colors=[colour], linewidths=1.3)
+    ax.imshow(fill, origin="lower", extent=extent, aspect="equal", interpolation="nearest")
     left, right = (0.01, 0.5, "left", "center"), (0.99, 0.5, "right", "center")
     bottom, top = (0.5, 0.01, "center", "bottom"), (0.5, 0.99, "center", "top")
     for letter, (x, y, horizontal, vertical) in zip(cut.letters, (left, right, bottom, top), strict=True):
@@ -230,7 +234,9 @@ def _draw(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float
 
 def _legend(ax: Axes, mask: Volume, labels: Mapping[str, int]) -> None:
     """List every organ with its colour and volume; those not found are named as such."""
-    counts = np.bincount(mask.array.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for index in range(mask.array.shape[2]):  # counting all at once would copy it as 64-bit numbers
+        counts += np.bincount(mask.array[:, :, index].ravel(), minlength=256)
     voxel_ml = float(abs(np.linalg.det(mask.affine[:3, :3]))) / 1000.0
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)

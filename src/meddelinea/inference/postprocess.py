@@ -5,6 +5,7 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 
 def remove_small_components(mask: NDArray[np.uint8], least_share: float) -> NDArray[np.uint8]:
@@ -22,13 +23,15 @@ def remove_small_components(mask: NDArray[np.uint8], least_share: float) -> NDAr
     -------
     A new mask. Pieces touch through a face, an edge or a corner.
     """
-    pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    organ_of = np.zeros(count + 1, np.uint8)
-    organ_of[pieces.ravel()] = mask.ravel()
-    largest = np.zeros(256, np.int64)
-    np.maximum.at(largest, organ_of[1:], sizes[1:])
-    kept = np.where(sizes >= least_share * largest[organ_of], organ_of, 0).astype(np.uint8)
-    kept[0] = 0
-    cleaned: NDArray[np.uint8] = kept[pieces]
+    cleaned = mask.copy()
+    for organ, box in enumerate(ndimage.find_objects(mask), start=1):
+        if box is None:
+            continue
+        pieces, count = cc3d.connected_components(mask[box] == organ, connectivity=26, return_N=True)
+        sizes = np.zeros(count + 1, np.int64)
+        for plane in pieces:  # counting all at once would copy them as 64-bit numbers
+            sizes += np.bincount(plane.ravel(), minlength=count + 1)
+        dropped = sizes < least_share * sizes[1:].max()
+        dropped[0] = False  # not of this organ
+        cleaned[box][dropped[pieces]] = 0
     return cleaned

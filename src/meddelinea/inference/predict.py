@@ -29,6 +29,8 @@ from meddelinea.volume import Modality, Volume
 #: How much finer than the model's grid, in the plane, organs are told apart: their shares are interpolated before the
 #: largest is taken, which draws boundaries more smoothly than interpolating the organs afterwards.
 FINER = 2
+#: Memory for the shares of all organs in the slices that are sampled at a time.
+SHARES_BYTES = 128 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def segment(
 ) -> Segmentation:
     """Segment the organs of a scan.
 
-    Slices are sampled a batch at a time and only their ids are kept, so memory does not grow with the number of organs.
+    Slices are sampled a batch at a time and only their ids are kept, and the mask is drawn a few slices at a time:
+    beside the scan and its mask, memory grows neither with the number of organs nor with that of slices.
     The noise is keyed by the scan's grey values, the seed and the slice: the same scan gives the same mask in any axis
     order, file format or batch size.
 
@@ -90,7 +93,7 @@ def segment(
     seed
         Seed of the noise.
     batch_size
-        Slices at a time.
+        Slices at a time; fewer where the model knows so many organs that their shares would exceed `SHARES_BYTES`.
     organs
         Canonical names to keep; all that the model knows where None.
     progress
@@ -123,6 +126,8 @@ def segment(
     slices = grid.array.transpose(2, 1, 0)  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.config.neighbours, model.pipeline.config.neighbour_pairs)
     ids = np.zeros((len(slices), FINER * slices.shape[1], FINER * slices.shape[2]), np.uint8)
+    share_bytes = 4 * (len(known) + 1) * slices.shape[1] * slices.shape[2]
+    batch_size = max(1, min(batch_size, SHARES_BYTES // share_bytes))
     for start in range(0, len(slices), batch_size):
         chunk = range(start, min(start + batch_size, len(slices)))
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(device)
@@ -130,18 +135,26 @@ def segment(
             method.segment(images, [NoiseKey(seed, case, index, sample) for index in chunk]).softmax(dim=1)
             for sample in range(drawn)
         )
-        finer = F.interpolate(cast(Tensor, shares), scale_factor=FINER, mode="bilinear", align_corners=False)
-        ids[start : chunk.stop] = finer.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        ids[start : chunk.stop] = (
+            torch.cat([_largest_share(share[None]) for share in cast(Tensor, shares)]).cpu().numpy()
+        )
         if progress is not None:
             progress(chunk.stop, len(slices))
-    ids[~np.isin(ids, list(labels.values()))] = 0
-    cleaned = remove_small_components(ids, model.files.least_component_share)
+    kept = np.zeros(256, np.uint8)
+    kept[list(labels.values())] = list(labels.values())
+    cleaned = remove_small_components(kept[ids], model.files.least_component_share)
     to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
     to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
     mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine @ to_grid), volume)
     seconds = time.monotonic() - began
     made = (model.files.name, __version__, steps, scheduler, None if scheduler is None else samples, seed)
     return Segmentation(mask, dict(labels), *made, seconds)
+
+
+def _largest_share(share: Tensor) -> Tensor:
+    """(1, rows, columns) uint8 ids, `FINER` times as fine, of one slice's (1, L + 1, rows, columns) shares."""
+    finer = F.interpolate(share, scale_factor=FINER, mode="bilinear", align_corners=False)
+    return finer.argmax(dim=1).to(torch.uint8)
 
 
 def _method(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddelinea.errors import InputRefusedError
@@ -85,12 +87,14 @@ def _measure(image: Volume, mask: Volume, index: int, boxes: Sequence[tuple[slic
     box = boxes[index - 1] if index <= len(boxes) else None
     if box is None:
         return NOT_FOUND
-    inside = mask.array[box] == index
-    values = image.array[box][inside].astype(np.float64)
-    voxels = int(values.size)
+    inside, values = mask.array[box] == index, image.array[box]
+    voxels = int(np.count_nonzero(inside))
+    mean = sum(float(taken.sum()) for taken in _by_slice(values, inside)) / voxels
+    spread = sum(float(np.square(taken - mean).sum()) for taken in _by_slice(values, inside))
     start = np.array([side.start for side in box])
     size = np.array([side.stop - side.start for side in box])
-    centre = start + np.array([np.mean(axis) for axis in np.nonzero(inside)])
+    others = ((1, 2), (0, 2), (0, 1))
+    centre = start + [np.arange(n) @ inside.sum(axis=rest) / voxels for n, rest in zip(size, others, strict=True)]
     centroid = mask.affine[:3, :3] @ centre + mask.affine[:3, 3]
     extent = size * np.array(mask.spacing_mm)
     edges = [
@@ -103,9 +107,15 @@ def _measure(image: Volume, mask: Volume, index: int, boxes: Sequence[tuple[slic
         found=True,
         voxels=voxels,
         volume_ml=voxels * float(abs(np.linalg.det(mask.affine[:3, :3]))) / 1000.0,
-        mean_intensity=float(values.mean()),
-        sd_intensity=float(values.std()),
+        mean_intensity=mean,
+        sd_intensity=float(np.sqrt(spread / voxels)),
         extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),
         centroid_mm=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
         touches_edge=tuple(edges),
     )
+
+
+def _by_slice(values: NDArray[Any], inside: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
+    """The values inside, a slice at a time: all those of an organ that fills a long scan would take gigabytes."""
+    for k in range(inside.shape[2]):
+        yield values[:, :, k][inside[:, :, k]].astype(np.float64)

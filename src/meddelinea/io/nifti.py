@@ -16,6 +16,7 @@ from meddelinea.volume import Volume
 # Codes of the header's spatial unit that are neither millimetres (2) nor unstated (0), and their size in millimetres.
 _UNIT_MM = {1: 1000.0, 3: 0.001}
 _CHUNK_BYTES = 1 << 24
+_SLICES = 16
 
 
 def read_nifti(path: Path) -> Volume:
@@ -33,21 +34,19 @@ def read_nifti(path: Path) -> Volume:
     try:
         if path.suffix.lower() == ".gz":
             _check_gzip(path)
-        image = nib.load(path, mmap=False)
+        image = nib.load(path, mmap=False, keep_file_open=True)  # a gzip stream opened anew is read from its beginning
         stored = image.get_data_dtype()
         if stored.fields is not None or stored.kind == "c":
             kind = "complex numbers" if stored.kind == "c" else "colours (RGB)"
             raise InputRefusedError(f"{path}: the voxels are {kind}; expected one grey value each")
+        if any(n != 1 for n in image.shape[3:]) or len(image.shape) < 3:
+            raise InputRefusedError(f"{path}: {len(image.shape)} dimensions {image.shape}; expected one 3D volume")
         array = _values(image)
     except InputRefusedError:
         raise
     except Exception as error:  # the parser raises whatever a foreign or damaged file leads it to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputRefusedError(f"{path}: not a readable NIfTI file ({reason}); is it complete?") from error
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise InputRefusedError(f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume")
     unit_mm = _UNIT_MM.get(int(image.header["xyzt_units"]) & 0b111, 1.0)
     try:
         return Volume(array, np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine)
@@ -79,9 +78,14 @@ def _check_gzip(path: Path) -> None:
 
 
 def _values(image: Any) -> NDArray[Any]:
-    """Scaled values of an image in native byte order, read from the file now."""
+    """(I, J, K) scaled values of an image in native byte order, read from the file now.
+
+    Read some slices at a time, as scaling makes 64-bit numbers: four times the size of a stored CT.
+    """
     stored = image.dataobj  # it alone keeps the scaling: the header of a loaded image has it blanked
-    if (stored.slope, stored.inter) == (1, 0) and stored.dtype.kind in "iu":
-        array: NDArray[Any] = np.asanyarray(stored)
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
-    return np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    whole = (stored.slope, stored.inter) == (1, 0) and stored.dtype.kind in "iu"
+    array = np.empty(image.shape[:3], stored.dtype.newbyteorder("=") if whole else np.float32, order="F")
+    for first in range(0, array.shape[2], _SLICES):
+        there = array[:, :, first : first + _SLICES]
+        there[...] = stored[:, :, first : first + _SLICES].reshape(there.shape)
+    return array
