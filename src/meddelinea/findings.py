@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: Reasons to refuse an input, or (the last three) another file of a command.
+#: Reasons to refuse an input, or (the last three) something else about a command.
 Refusal = Literal[
     # the file
     "not_found",
@@ -55,7 +55,6 @@ Refusal = Literal[
     "not_hounsfield",
     "looks_like_ct",
     # not the scan
-    "several_volume_files",
     "unknown_organ",
     "output",
     "refused",

@@ -46,15 +46,18 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or 0 in self.array.shape:
             raise InputRefusedError(
-                f"the volume has shape {self.array.shape}; expected 3 dimensions, none of them 0", "not_3d"
+                f"the volume has shape {self.array.shape}; expected 3 dimensions, none of them 0; export it again",
+                "not_3d",
             )
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
             raise InputRefusedError(
-                "the affine must be a 4x4 matrix of finite numbers; repair the file's header", "bad_affine"
+                f"the affine is {self.affine.tolist()}; expected a 4x4 matrix of finite numbers; repair the header",
+                "bad_affine",
             )
         if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
             raise InputRefusedError(
-                "the affine is singular: two voxel axes point the same way; repair the header", "bad_affine"
+                "the affine is singular: two voxel axes point the same way; expected three ways; repair the header",
+                "bad_affine",
             )
 
     @property

@@ -163,8 +163,7 @@ def _check_paths(job: Job) -> None:
         ]
         if inside:
             raise InputRefusedError(
-                f"{job.source}: a folder of {len(inside)} volume files; pass one file, or one DICOM series",
-                "several_volume_files",
+                f"{job.source}: a folder of {len(inside)} volume files; pass one file, or one DICOM series"
             )
     ensure_writable(job.output)
     for path, suffix in ((job.statistics, ".json"), (job.preview, ".png")):

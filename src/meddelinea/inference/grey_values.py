@@ -34,7 +34,7 @@ CLIPPED_LOW, CLIPPED_HIGH = 0.01, 0.005
 #: Different values that a sample may hold and still be a label mask rather than a scan.
 LABEL_VALUES = 128
 
-_REMEDY = "pass the original CT in Hounsfield units (air -1000, water 0)"
+_REMEDY = "expected Hounsfield units (air -1000, water 0); pass the original CT"
 
 
 def check_grey_values(values: Values, lowest: float, highest: float, modality: Modality) -> list[Finding]:
@@ -105,13 +105,11 @@ def _is_label_mask(values: Values, lowest: float) -> bool:
 def _echoes(values: Values, met: str) -> list[Finding]:
     """Findings about the values of an MR, whose scale is arbitrary."""
     if _is_label_mask(values, float(values.min())):
-        return [refuse("label_mask", f"{met} in few whole steps: a label mask, not a scan; pass the MR itself")]
+        return [refuse("label_mask", f"{met} in few whole steps: a label mask; expected a scan; pass the MR itself")]
     air = _air(values, float(values.min()))
     below_zero = _looks_like_ct(values) and _is_narrow(values)
     if below_zero and air is not None and AIR_HU[0] <= air <= AIR_HU[1]:
-        return [
-            refuse("looks_like_ct", f"{met} with air near {air:.0f}: a CT, not an MR; say so, and use a model for CT")
-        ]
+        return [refuse("looks_like_ct", f"{met} with air near {air:.0f}: a CT; expected an MR; use a model for CT")]
     return []
 
 
@@ -119,7 +117,7 @@ def _hounsfield(values: Values, lowest: float, highest: float, met: str) -> list
     """Findings about values that should be Hounsfield units; the refusals name what they look like instead."""
     air_on_top = _share(values > 500.0) > DENSE_SHARE or _share(values == highest) > DENSE_SHARE
     if lowest < 0.0 and air_on_top and _looks_like_ct(-values):
-        return [refuse("inverted", f"{met} with air on top: a CT turned over; multiply by -1, or {_REMEDY}")]
+        return [refuse("inverted", f"{met} with air on top: a CT turned over; {_REMEDY}, or multiply by -1")]
     if not _looks_like_ct(values):
         return [_other_scale(values, lowest, highest, met)]
     return _calibration(values, lowest, highest, met)
@@ -149,7 +147,7 @@ def _other_scale(values: Values, lowest: float, highest: float, met: str) -> Fin
         scale = "[0, 1]" if lowest >= 0.0 else "[-1, 1]"
         return refuse("rescaled", f"{met}: rescaled to {scale}, or a mask; {_REMEDY}")
     if _is_label_mask(values, lowest):
-        return refuse("label_mask", f"{met} in few whole steps: a label mask, not a scan; {_REMEDY}")
+        return refuse("label_mask", f"{met} in few whole steps: a label mask; {_REMEDY}")
     if lowest >= 0.0 and highest <= 255.5:
         return refuse("rescaled", f"{met}: rescaled to grey values 0 to 255; {_REMEDY}")
     if abs(float(values.mean())) < 0.05 and abs(float(values.std()) - 1.0) < 0.05:
@@ -159,14 +157,19 @@ def _other_scale(values: Values, lowest: float, highest: float, met: str) -> Fin
             return refuse(
                 "stored_offset",
                 f"{met} with soft tissue near {offset:g}: a CT stored without its rescale intercept; "
-                f"subtract {offset:g}",
+                f"expected Hounsfield units; subtract {offset:g}",
             )
     twice = values + STORED_OFFSETS_HU[0]
     if _is_narrow(twice) and _looks_like_ct(twice):
-        return refuse("offset_twice", f"{met} with soft tissue near -1024: the intercept was applied twice; add 1024")
+        return refuse(
+            "offset_twice",
+            f"{met} with soft tissue near -1024: an intercept applied twice; expected 0 to 100; add 1024",
+        )
     signed = np.where(values > 32767.0, values - 65536.0, values)
     if lowest >= 0.0 and highest > 32767.0 and _is_narrow(signed) and _looks_like_ct(signed):
-        return refuse("unsigned_wrap", f"{met}: negative numbers read without their sign; read the voxels as int16")
+        return refuse(
+            "unsigned_wrap", f"{met}: negative numbers without their sign; expected -1024 and more; read int16"
+        )
     thousandths = values * 1000.0
     if _is_narrow(thousandths) and _looks_like_ct(thousandths):
         return refuse("rescaled", f"{met}: Hounsfield units divided by about 1000; {_REMEDY}")

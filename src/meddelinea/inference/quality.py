@@ -96,7 +96,9 @@ def check_volume(volume: Volume, modalities: tuple[Modality, ...] = ("CT",)) -> 
     if volume.array.dtype.kind in "iuf":
         findings += _values(volume, modalities)
     else:
-        findings.append(refuse("not_numbers", f"the voxels are {volume.array.dtype}; expected real numbers"))
+        findings.append(
+            refuse("not_numbers", f"the voxels are {volume.array.dtype}; expected real numbers; convert it")
+        )
     return sorted(findings, key=lambda finding: finding.level != "refuse")
 
 
@@ -121,7 +123,10 @@ def _grid(volume: Volume) -> list[Finding]:
     if min(shape) < 3:
         count = " x ".join(map(str, shape))
         findings.append(
-            refuse("too_few_slices", f"the volume is {count} voxels; expected 3 or more slices along each axis")
+            refuse(
+                "too_few_slices",
+                f"the volume is {count} voxels; expected 3 or more slices along each axis; pass the whole scan",
+            )
         )
     if min(spacing) < 0.1 or max(spacing) > 20.0:
         findings.append(
@@ -199,16 +204,20 @@ def _values(volume: Volume, modalities: tuple[Modality, ...]) -> list[Finding]:
     lowest, highest = float(array.min()), float(array.max())  # NaN and infinity surface here, without a second array
     if not np.isfinite([lowest, highest]).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
-        message = f"{count} of {array.size} voxels are NaN or infinite; replace them, in a CT by -1024 (air)"
+        message = (
+            f"{count} of {array.size} voxels are NaN or infinite; expected numbers; replace them, by -1024 in a CT"
+        )
         return [refuse("not_finite", message)]
     if lowest == highest:
-        return [refuse("constant", f"every voxel is {lowest:g}; the scan is empty")]
+        return [refuse("constant", f"every voxel is {lowest:g}; expected a picture; export the scan again")]
     modality = volume.modality or (modalities[0] if len(modalities) == 1 else None)
     if modality is None:
         return [refuse("modality_unknown", str(unknown_modality(modalities)))]
     if modality not in modalities:
         trained = " and ".join(modalities)
-        message = f"the scan is {modality}, the model was trained on {trained}: use a model for {modality}"
+        message = (
+            f"the scan is {modality}, expected {trained}, which the model was trained on; use a model for {modality}"
+        )
         return [refuse("modality", message)]
     findings = check_grey_values(_sample(array), lowest, highest, modality)
     if modality == "CT" and all(finding.level == "warn" for finding in findings):
@@ -239,7 +248,7 @@ def _border(volume: Volume) -> list[Finding]:
 def unknown_modality(modalities: tuple[Modality, ...]) -> InputRefusedError:
     """The refusal of a scan whose file does not say its modality, by a model that knows several."""
     return InputRefusedError(
-        f"the file does not say whether it is {' or '.join(modalities)}, and the model was trained on both; "
+        f"the file names no modality; expected {' or '.join(modalities)}, as the model was trained on both; "
         "say it with --modality",
         "modality_unknown",
     )

@@ -34,7 +34,7 @@ def read_volume(path: Path) -> Volume:
         If `path` does not exist, is of another kind, is damaged, or is not one 3D volume placed in the patient.
     """
     if not path.exists():
-        raise InputRefusedError(f"{path}: no such file or folder; check the path", "not_found")
+        raise InputRefusedError(f"{path}: no such file or folder; expected a scan; check the path", "not_found")
     name = path.name.lower()
     if path.is_file() and name.endswith((".nii", ".nii.gz")):
         from meddelinea.io.nifti import read_nifti
@@ -53,7 +53,8 @@ def read_volume(path: Path) -> Volume:
     if path.is_dir() or (path.is_file() and (name.endswith(".dcm") or _has_dicom_mark(path))):
         return read_dicom(path)
     raise InputRefusedError(
-        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder",
+        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder; "
+        "convert it",
         "unknown_kind",
     )
 
@@ -134,7 +135,7 @@ def unzipped(path: Path) -> Iterator[Path]:
             raise
         except Exception as error:  # besides BadZipFile: zlib's, the disk's, and those of unknown compression methods
             raise InputRefusedError(
-                f"{path}: the zip cannot be unpacked ({error}); is it complete?", "unreadable"
+                f"{path}: the zip cannot be unpacked ({error}); expected a whole archive: is it complete?", "unreadable"
             ) from error
         try:
             yield Path(name)
@@ -149,19 +150,23 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         place = PureWindowsPath(member.filename)  # knows both slashes and drive letters
         if place.anchor or ".." in place.parts:
             raise InputRefusedError(
-                f"{path}: member {member.filename!r} leaves the folder; do not trust this archive", "unsafe_archive"
+                f"{path}: member {member.filename!r} leaves the folder; expected none that does; do not trust the zip",
+                "unsafe_archive",
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise InputRefusedError(
-                f"{path}: member {member.filename!r} is a link; zip the files themselves", "unsafe_archive"
+                f"{path}: member {member.filename!r} is a link; expected files; zip the files themselves",
+                "unsafe_archive",
             )
         if member.flag_bits & 1:
             raise InputRefusedError(
-                f"{path}: member {member.filename!r} is encrypted; unpack it with its password", "unsafe_archive"
+                f"{path}: member {member.filename!r} is encrypted; expected plain files; unpack it with its password",
+                "unsafe_archive",
             )
         if member.filename in seen:
             raise InputRefusedError(
-                f"{path}: member {member.filename!r} occurs twice; zip the folder again", "unsafe_archive"
+                f"{path}: member {member.filename!r} occurs twice; expected it once; zip the folder again",
+                "unsafe_archive",
             )
         seen.add(member.filename)
     size = sum(member.file_size for member in members)

@@ -128,7 +128,8 @@ def _check_complete(path: Path, frames: list[Frame], places_mm: NDArray[np.float
     for k in np.flatnonzero(gaps > 1.5 * usual)[:1]:
         raise InputRefusedError(
             f"{path}: about {round(gaps[k] / usual) - 1:d} slice(s) missing between {places_mm[k]:.3f} and "
-            f"{places_mm[k + 1]:.3f} mm: a gap of {gaps[k]:.3f} mm, elsewhere {usual:.3f} mm; fetch the whole series",
+            f"{places_mm[k + 1]:.3f} mm: a gap of {gaps[k]:.3f} mm, expected {usual:.3f} mm; fetch the whole "
+            "series",
             "missing_slices",
         )
 
@@ -140,7 +141,7 @@ def _check_apart(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]
     for k in np.flatnonzero(gaps < 0.7 * usual)[:1]:
         raise InputRefusedError(
             f"{path}: {frames[k].path.name} and {frames[k + 1].path.name} lie {gaps[k]:.3f} mm apart at "
-            f"{places_mm[k]:.3f} mm, other slices {usual:.3f} mm: ranges that overlap; give each a folder",
+            f"{places_mm[k]:.3f} mm, but expected {usual:.3f} mm as others do: ranges that overlap; give each a folder",
             "overlapping_slices",
         )
 

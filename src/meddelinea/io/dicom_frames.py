@@ -121,7 +121,7 @@ def decoding(path: Path) -> Iterator[None]:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputRefusedError(
-                f"{path}: not a readable DICOM file ({reason}); copy it again", "unreadable"
+                f"{path}: not a readable DICOM file ({reason}); expected a whole one; copy it again", "unreadable"
             ) from error
 
 
@@ -139,7 +139,8 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
                 # A slice lost at either end of a series leaves no gap, so a broken one must not pass as foreign.
                 if file.suffix.lower() == ".dcm":
                     raise InputRefusedError(
-                        f"{file}: named .dcm but without DICOM's mark; export it again", "unreadable"
+                        f"{file}: named .dcm but without DICOM's mark; expected a whole DICOM file; export it again",
+                        "unreadable",
                     ) from error
                 continue
             deque(header.iterall(), maxlen=0)  # values are converted on first use: have the bad ones fail here
@@ -157,7 +158,7 @@ def _one_series(path: Path, headers: list[tuple[Path, Any]]) -> tuple[Modality, 
         found = ", ".join(sorted({str(header.get("Modality") or "no modality") for _, header in headers}))
         raise InputRefusedError(
             f"{path}: no CT or MR scan here; DICOM objects found: {found or 'none'} (segmentations, doses, reports and "
-            "secondary captures are no scans); give the folder of the scan",
+            "secondary captures are no scans); expected the slices of one; give their folder",
             "no_scan",
         )
     if len(series) > 2 and all(len(files) == 1 for files in series.values()):
@@ -178,7 +179,9 @@ def _one_series(path: Path, headers: list[tuple[Path, Any]]) -> tuple[Modality, 
     for modality in get_args(Modality):
         if files[0][1].get("Modality") == modality:
             return modality, files
-    raise InputRefusedError(f"{path}: modality {files[0][1].get('Modality')!s}; expected CT or MR", "modality")
+    raise InputRefusedError(
+        f"{path}: modality {files[0][1].get('Modality')!s}; expected CT or MR; give such a scan", "modality"
+    )
 
 
 def _check_kind(files: list[tuple[Path, Any]]) -> None:
@@ -191,7 +194,7 @@ def _check_kind(files: list[tuple[Path, Any]]) -> None:
             )
         if header.get("AnatomicalOrientationType") == "QUADRUPED":
             raise InputRefusedError(
-                f"{path}: anatomical orientation type QUADRUPED; expected a human: left and front mean something else",
+                f"{path}: anatomical orientation type QUADRUPED; expected a person; correct the header if it is wrong",
                 "quadruped",
             )
 
@@ -207,7 +210,7 @@ def _is_scan(path: Path, header: Any) -> bool:
     kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
     if not header.get("Rows") and (kind in _IMAGE_CLASSES or not kind):
         raise InputRefusedError(
-            f"{path}: the header ends before the image's size; the file is cut short, copy it again", "unreadable"
+            f"{path}: the header ends before the image's size; expected a whole file; copy it again", "unreadable"
         )
     derived = header.get("Modality") in ("SEG", "RTDOSE") or kind.startswith(_SECONDARY_CAPTURE)
     return bool(header.get("Rows")) and not derived
@@ -222,11 +225,13 @@ def _frames(path: Path, header: Any) -> list[Frame]:
     photometric = header.get("PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputRefusedError(
-            f"{path}: photometric interpretation {photometric}; expected grey (MONOCHROME1 or 2)", "not_grey"
+            f"{path}: photometric interpretation {photometric}; expected grey (MONOCHROME1 or 2); give the original",
+            "not_grey",
         )
     if header.get("ModalityLUTSequence"):
         raise InputRefusedError(
-            f"{path}: values are given by a modality lookup table; expected a rescale slope", "not_grey"
+            f"{path}: values are given by a modality lookup table; expected a rescale slope; export it with one",
+            "not_grey",
         )
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])
@@ -237,7 +242,8 @@ def _frames(path: Path, header: Any) -> list[Frame]:
             return [_frame(path, index, header, sources) for index, sources in enumerate(items)]
         if _count_slices([(path, header)]) > 1:
             raise InputRefusedError(
-                f"{path}: several frames without a position each; expected enhanced CT or MR", "broken_header"
+                f"{path}: several frames without a position each; expected enhanced CT or MR; export single slices",
+                "broken_header",
             )
         return [_frame(path, 0, header, [header])]
 
@@ -262,13 +268,15 @@ def _frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
     lengths = np.linalg.norm(orientation, axis=1)
     if abs(lengths - 1).max() > 1e-2 or abs(orientation[0] @ orientation[1]) > 1e-2:
         raise InputRefusedError(
-            f"{path}: image orientation {orientation.ravel().tolist()}; expected two perpendicular unit vectors",
+            f"{path}: image orientation {orientation.ravel().tolist()}; expected two perpendicular unit vectors; "
+            "repair the header",
             "broken_header",
         )
     spacing_mm = numbers("PixelSpacing", 2)
     if spacing_mm.min() <= 0:
         raise InputRefusedError(
-            f"{path}: pixel spacing {spacing_mm.tolist()} mm; expected two positive numbers", "broken_header"
+            f"{path}: pixel spacing {spacing_mm.tolist()} mm; expected two positive numbers; repair the header",
+            "broken_header",
         )
     unit = str(first("RescaleType") or "").strip().upper()
     if header.get("Modality") == "CT" and unit in _OTHER_UNITS:

@@ -42,19 +42,23 @@ def read_nifti(path: Path) -> Volume:
         stored = image.get_data_dtype()
         if stored.fields is not None or stored.kind == "c":
             kind = "complex numbers" if stored.kind == "c" else "colours (RGB)"
-            raise InputRefusedError(f"{path}: the voxels are {kind}; expected one grey value each", "not_grey")
+            raise InputRefusedError(
+                f"{path}: the voxels are {kind}; expected one grey value each; convert it", "not_grey"
+            )
         array = _values(image)
     except InputRefusedError:
         raise
     except Exception as error:  # the parser raises whatever a foreign or damaged file leads it to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputRefusedError(
-            f"{path}: not a readable NIfTI file ({reason}); is it complete?", "unreadable"
+            f"{path}: not a readable NIfTI file ({reason}); expected a whole one: is it complete?", "unreadable"
         ) from error
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3:
-        raise InputRefusedError(f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume", "not_3d")
+        raise InputRefusedError(
+            f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume; split it", "not_3d"
+        )
     remarks = _remarks(image.header)
     unit_mm = _UNIT_MM.get(int(image.header["xyzt_units"]) & 0b111, 1.0)
     try:
@@ -117,14 +121,19 @@ def _remarks(header: Any) -> tuple[Finding, ...]:
         try:
             other = header.get_qform()
         except Exception as error:  # a quaternion that is no rotation; nibabel raises a class of its own for it
-            return (refuse("orientation_conflict", f"the qform cannot be read ({error}); repair or unset it"),)
+            return (
+                refuse(
+                    "orientation_conflict",
+                    f"the qform cannot be read ({error}); expected a rotation; repair or unset it",
+                ),
+            )
         axes, others = (nib.orientations.aff2axcodes(a) for a in (affine, other))
         if axes != others:
             return (
                 refuse(
                     "orientation_conflict",
                     f"the axes run {''.join(axes)} by the sform and {''.join(others)} by the qform: left and right, or "
-                    "others, are exchanged in one of them; find out which, and set the other to it",
+                    "others, are exchanged in one of them; expected one answer; find out which, and unset the other",
                 ),
             )
     size = np.linalg.norm(affine[:3, :3], axis=0)

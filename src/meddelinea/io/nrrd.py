@@ -39,10 +39,12 @@ def read_nrrd(path: Path) -> Volume:
     except Exception as error:  # the parser raises whatever a foreign or damaged header leads it to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputRefusedError(
-            f"{path}: not a readable NRRD file ({reason}); is it complete?", "unreadable"
+            f"{path}: not a readable NRRD file ({reason}); expected a whole one: is it complete?", "unreadable"
         ) from error
     if array.ndim != 3:
-        raise InputRefusedError(f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume", "not_3d")
+        raise InputRefusedError(
+            f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume; split it", "not_3d"
+        )
     space = str(header.get("space", "none"))
     if space.lower() not in _TO_RAS:
         raise InputRefusedError(
@@ -52,7 +54,7 @@ def read_nrrd(path: Path) -> Volume:
     directions = np.asarray(header.get("space directions", ()), np.float64)
     if directions.shape != (3, 3) or not np.isfinite(directions).all():
         raise InputRefusedError(
-            f"{path}: space directions {directions.tolist()}; expected one vector of 3 numbers for each of the 3 axes",
+            f"{path}: space directions {directions.tolist()}; expected 3 vectors of 3 numbers; save it with them",
             "no_orientation",
         )
     units = [str(unit) for unit in header.get("space units", ())]
