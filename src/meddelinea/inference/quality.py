@@ -134,9 +134,12 @@ def _grid(volume: Volume) -> list[Finding]:
                 "spacing", f"the voxel spacing is {size} mm; expected 0.1 to 20 mm along each axis: repair the header"
             )
         )
-    elif max(spacing) > 10.0:
-        findings.append(warn("thick_slices", f"the voxel spacing is {size} mm: small organs fall between such slices"))
-    findings += _extent(volume) + _axes(volume)
+    else:
+        if max(spacing) > 10.0:
+            message = f"the voxel spacing is {size} mm: small organs fall between such slices"
+            findings.append(warn("thick_slices", message))
+        findings += _extent(volume)
+    findings += _axes(volume)
     if np.array_equal(volume.affine, np.eye(4)):
         message = "the affine is the identity, as in a file that lost its header: left and right are guesses"
         findings.append(warn("no_geometry", message))

@@ -207,8 +207,11 @@ def _is_localizer(header: Any) -> bool:
 
 def _is_scan(path: Path, header: Any) -> bool:
     """Whether a DICOM object is an image as a scanner made it, not one derived from it or without pixels."""
-    kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    if not header.get("Rows") and (kind in _IMAGE_CLASSES or not kind):
+    kinds = [str(header.get("SOPClassUID") or ""), str(header.file_meta.get("MediaStorageSOPClassUID") or "")]
+    kind = next(filter(None, kinds), "")
+    # A file may be cut in the middle of this very UID.
+    image = any(complete.startswith(said) for said in filter(None, kinds) for complete in _IMAGE_CLASSES)
+    if not header.get("Rows") and (image or not kind):
         raise InputRefusedError(
             f"{path}: the header ends before the image's size; expected a whole file; copy it again", "unreadable"
         )
