@@ -173,6 +173,7 @@ def test_predict_json_is_one_object(run: Run, scan: Path, tmp_path: Path) -> Non
     assert (code, err) == (0, "")
     assert list(answer["found_ml"]) == ["liver"]
     assert answer["not_found"] == ["spleen"]
+    assert (answer["accepted"], answer["findings"]) == (True, [])
     assert answer["files"]["mask"] == str(tmp_path / "mask.nii.gz")
 
 
@@ -190,6 +191,8 @@ def test_a_warning_goes_to_stderr_and_the_mask_is_made(run: Run, tmp_path: Path)
     assert err.startswith("warning: ")
     assert err.count("\n") == 1
     assert "window" in err
+    code, out, _ = run("predict", "-i", clipped, "-o", tmp_path / "m.nii.gz", "--json")
+    assert [(finding["code"], finding["level"]) for finding in json.loads(out)["findings"]] == [("windowed", "warn")]
 
 
 def bad_inputs() -> dict[str, Callable[[Path], Path]]:
@@ -239,6 +242,45 @@ def test_bad_input_is_one_line_and_nothing_written(run: Run, tmp_path: Path, kin
     assert err.count("\n") == 1
     assert bad.name in err
     assert written(tmp_path) == []
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_predict_json_names_the_reasons_of_a_refusal(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    bad = save(body()[:, :, :2] * 0, tmp_path / "in" / "bad.nii.gz")
+    for source, output, codes in (
+        (bad, "m.nii.gz", ["too_few_slices", "constant"]),
+        (tmp_path / "in" / "absent.nii.gz", "m.nii.gz", ["not_found"]),
+        (bad, "none/m.nii.gz", ["output"]),
+    ):
+        code, out, err = run("predict", "-i", source, "-o", tmp_path / output, "--json")
+        answer = json.loads(out)
+        assert code == 3
+        assert (answer["input"], answer["accepted"]) == (str(source), False)
+        refusals = [finding for finding in answer["findings"] if finding["level"] == "refuse"]
+        assert [finding["code"] for finding in refusals] == codes
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert all(finding["message"] in err for finding in refusals)
+        assert written(tmp_path) == []
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize("how", ["--quiet", "--json"])
+def test_an_empty_mask_is_never_silent(run: Run, scan: Path, tmp_path: Path, how: str) -> None:
+    def segment(_: object, volume: Volume, **options: Any) -> Segmentation:
+        empty = Volume(np.zeros(volume.array.shape, np.uint8), volume.affine)
+        return Segmentation(empty, {"liver": 1, "spleen": 2}, "small", "1", 1, "ddim", 1, 0, 0.5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meddelinea.inference.predict.segment", segment)
+        code, out, err = run("predict", "-i", scan, "-o", tmp_path / "m.nii.gz", how)
+    assert code == 0
+    assert err.startswith("warning: ")
+    assert err.count("\n") == 1
+    assert "no organ was found" in err
+    if how == "--json":
+        assert [finding["code"] for finding in json.loads(out)["findings"]] == ["empty_mask"]
 
 
 @pytest.mark.usefixtures("fake_model")
@@ -360,6 +402,14 @@ def test_check_accepts_and_refuses(run: Run, scan: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("fake_model")
+def test_check_heeds_what_the_user_says_of_the_modality(run: Run, scan: Path) -> None:
+    assert run("check", scan, "--modality", "CT")[0] == 0
+    code, out, _ = run("check", scan, "--modality", "MR", "--json")
+    assert (code, [finding["code"] for finding in json.loads(out)["findings"]]) == (3, ["modality"])
+    assert run("check", scan, "--modality", "PET")[0] == 2
+
+
+@pytest.mark.usefixtures("fake_model")
 def test_check_json_names_the_reasons(run: Run, scan: Path, tmp_path: Path) -> None:
     code, out, _ = run("check", scan, "--json")
     answer = json.loads(out)
@@ -370,7 +420,7 @@ def test_check_json_names_the_reasons(run: Run, scan: Path, tmp_path: Path) -> N
     assert [finding["code"] for finding in json.loads(out)["findings"]] == ["constant"]
     code, out, err = run("check", tmp_path / "absent.nii.gz", "--json")
     assert (code, err) == (3, "")
-    assert json.loads(out)["findings"][0]["code"] == "unreadable"
+    assert json.loads(out)["findings"][0]["code"] == "not_found"
 
 
 @pytest.mark.usefixtures("fake_model")

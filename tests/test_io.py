@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -52,13 +53,20 @@ def assert_same(volume: Volume, theirs: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def refusal(path: Path) -> str:
-    """The message with which `path` is refused: one line that names it."""
+    """The message with which `path` is refused: one line that names it, for a reason that has a name."""
     with pytest.raises(InputRefusedError) as caught:
         read_volume(path)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.level, finding.message) == (caught.value.code, "refuse", message)
+    assert finding.code != "refused"
     return message
+
+
+def remarks(path: Path) -> list[tuple[str, str]]:
+    return [(remark.code, remark.level) for remark in read_volume(path).remarks]
 
 
 @pytest.fixture(scope="session")
@@ -321,6 +329,9 @@ def test_values_that_break_the_standards_form_do_not_warn(tmp_path: Path, slices
         (move_z(0.5, 3), "even grid"),
         (lambda k, d: turn(Rotation.identity(), 1.0 * (k == 3))(k, d), "aside of the line"),
         (lambda k, d: turn(Rotation.from_euler("x", 2.0 * (k == 3), degrees=True))(k, d), "orientation"),
+        (put("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], 3), "localizer"),
+        (put("AnatomicalOrientationType", "QUADRUPED"), "QUADRUPED"),
+        (put("RescaleType", "Z_EFF", 3), "Z_EFF"),
         (put("PixelSpacing", [0.7, 0.7], 3), "0.7, 0.7"),
         (put("PixelSpacing", [0, 0]), "positive"),
         (put("Rows", 20, 3), "size (rows, columns) [20, 48], but [40, 48]"),
@@ -358,6 +369,39 @@ def test_two_series_are_refused_and_listed(tmp_path: Path, slices: list[Dataset]
     message = refusal(tmp_path / "study")
     assert f"{SERIES_UID} 'Abdomen' (6 slices)" in message
     assert f"{other} 'Lung' (3 slices)" in message
+
+
+def test_a_localizer_beside_the_scan_is_refused_and_named(tmp_path: Path, slices: list[Dataset]) -> None:
+    write_series(tmp_path / "study" / "a", slices)
+    other = generate_uid()
+
+    def change(k: int, dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID, dataset.ImageType = other, ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    write_series(tmp_path / "study" / "b", slices[:2], change)
+    assert "(2 localizer)" in refusal(tmp_path / "study")
+
+
+def test_phases_in_one_series_are_refused_as_several_volumes(tmp_path: Path, slices: list[Dataset]) -> None:
+    folder = write_series(tmp_path / "series", [*slices, *slices, *slices])
+    assert "3 slices at each of 6 positions" in refusal(folder)
+
+
+def test_ranges_that_overlap_are_refused(tmp_path: Path, slices: list[Dataset]) -> None:
+    def change(k: int, dataset: Dataset) -> None:
+        dataset.ImagePositionPatient[2] = -(2 * k - (k > 2))
+
+    assert "lie 1.000 mm apart" in refusal(write_series(tmp_path / "series", slices, change))
+
+
+def test_slices_that_do_not_touch_are_remarked_upon(tmp_path: Path, slices: list[Dataset]) -> None:
+    """The slices of the series lie 2 mm apart: of 3 mm they overlap, as scanners make them, and of 1 mm they gap."""
+    for thickness_mm, expected in ((3, []), (2, []), (1.4, []), (1, [("slice_gaps", "warn")]), (None, [])):
+        folder = write_series(tmp_path / str(thickness_mm), slices, put("SliceThickness", thickness_mm))
+        assert remarks(folder) == expected
+    assert remarks(write_series(tmp_path / "every second", slices[::2], put("SliceThickness", 2))) == [
+        ("slice_gaps", "warn")
+    ]
 
 
 def test_slices_that_an_anonymiser_gave_a_series_each_are_one_scan(tmp_path: Path, slices: list[Dataset]) -> None:
@@ -548,6 +592,59 @@ def test_the_sform_wins_over_the_qform_and_without_both_the_first_axis_runs_left
     image.set_qform(None, code=0)
     image.to_filename(path)
     assert read_volume(path).orientation == "LAS"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (np.diag([1.0, 1.0, 1.0, 1.0]), []),
+        (np.diag([-1.0, 1.0, 1.0, 1.0]), [("orientation_conflict", "refuse")]),
+        (np.diag([1.0, -1.0, -1.0, 1.0]), [("orientation_conflict", "refuse")]),
+        (np.eye(4)[[1, 0, 2, 3]], [("orientation_conflict", "refuse")]),
+        (np.diag([1.0, 1.0, 2.0, 1.0]), [("spacing_conflict", "warn")]),
+    ],
+    ids=["the same", "mirrored", "half a turn", "axes exchanged", "other spacing"],
+)
+def test_a_nifti_that_says_two_things_is_remarked_upon(
+    tmp_path: Path, oblique: Volume, change: np.ndarray, expected: list[tuple[str, str]]
+) -> None:
+    affine = np.diag([-0.7, 0.9, 3.0, 1.0])
+    image = nib.Nifti1Image(oblique.array, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(change @ affine, code=1)
+    image.to_filename(tmp_path / "scan.nii")
+    assert remarks(tmp_path / "scan.nii") == expected
+    image.set_qform(None, code=0)
+    image.set_sform(None, code=0)
+    image.to_filename(tmp_path / "scan.nii")
+    assert remarks(tmp_path / "scan.nii") == [("no_geometry", "warn")]
+
+
+def test_a_qform_that_is_no_rotation_is_remarked_upon(tmp_path: Path, oblique: Volume) -> None:
+    write_volume(oblique, tmp_path / "scan.nii")
+    raw = bytearray((tmp_path / "scan.nii").read_bytes())
+    raw[256:268] = np.array([3.0, 4.0, 0.0], "<f4").tobytes()  # the quaternion; nibabel mends it when it writes
+    raw[252:256] = np.array([1, 1], "<i2").tobytes()  # codes of qform and sform
+    (tmp_path / "scan.nii").write_bytes(raw)
+    assert remarks(tmp_path / "scan.nii") == [("orientation_conflict", "refuse")]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(
+    tmp_path: Path, oblique: Volume, suffix: str
+) -> None:
+    write_volume(oblique, tmp_path / "scan.nii")
+    raw = bytearray((tmp_path / "scan.nii").read_bytes())
+    raw[42:48] = np.array([32767] * 3, "<i2").tobytes()  # 70 TB
+    (tmp_path / f"scan{suffix}").write_bytes(gzip.compress(raw) if suffix == ".nii.gz" else raw)
+    assert f"expected {352 + 2 * 32767**3} for" in refusal(tmp_path / f"scan{suffix}")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    for name in ("scan", "scan.nii", "scan.dcm"):
+        os.mkfifo(tmp_path / name)
+        assert "not a kind of file" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(

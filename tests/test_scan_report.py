@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from meddelinea.evaluation.scan_report import VIEWS, write_scan_report
+from meddelinea.findings import Finding
 from meddelinea.inference.predict import Segmentation
-from meddelinea.inference.quality import Finding
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.volume import Volume
 

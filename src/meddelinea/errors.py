@@ -4,6 +4,10 @@ A message is one line: the value met, what was expected, where, and the remedy. 
 exits with the class's code; libraries built on this package catch `MedDelineaError`.
 """
 
+from __future__ import annotations
+
+from meddelinea.findings import Finding, Refusal, refuse
+
 
 class MedDelineaError(Exception):
     """Base of all errors raised on purpose."""
@@ -18,9 +22,24 @@ class UsageError(MedDelineaError):
 
 
 class InputRefusedError(MedDelineaError):
-    """The input (or where its result should go) would give a wrong or lost mask."""
+    """The input (or where its result should go) would give a wrong or lost mask.
+
+    Parameters
+    ----------
+    message
+        One line for people.
+    code
+        Stable name of the reason, for programs.
+    findings
+        All that was found, where it is more than the one reason.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, code: Refusal = "refused", findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(message)
+        self.code: Refusal = code
+        self.findings = findings or (refuse(code, message),)
 
 
 class PartialFailureError(MedDelineaError):

@@ -11,6 +11,7 @@ from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.findings import Finding
 
 Modality = Literal["CT", "MR"]
 Affine = NDArray[np.float64]
@@ -28,6 +29,8 @@ class Volume:
         (4, 4) voxel index to patient millimetres, RAS+ (x to the right, y to the front, z to the head), as in NIfTI.
     modality
         `"CT"`, `"MR"`, or None where the file does not say.
+    remarks
+        What the file's header says that a user of the scan should know; the reader's, and no judgement of the voxels.
 
     Raises
     ------
@@ -38,14 +41,24 @@ class Volume:
     array: NDArray[Any]
     affine: Affine
     modality: Modality | None = None
+    remarks: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or 0 in self.array.shape:
-            raise InputRefusedError(f"the volume has shape {self.array.shape}; expected 3 dimensions, none of them 0")
+            raise InputRefusedError(
+                f"the volume has shape {self.array.shape}; expected 3 dimensions, none of them 0; export it again",
+                "not_3d",
+            )
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
-            raise InputRefusedError("the affine must be a 4x4 matrix of finite numbers; repair the file's header")
+            raise InputRefusedError(
+                f"the affine is {self.affine.tolist()}; expected a 4x4 matrix of finite numbers; repair the header",
+                "bad_affine",
+            )
         if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
-            raise InputRefusedError("the affine is singular: two voxel axes point the same way; repair the header")
+            raise InputRefusedError(
+                "the affine is singular: two voxel axes point the same way; expected three ways; repair the header",
+                "bad_affine",
+            )
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -71,4 +84,4 @@ class Volume:
         target = nib.orientations.axcodes2ornt(tuple(orientation))
         change = nib.orientations.ornt_transform(nib.orientations.io_orientation(self.affine), target)
         affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.array.shape)
-        return Volume(nib.orientations.apply_orientation(self.array, change), affine, self.modality)
+        return Volume(nib.orientations.apply_orientation(self.array, change), affine, self.modality, self.remarks)

@@ -3,54 +3,67 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from meddelinea.cli.modality import MODALITY_HELP, read_modality
 from meddelinea.errors import InputRefusedError
+
+if TYPE_CHECKING:
+    from meddelinea.findings import Finding
+    from meddelinea.volume import Volume
 
 
 def check(
     source: Annotated[Path, typer.Argument(metavar="IN", help="NIfTI or NRRD file, DICOM folder or zip.")],
     model: Annotated[str, typer.Option(help="small, or a checkpoint folder: what should segment it?")] = "small",
+    modality: Annotated[str | None, typer.Option(help=MODALITY_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say whether a scan may be segmented, and why not: exit code 0 or 3."""
+    """Say whether a scan may be segmented, and why not: exit code 0 or 3. docs/checks.md explains the reasons."""
     from meddelinea.inference.model import read_model_files
-    from meddelinea.inference.quality import Finding, check_volume
-    from meddelinea.io import read_volume
+    from meddelinea.inference.quality import examine, raise_refusals
 
+    kind = read_modality(modality)
     modalities = read_model_files(model).modalities
-    document: dict[str, Any] = {"input": str(source)}
+    document: dict[str, Any] = {"input": str(source), "accepted": False}
     try:
-        volume = read_volume(source)
+        volume, findings = examine(source, modalities, kind)
+        document |= _describe(volume)
+        if not as_json:
+            _print(source, volume, findings)
+        raise_refusals(source, findings)
     except InputRefusedError as error:
         if not as_json:
             raise
-        findings = [Finding("unreadable", "refuse", str(error))]
-    else:
-        findings = check_volume(volume, modalities)
-        document |= {
-            "shape": list(volume.array.shape),
-            "spacing_mm": [round(mm, 4) for mm in volume.spacing_mm],
-            "orientation": volume.orientation,
-            "modality": volume.modality,
-        }
-    accepted = all(finding.level != "refuse" for finding in findings)
+        print(json.dumps(document | _listed(error.findings), indent=2, ensure_ascii=False))
+        raise typer.Exit(error.exit_code) from error
     if as_json:
-        document |= {"accepted": accepted, "findings": [asdict(finding) for finding in findings]}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(document | {"accepted": True} | _listed(findings), indent=2, ensure_ascii=False))
     else:
-        shape, spacing = document["shape"], document["spacing_mm"]
-        print(f"{source}: {' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:g}' for mm in spacing)} mm")
-        for finding in findings:
-            if finding.level == "warn":
-                print(f"warning: {finding.message}")
-        refusals = [finding.message for finding in findings if finding.level == "refuse"]
-        if refusals:
-            raise InputRefusedError(f"{source}: {'; '.join(refusals)}")
         print("may be segmented")
-    if not accepted:
-        raise typer.Exit(InputRefusedError.exit_code)
+
+
+def _describe(volume: Volume) -> dict[str, Any]:
+    return {
+        "shape": list(volume.array.shape),
+        "spacing_mm": [round(mm, 4) for mm in volume.spacing_mm],
+        "orientation": volume.orientation,
+        "modality": volume.modality,
+    }
+
+
+def _listed(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {"findings": [asdict(finding) for finding in findings]}
+
+
+def _print(source: Path, volume: Volume, findings: Sequence[Finding]) -> None:
+    shape, spacing = volume.array.shape, volume.spacing_mm
+    print(f"{source}: {' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:g}' for mm in spacing)} mm")
+    for finding in findings:
+        if finding.level == "warn":
+            print(f"warning: {finding.message}")

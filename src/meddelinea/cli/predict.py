@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from meddelinea.cli.modality import MODALITY_HELP, read_modality
 from meddelinea.cli.progress import progress_bar, silence_diffusers
+from meddelinea.cli.refusal import refusal_as_json
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.settings import Settings
 
 if TYPE_CHECKING:
+    from meddelinea.findings import Finding
     from meddelinea.inference.predict import Segmentation
     from meddelinea.inference.statistics import OrganStatistics
-    from meddelinea.volume import Modality, Volume
+    from meddelinea.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,7 @@ def predict(
     preview: Annotated[Path | None, typer.Option(help="Write a picture of the result to this PNG file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time; changes memory, not the mask.")] = 16,
-    modality: Annotated[
-        str | None, typer.Option(help="CT or MR, where the file does not say it (default: the model's).")
-    ] = None,
+    modality: Annotated[str | None, typer.Option(help=MODALITY_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
 ) -> None:
@@ -61,16 +62,15 @@ def predict(
     from meddelinea.labels import canonical_name
 
     wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
-    if modality not in (None, "CT", "MR"):
-        raise UsageError(f"unknown modality {modality!r}; expected CT or MR")
-    kind = cast("Modality | None", modality)
-    settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, kind)
-    run(Job(source, output, statistics, preview, settings), as_json=as_json, quiet=quiet)
+    settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, read_modality(modality))
+    with refusal_as_json(source, wanted=as_json):
+        run(Job(source, output, statistics, preview, settings), as_json=as_json, quiet=quiet)
 
 
 def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     """Do the job, then print what was found: a table, one JSON object, or nothing."""
     from meddelinea.inference.model import load_model, read_model_files
+    from meddelinea.inference.quality import check_mask
     from meddelinea.inference.settings import check_settings, read_scan, segment_scan
     from meddelinea.inference.statistics import organ_statistics
 
@@ -78,9 +78,7 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     check_settings(job.settings, tuple(described.labels))
     _check_paths(job)
     volume, findings = read_scan(job.source, job.settings.modality, described.modalities)
-    cautions = [finding.message for finding in findings]
-    for caution in cautions:
-        print(f"warning: {job.source}: {caution}", file=sys.stderr)
+    _warn(job.source, findings)
     silence_diffusers()
     model = load_model(job.settings.model, job.settings.device)
     with progress_bar(hidden=as_json or quiet) as bar:
@@ -90,10 +88,19 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
         )
     measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
     files = _write(job, volume, segmentation, measured)
+    of_mask = check_mask(measured)
+    _warn(job.source, of_mask)
     if as_json:
-        print(json.dumps(_summary(segmentation, measured, files, cautions), indent=2, ensure_ascii=False))
+        summary = _summary(job.source, segmentation, measured, files, [*findings, *of_mask])
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
     elif not quiet:
         _print_table(segmentation, measured, files)
+
+
+def _warn(source: Path, findings: list[Finding]) -> None:
+    """Say on stderr what care a scan or its mask asks for, a line each."""
+    for finding in findings:
+        print(f"warning: {source}: {finding.message}", file=sys.stderr)
 
 
 def _check_paths(job: Job) -> None:
@@ -143,18 +150,21 @@ def _write(
 
 
 def _summary(
+    source: Path,
     segmentation: Segmentation,
     measured: Mapping[str, OrganStatistics],
     files: Mapping[str, Path],
-    cautions: list[str],
+    findings: list[Finding],
 ) -> dict[str, Any]:
     """What `--json` prints."""
     return {
+        "input": str(source),
+        "accepted": True,
+        "findings": [asdict(finding) for finding in findings],
         "files": {kind: str(path) for kind, path in files.items()},
         "found_ml": {name: round(organ.volume_ml, 2) for name, organ in measured.items() if organ.found},
         "not_found": [name for name, organ in measured.items() if not organ.found],
         "touches_edge": {name: list(organ.touches_edge) for name, organ in measured.items() if organ.touches_edge},
-        "warnings": cautions,
         "seconds": round(segmentation.seconds, 2),
         "model": segmentation.model,
         "version": segmentation.version,

@@ -18,8 +18,8 @@ from PIL import Image
 
 from meddelinea.evaluation.figures import plane_pictures
 from meddelinea.evaluation.surface import surface_view
+from meddelinea.findings import Finding
 from meddelinea.inference.predict import Segmentation
-from meddelinea.inference.quality import Finding
 from meddelinea.inference.statistics import OrganStatistics
 from meddelinea.labels import colour_of
 from meddelinea.volume import Volume

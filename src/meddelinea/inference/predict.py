@@ -24,6 +24,7 @@ from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.model import Model
 from meddelinea.inference.postprocess import remove_small_components
+from meddelinea.inference.quality import unknown_modality
 from meddelinea.volume import Modality, Volume
 
 #: How much finer than the model's grid, in the plane, organs are told apart: their shares are interpolated before the
@@ -112,7 +113,9 @@ def segment(
     labels = known if organs is None else {name: known[name] for name in organs if name in known}
     unknown = [name for name in organs or () if name not in known]
     if unknown:
-        raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
+        raise InputRefusedError(
+            f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}", "unknown_organ"
+        )
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
     if samples < 1:
@@ -179,10 +182,7 @@ def with_modality(volume: Volume, modalities: tuple[Modality, ...]) -> Volume:
     if volume.modality is not None:
         return volume
     if len(modalities) > 1:
-        raise InputRefusedError(
-            f"the file does not say whether it is {' or '.join(modalities)}, and the model was trained on both; "
-            "say it with --modality"
-        )
+        raise unknown_modality(modalities)
     return replace(volume, modality=modalities[0])
 
 

@@ -2,49 +2,78 @@
 
 A network segments whatever it is given: grey values on another scale give an empty or an absurd mask without an error.
 So a scan is refused, with its remedy, where its values or its grid cannot be those of the scans a model was trained on.
+Each reason has a stable name; docs/checks.md explains them all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.findings import Finding, refuse, warn
+from meddelinea.inference.grey_values import METAL_ABOVE_HU, check_grey_values, metal
+from meddelinea.inference.statistics import OrganStatistics
+from meddelinea.io import read_volume
 from meddelinea.volume import Modality, Volume
 
 #: Voxels that the distribution of values is judged on; a strided subset of this size is plenty.
 SAMPLE_VOXELS = 1_000_000
-#: Fat begins near -100 HU and air is at -1000: a CT of a body has voxels below this, an MR or a rescaled CT has not.
-FAT_OR_AIR_BELOW_HU = -60.0
-#: Unenhanced and enhanced soft tissue and blood.
-SOFT_TISSUE_HU = (-20.0, 200.0)
-#: Smallest share of voxels that counts as "has some".
-SOME = 0.01
-#: What scanners add to Hounsfield units to store them without a sign.
-STORED_OFFSET_HU = 1024.0
-#: Different values that a sample may hold and still be a label mask rather than a scan.
-LABEL_VALUES = 128
+#: Angle between a voxel axis and the perpendicular of the others that is named, and one that no gantry can have.
+TILT_DEG, STEEPEST_TILT_DEG = 1.0, 40.0
+#: A volume lower than this, from feet to head, shows parts of organs only.
+SHORT_MM = 20.0
+#: Share of a CT's outermost columns and rows that are body, from which on the scan is a cut-out of one.
+CROPPED_SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something to know about a scan before it is segmented.
+def examine(
+    source: Path, modalities: tuple[Modality, ...], modality: Modality | None = None
+) -> tuple[Volume, list[Finding]]:
+    """Read a scan and check it.
 
     Parameters
     ----------
-    code
-        Stable name of the reason, such as `"rescaled"`, for programs.
-    level
-        `"refuse"`: a mask would be wrong; `"warn"`: it is made, with care.
-    message
-        One sentence for people: the value met, what was expected, and the remedy.
-    """
+    source
+        NIfTI or NRRD file, DICOM folder or zip.
+    modalities
+        What the model was trained on.
+    modality
+        What the user says that the scan is, for files that do not say it.
 
-    code: str
-    level: Literal["refuse", "warn"]
-    message: str
+    Returns
+    -------
+    Volume
+        The scan, its modality known wherever file, user or model leave no choice.
+    list of Finding
+        As from `check_volume`.
+
+    Raises
+    ------
+    InputRefusedError
+        If the file cannot be read as one volume.
+    UsageError
+        If the file says another modality than the user.
+    """
+    volume = read_volume(source)
+    if modality is not None and volume.modality not in (None, modality):
+        raise UsageError(f"{source}: the file says {volume.modality}; leave --modality {modality} out")
+    known = volume.modality or modality or (modalities[0] if len(modalities) == 1 else None)
+    volume = replace(volume, modality=known)
+    return volume, check_volume(volume, modalities)
+
+
+def raise_refusals(source: Path, findings: list[Finding]) -> None:
+    """Raise InputRefusedError, with all `findings`, where one of them is a refusal."""
+    refusals = [finding for finding in findings if finding.level == "refuse"]
+    if refusals:
+        message = "; ".join(finding.message for finding in refusals)
+        raise InputRefusedError(f"{source}: {message}", findings=tuple(findings))
 
 
 def check_volume(volume: Volume, modalities: tuple[Modality, ...] = ("CT",)) -> list[Finding]:
@@ -63,21 +92,27 @@ def check_volume(volume: Volume, modalities: tuple[Modality, ...] = ("CT",)) -> 
     list of Finding
         Refusals first.
     """
-    findings = _grid(volume)
-    array = volume.array
-    if array.dtype.kind not in "iuf":
-        findings.append(_refuse("not_numbers", f"the voxels are {array.dtype}; expected real numbers"))
-    elif array.size:
+    findings = [*volume.remarks, *_grid(volume)]
+    if volume.array.dtype.kind in "iuf":
         findings += _values(volume, modalities)
+    else:
+        findings.append(
+            refuse("not_numbers", f"the voxels are {volume.array.dtype}; expected real numbers; convert it")
+        )
     return sorted(findings, key=lambda finding: finding.level != "refuse")
 
 
-def _refuse(code: str, message: str) -> Finding:
-    return Finding(code, "refuse", message)
-
-
-def _warn(code: str, message: str) -> Finding:
-    return Finding(code, "warn", message)
+def check_mask(measured: Mapping[str, OrganStatistics]) -> list[Finding]:
+    """What to say of a mask, given the measurements of all organs that were asked for."""
+    if any(organ.found for organ in measured.values()):
+        return []
+    sought = ", ".join(measured)
+    return [
+        warn(
+            "empty_mask",
+            f"no organ was found, so the mask is empty; sought: {sought}. Does the scan show them, the right way up?",
+        )
+    ]
 
 
 def _grid(volume: Volume) -> list[Finding]:
@@ -88,60 +123,112 @@ def _grid(volume: Volume) -> list[Finding]:
     if min(shape) < 3:
         count = " x ".join(map(str, shape))
         findings.append(
-            _refuse("too_few_slices", f"the volume is {count} voxels; expected 3 or more slices along each axis")
+            refuse(
+                "too_few_slices",
+                f"the volume is {count} voxels; expected 3 or more slices along each axis; pass the whole scan",
+            )
         )
     if min(spacing) < 0.1 or max(spacing) > 20.0:
         findings.append(
-            _refuse(
+            refuse(
                 "spacing", f"the voxel spacing is {size} mm; expected 0.1 to 20 mm along each axis: repair the header"
             )
         )
-    elif max(spacing) > 10.0:
-        findings.append(_warn("thick_slices", f"the voxel spacing is {size} mm: small organs fall between such slices"))
-    extent_mm = sorted(n * mm for n, mm in zip(shape, spacing, strict=True))
-    if extent_mm[1] < 60.0:
-        seen = " x ".join(f"{mm:.0f}" for mm in extent_mm)
-        findings.append(
-            _refuse(
+    else:
+        if max(spacing) > 10.0:
+            message = f"the voxel spacing is {size} mm: small organs fall between such slices"
+            findings.append(warn("thick_slices", message))
+        findings += _extent(volume)
+    findings += _axes(volume)
+    if np.array_equal(volume.affine, np.eye(4)):
+        message = "the affine is the identity, as in a file that lost its header: left and right are guesses"
+        findings.append(warn("no_geometry", message))
+    return findings
+
+
+def _extent(volume: Volume) -> list[Finding]:
+    """Findings about how much of a body the grid can hold."""
+    extent_mm = [n * mm for n, mm in zip(volume.array.shape, volume.spacing_mm, strict=True)]
+    seen = " x ".join(f"{mm:.0f}" for mm in extent_mm)
+    if sorted(extent_mm)[1] < 60.0:
+        return [
+            refuse(
                 "small_extent",
                 f"the volume covers {seen} mm; expected at least 60 x 60 mm of a body: check the spacing in the header",
             )
-        )
-    if np.array_equal(volume.affine, np.eye(4)):
-        findings.append(
-            _warn(
-                "no_geometry",
-                "the affine is the identity, as in a file that lost its header: left and right are guesses",
+        ]
+    if max(extent_mm) > 2500.0:
+        message = f"the volume covers {seen} mm; expected no more than 2500 mm: check the spacing in the header"
+        return [refuse("large_extent", message)]
+    if extent_mm[_body_axis(volume)] < SHORT_MM:
+        return [
+            warn(
+                "short_scan",
+                f"the scan is {extent_mm[_body_axis(volume)]:.0f} mm high: organs are seen in part, and their volumes "
+                "are those of the parts",
             )
+        ]
+    return []
+
+
+def _body_axis(volume: Volume) -> int:
+    """The voxel axis that runs between feet and head."""
+    return next(axis for axis, direction in enumerate(volume.orientation) if direction in "SI")
+
+
+def _axes(volume: Volume) -> list[Finding]:
+    """Findings about the directions of the voxel axes."""
+    findings = []
+    directions = volume.affine[:3, :3] / volume.spacing_mm
+    across = np.cross(directions.T[[1, 2, 0]], directions.T[[2, 0, 1]])
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    cosines = np.abs(np.sum(directions.T * across, axis=1))
+    tilt_deg = float(np.rad2deg(np.arccos(np.clip(cosines, 0.0, 1.0))).max())
+    if tilt_deg > STEEPEST_TILT_DEG:
+        message = f"the voxel axes are {tilt_deg:.0f} degrees from perpendicular; expected 0, or up to 30 of a gantry"
+        findings.append(refuse("sheared", f"{message}: repair the affine"))
+    elif tilt_deg > TILT_DEG:
+        message = (
+            f"slices tilted by {tilt_deg:.1f} degrees (gantry): resampled for the model, the mask lies on the scan"
         )
+        findings.append(warn("gantry_tilt", message))
+    spacing = volume.spacing_mm
+    thick = int(np.argmax(spacing))
+    if spacing[thick] >= 2.0 * sorted(spacing)[1] and thick != _body_axis(volume):
+        plane = "sagittal" if volume.orientation[thick] in "LR" else "coronal"
+        message = f"{plane} slices {spacing[thick]:.3g} mm apart: the model was trained on axial ones; look twice"
+        findings.append(warn("not_axial", message))
     return findings
 
 
 def _values(volume: Volume, modalities: tuple[Modality, ...]) -> list[Finding]:
-    """Findings about the grey values, the first refusal only: one wrong scale would raise several."""
+    """Findings about the modality and the grey values."""
     array = volume.array
     lowest, highest = float(array.min()), float(array.max())  # NaN and infinity surface here, without a second array
     if not np.isfinite([lowest, highest]).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
-        return [
-            _refuse(
-                "not_finite",
-                f"{count} of {array.size} voxels are NaN or infinite; replace them, in a CT by -1024 (air)",
-            )
-        ]
+        message = (
+            f"{count} of {array.size} voxels are NaN or infinite; expected numbers; replace them, by -1024 in a CT"
+        )
+        return [refuse("not_finite", message)]
     if lowest == highest:
-        return [_refuse("constant", f"every voxel is {lowest:g}; the scan is empty")]
-    trained = " and ".join(modalities)
-    if volume.modality is not None and volume.modality not in modalities:
-        return [
-            _refuse(
-                "modality",
-                f"the scan is {volume.modality}, the model was trained on {trained}: use a model for {volume.modality}",
-            )
-        ]
-    if "CT" in (volume.modality or modalities) and (volume.modality == "CT" or "MR" not in modalities):
-        return _hounsfield(_sample(array), lowest, highest)
-    return []
+        return [refuse("constant", f"every voxel is {lowest:g}; expected a picture; export the scan again")]
+    modality = volume.modality or (modalities[0] if len(modalities) == 1 else None)
+    if modality is None:
+        return [refuse("modality_unknown", str(unknown_modality(modalities)))]
+    if modality not in modalities:
+        trained = " and ".join(modalities)
+        message = (
+            f"the scan is {modality}, expected {trained}, which the model was trained on; use a model for {modality}"
+        )
+        return [refuse("modality", message)]
+    findings = check_grey_values(_sample(array), lowest, highest, modality)
+    if modality == "CT" and all(finding.level == "warn" for finding in findings):
+        if highest > METAL_ABOVE_HU:
+            voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0
+            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * voxel_ml)
+        findings += _border(volume)
+    return findings
 
 
 def _sample(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -150,44 +237,21 @@ def _sample(array: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(array[::step, ::step, ::step], np.float32).ravel()
 
 
-def _looks_like_ct(values: NDArray[np.float32]) -> bool:
-    """True where there is soft tissue near 0 HU and fat or air well below it."""
-    has_low = float(np.mean(values < FAT_OR_AIR_BELOW_HU)) >= SOME
-    low, high = SOFT_TISSUE_HU
-    has_soft = float(np.mean((values > low) & (values < high))) >= SOME
-    return has_low and has_soft
-
-
-def _hounsfield(values: NDArray[np.float32], lowest: float, highest: float) -> list[Finding]:
-    """Findings about values that should be Hounsfield units; the refusals name what they look like instead."""
-    met = f"the values run from {lowest:g} to {highest:g}"
-    remedy = "pass the original CT in Hounsfield units (air -1000, water 0)"
-    if _looks_like_ct(values):
-        if lowest >= -400.0:
-            return [_warn("windowed", f"{met}: a CT clipped to a window; the original values are better, if kept")]
+def _border(volume: Volume) -> list[Finding]:
+    """A remark where the outermost voxels of a CT's axial slices are body rather than air or table."""
+    array = volume.reorient("RAS").array
+    sides = (array[0], array[-1], array[:, 0], array[:, -1])
+    share = float(np.mean(np.concatenate([side.ravel() for side in sides]) > -100.0))
+    if share <= CROPPED_SHARE:
         return []
-    if lowest >= -1.001 and highest <= 1.001:
-        scale = "[0, 1]" if lowest >= 0.0 else "[-1, 1]"
-        return [_refuse("rescaled", f"{met}: rescaled to {scale}, or a mask; {remedy}")]
-    whole = bool((values == np.round(values)).all())
-    if lowest == 0.0 and whole and len(np.unique(values)) <= LABEL_VALUES and float(np.mean(values == 0.0)) > 0.5:
-        return [_refuse("label_mask", f"{met} in few whole steps: a label mask, not a scan; {remedy}")]
-    if lowest >= 0.0 and highest <= 255.5:
-        return [_refuse("rescaled", f"{met}: rescaled to grey values 0 to 255; {remedy}")]
-    dense = values[values > STORED_OFFSET_HU / 2] - STORED_OFFSET_HU
-    # Soft tissue of a CT is a narrow peak; an MR with values in the thousands is spread out.
-    narrow = dense.size > 0 and float(np.mean((dense > -20.0) & (dense < 120.0))) > 0.25
-    if lowest >= 0.0 and narrow and _looks_like_ct(values - STORED_OFFSET_HU):
-        return [
-            _refuse(
-                "stored_offset",
-                f"{met} with soft tissue near 1024: a CT stored without its rescale intercept; subtract 1024",
-            )
-        ]
-    return [
-        _refuse(
-            "not_hounsfield",
-            f"{met}, with neither the fat and air (below {FAT_OR_AIR_BELOW_HU:g}) nor the soft tissue (near 50) "
-            f"of a CT: an MR, or another scale; {remedy}",
-        )
-    ]
+    message = f"{100 * share:.0f} % of the slices' border is body: a cut-out; the model was trained on whole slices"
+    return [warn("cropped", f"{message}; pass the whole scan")]
+
+
+def unknown_modality(modalities: tuple[Modality, ...]) -> InputRefusedError:
+    """The refusal of a scan whose file does not say its modality, by a model that knows several."""
+    return InputRefusedError(
+        f"the file names no modality; expected {' or '.join(modalities)}, as the model was trained on both; "
+        "say it with --modality",
+        "modality_unknown",
+    )

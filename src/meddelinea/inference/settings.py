@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
+    from meddelinea.findings import Finding
     from meddelinea.inference.model import Model
     from meddelinea.inference.predict import Segmentation
-    from meddelinea.inference.quality import Finding
     from meddelinea.volume import Modality, Volume
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -67,12 +67,12 @@ def check_settings(settings: Settings, known: tuple[str, ...]) -> None:
         raise UsageError(f"--organs names an organ twice: {', '.join(settings.organs)}")
     unknown = [name for name in settings.organs if name not in known]
     if unknown:
-        raise InputRefusedError(f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}")
+        raise InputRefusedError(
+            f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}", "unknown_organ"
+        )
 
 
-def read_scan(
-    source: Path, modality: Modality | None, trained: tuple[Modality, ...]
-) -> tuple[Volume, tuple[Finding, ...]]:
+def read_scan(source: Path, modality: Modality | None, trained: tuple[Modality, ...]) -> tuple[Volume, list[Finding]]:
     """Read a scan that may be segmented, with its modality, and what is to be warned of.
 
     Parameters
@@ -91,19 +91,11 @@ def read_scan(
     InputRefusedError
         If it cannot be read, or a mask of it would be wrong.
     """
-    from meddelinea.inference.predict import with_modality
-    from meddelinea.inference.quality import check_volume
-    from meddelinea.io import read_volume
+    from meddelinea.inference.quality import examine, raise_refusals
 
-    volume = read_volume(source)
-    if modality is not None and volume.modality not in (None, modality):
-        raise UsageError(f"{source}: the file says {volume.modality}; leave --modality {modality} out")
-    volume = with_modality(replace(volume, modality=modality or volume.modality), trained)
-    findings = check_volume(volume, trained)
-    refusals = [finding.message for finding in findings if finding.level == "refuse"]
-    if refusals:
-        raise InputRefusedError(f"{source}: {'; '.join(refusals)}")
-    return volume, tuple(findings)
+    volume, findings = examine(source, trained, modality)
+    raise_refusals(source, findings)
+    return volume, findings
 
 
 def segment_scan(

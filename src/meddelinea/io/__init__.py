@@ -34,7 +34,7 @@ def read_volume(path: Path) -> Volume:
         If `path` does not exist, is of another kind, is damaged, or is not one 3D volume placed in the patient.
     """
     if not path.exists():
-        raise InputRefusedError(f"{path}: no such file or folder; check the path")
+        raise InputRefusedError(f"{path}: no such file or folder; expected a scan; check the path", "not_found")
     name = path.name.lower()
     if path.is_file() and name.endswith((".nii", ".nii.gz")):
         from meddelinea.io.nifti import read_nifti
@@ -50,10 +50,12 @@ def read_volume(path: Path) -> Volume:
     if path.is_file() and name.endswith(".zip"):
         with unzipped(path) as folder:
             return read_dicom(folder)
-    if path.is_dir() or name.endswith(".dcm") or _has_dicom_mark(path):
+    if path.is_dir() or (path.is_file() and (name.endswith(".dcm") or _has_dicom_mark(path))):
         return read_dicom(path)
     raise InputRefusedError(
-        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder"
+        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder; "
+        "convert it",
+        "unknown_kind",
     )
 
 
@@ -76,7 +78,9 @@ def write_volume(volume: Volume, path: Path) -> None:
         (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, unfinished)
         unfinished.replace(path)
     except OSError as error:
-        raise InputRefusedError(f"{path}: cannot be written ({error.strerror or error}); choose another") from error
+        raise InputRefusedError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another", "output"
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -97,17 +101,19 @@ def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> 
         If the name ends otherwise, is a folder's, or its folder is missing or not writable.
     """
     if not path.name.lower().endswith(suffixes):
-        raise InputRefusedError(f"{path}: unknown ending for the output; expected {' or '.join(suffixes)}")
+        raise InputRefusedError(f"{path}: unknown ending for the output; expected {' or '.join(suffixes)}", "output")
     if path.is_dir():
-        raise InputRefusedError(f"{path}: the output is a folder; expected a file's name")
+        raise InputRefusedError(f"{path}: the output is a folder; expected a file's name", "output")
     if not path.parent.is_dir():
-        raise InputRefusedError(f"{path}: the output's folder {path.parent} does not exist; create it first")
+        raise InputRefusedError(f"{path}: the output's folder {path.parent} does not exist; create it first", "output")
     try:
         # Only trying tells: permission bits say nothing of read-only mounts, and nothing to an administrator.
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".meddelinea-"):
             pass
     except OSError as error:
-        raise InputRefusedError(f"{path}: its folder cannot be written ({error.strerror}); choose another") from error
+        raise InputRefusedError(
+            f"{path}: its folder cannot be written ({error.strerror}); choose another", "output"
+        ) from error
 
 
 @contextmanager
@@ -128,11 +134,13 @@ def unzipped(path: Path) -> Iterator[Path]:
         except InputRefusedError:
             raise
         except Exception as error:  # besides BadZipFile: zlib's, the disk's, and those of unknown compression methods
-            raise InputRefusedError(f"{path}: the zip cannot be unpacked ({error}); is it complete?") from error
+            raise InputRefusedError(
+                f"{path}: the zip cannot be unpacked ({error}); expected a whole archive: is it complete?", "unreadable"
+            ) from error
         try:
             yield Path(name)
         except InputRefusedError as error:
-            raise InputRefusedError(str(error).replace(name, str(path))) from error
+            raise InputRefusedError(str(error).replace(name, str(path)), error.code) from error
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -141,18 +149,31 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         place = PureWindowsPath(member.filename)  # knows both slashes and drive letters
         if place.anchor or ".." in place.parts:
-            raise InputRefusedError(f"{path}: member {member.filename!r} leaves the folder; do not trust this archive")
+            raise InputRefusedError(
+                f"{path}: member {member.filename!r} leaves the folder; expected none that does; do not trust the zip",
+                "unsafe_archive",
+            )
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise InputRefusedError(f"{path}: member {member.filename!r} is a link; zip the files themselves")
+            raise InputRefusedError(
+                f"{path}: member {member.filename!r} is a link; expected files; zip the files themselves",
+                "unsafe_archive",
+            )
         if member.flag_bits & 1:
-            raise InputRefusedError(f"{path}: member {member.filename!r} is encrypted; unpack it with its password")
+            raise InputRefusedError(
+                f"{path}: member {member.filename!r} is encrypted; expected plain files; unpack it with its password",
+                "unsafe_archive",
+            )
         if member.filename in seen:
-            raise InputRefusedError(f"{path}: member {member.filename!r} occurs twice; zip the folder again")
+            raise InputRefusedError(
+                f"{path}: member {member.filename!r} occurs twice; expected it once; zip the folder again",
+                "unsafe_archive",
+            )
         seen.add(member.filename)
     size = sum(member.file_size for member in members)
     if size > MAX_UNZIPPED_BYTES:
         raise InputRefusedError(
-            f"{path}: unpacks to {size} bytes; expected at most {MAX_UNZIPPED_BYTES}; unpack it and give the folder"
+            f"{path}: unpacks to {size} bytes; expected at most {MAX_UNZIPPED_BYTES}; unpack it and give the folder",
+            "unsafe_archive",
         )
 
 
@@ -162,4 +183,6 @@ def _has_dicom_mark(path: Path) -> bool:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError as error:
-        raise InputRefusedError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+        raise InputRefusedError(
+            f"{path}: cannot be opened ({error.strerror}); check its permissions", "unreadable"
+        ) from error

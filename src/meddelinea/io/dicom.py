@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import iter_pixels
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.findings import Finding, warn
 from meddelinea.io.dicom_frames import Frame, decoding, find_frames
 from meddelinea.volume import Affine, Modality, Volume
 
@@ -22,6 +23,8 @@ from meddelinea.volume import Affine, Modality, Volume
 GRID_TOLERANCE = 0.1
 #: Slices closer than this lie at the same place, in millimetres.
 SAME_PLACE_MM = 1e-3
+#: Slices that lie further apart than this many times their thickness leave tissue between them unseen.
+GAP_IN_THICKNESSES = 1.5
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -45,7 +48,7 @@ def read_dicom(path: Path) -> Volume:
         complete regular grid.
     """
     modality, frames = read_frames(path)
-    return Volume(_stack(frames), series_affine(frames), modality)
+    return Volume(_stack(frames), series_affine(frames), modality, _gaps(frames))
 
 
 def read_frames(path: Path) -> tuple[Modality, list[Frame]]:
@@ -58,14 +61,16 @@ def read_frames(path: Path) -> tuple[Modality, list[Frame]]:
     """
     modality, frames = find_frames(path)
     if len(frames) == 1:
-        raise InputRefusedError(f"{path}: one slice; expected a 3D volume; give the folder that holds the whole series")
+        raise InputRefusedError(
+            f"{path}: one slice; expected a 3D volume; give the folder that holds the whole series", "too_few_slices"
+        )
     _check_same(frames, "orientation", lambda frame: frame.orientation, 1e-3)
     _check_same(frames, "size (rows, columns)", lambda frame: frame.shape, 0)
     _check_same(frames, "pixel spacing in mm", lambda frame: frame.pixel_spacing_mm, 1e-3)
     normal = frames[0].normal
     frames.sort(key=lambda frame: float(frame.position_mm @ normal))
     places_mm = np.array([frame.position_mm @ normal for frame in frames])
-    for check in (_check_distinct, _check_complete, _check_regular):
+    for check in (_check_distinct, _check_complete, _check_apart, _check_regular):
         check(path, frames, places_mm)
     return modality, frames
 
@@ -92,17 +97,27 @@ def _check_same(frames: list[Frame], what: str, of: Callable[[Frame], NDArray[An
         if abs(of(frame) - expected).max() > tolerance:
             raise InputRefusedError(
                 f"{frame.path}: {what} {of(frame).tolist()}, but {expected.tolist()} in {frames[0].path.name}; "
-                "expected one stack of alike slices; move other images (a localizer?) elsewhere"
+                "expected one stack of alike slices; move other images (a localizer?) elsewhere",
+                "mixed_slices",
             )
 
 
 def _check_distinct(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
     """No two sorted slices lie at the same place."""
+    starts = np.flatnonzero(np.diff(places_mm, prepend=-np.inf) >= SAME_PLACE_MM)
+    counts = np.diff([*starts, len(frames)])
+    if len(counts) > 1 and counts[0] > 1 and (counts == counts[0]).all():
+        raise InputRefusedError(
+            f"{path}: {counts[0]} slices at each of {len(counts)} positions; expected one volume; split phases, echoes "
+            "or time points into folders of their own",
+            "several_volumes",
+        )
     for k in np.flatnonzero(np.diff(places_mm) < SAME_PLACE_MM)[:1]:
         a, b = frames[k], frames[k + 1]
         raise InputRefusedError(
             f"{path}: two slices at {places_mm[k]:.3f} mm: {a.path.name} frame {a.index + 1} and {b.path.name} frame "
-            f"{b.index + 1}; expected one slice at each position; remove copies, or split phases and echoes"
+            f"{b.index + 1}; expected one slice at each position; remove copies, or split phases and echoes",
+            "duplicate_slices",
         )
 
 
@@ -113,7 +128,21 @@ def _check_complete(path: Path, frames: list[Frame], places_mm: NDArray[np.float
     for k in np.flatnonzero(gaps > 1.5 * usual)[:1]:
         raise InputRefusedError(
             f"{path}: about {round(gaps[k] / usual) - 1:d} slice(s) missing between {places_mm[k]:.3f} and "
-            f"{places_mm[k + 1]:.3f} mm: a gap of {gaps[k]:.3f} mm, elsewhere {usual:.3f} mm; fetch the whole series"
+            f"{places_mm[k + 1]:.3f} mm: a gap of {gaps[k]:.3f} mm, expected {usual:.3f} mm; fetch the whole "
+            "series",
+            "missing_slices",
+        )
+
+
+def _check_apart(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
+    """No two sorted slices lie much closer than the others, as where two scanned ranges meet."""
+    gaps = np.diff(places_mm)
+    usual = np.percentile(gaps, 50, method="higher")
+    for k in np.flatnonzero(gaps < 0.7 * usual)[:1]:
+        raise InputRefusedError(
+            f"{path}: {frames[k].path.name} and {frames[k + 1].path.name} lie {gaps[k]:.3f} mm apart at "
+            f"{places_mm[k]:.3f} mm, but expected {usual:.3f} mm as others do: ranges that overlap; give each a folder",
+            "overlapping_slices",
         )
 
 
@@ -132,8 +161,24 @@ def _check_regular(path: Path, frames: list[Frame], places_mm: NDArray[np.float6
             raise InputRefusedError(
                 f"{path}: the slice at {places_mm[worst]:.3f} mm ({frames[worst].path.name}) lies "
                 f"{distances[worst]:.3f} mm {what} the line from its place on an even grid; expected at most "
-                f"{GRID_TOLERANCE * voxel:.3f} mm (spacing {gap:.3f} mm); resample the series to even spacing first"
+                f"{GRID_TOLERANCE * voxel:.3f} mm (spacing {gap:.3f} mm); resample the series to even spacing first",
+                "uneven_slices",
             )
+
+
+def _gaps(frames: list[Frame]) -> tuple[Finding, ...]:
+    """A remark where the slices of an even grid do not touch: a sparse scan, or every second slice lost."""
+    thickness = [frame.thickness_mm for frame in frames if frame.thickness_mm]
+    step_mm = float((frames[1].position_mm - frames[0].position_mm) @ frames[0].normal)
+    if not thickness or step_mm <= GAP_IN_THICKNESSES * max(thickness):
+        return ()
+    return (
+        warn(
+            "slice_gaps",
+            f"slices {max(thickness):g} mm thick lie {step_mm:g} mm apart: what is between them was not scanned, or "
+            "slices were lost; fetch the whole series",
+        ),
+    )
 
 
 def _stack(frames: list[Frame]) -> NDArray[Any]:

@@ -33,12 +33,16 @@ _KEYWORDS = [
     "Rows",
     "Columns",
     "NumberOfFrames",
+    "ImageType",
+    "AnatomicalOrientationType",
     "PhotometricInterpretation",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "SliceThickness",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
     "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -46,6 +50,9 @@ _KEYWORDS = [
 # Storage classes: CT and MR images, their enhanced and legacy converted forms; and secondary captures (a prefix).
 _IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4"))
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# Units of rescaled values that the standard defines beside HU and "unspecified", all of them of derived images:
+# effective atomic number, electron densities, percentages, concentrations and optical density.
+_OTHER_UNITS = ("Z_EFF", "ED", "EDW", "PCT", "MGML", "OD")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +73,8 @@ class Frame:
         (2,) number of rows, then of columns.
     slope, intercept
         Stored value times `slope` plus `intercept` is the value (Hounsfield units in a CT).
+    thickness_mm
+        Nominal thickness; None where the header does not say it.
     """
 
     path: Path
@@ -76,6 +85,7 @@ class Frame:
     shape: NDArray[np.int64]
     slope: float
     intercept: float
+    thickness_mm: float | None = None
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -110,7 +120,9 @@ def decoding(path: Path) -> Iterator[None]:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputRefusedError(f"{path}: not a readable DICOM file ({reason}); copy it again") from error
+            raise InputRefusedError(
+                f"{path}: not a readable DICOM file ({reason}); expected a whole one; copy it again", "unreadable"
+            ) from error
 
 
 def _read_headers(path: Path) -> list[tuple[Path, Any]]:
@@ -126,7 +138,10 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
             except InvalidDicomError as error:
                 # A slice lost at either end of a series leaves no gap, so a broken one must not pass as foreign.
                 if file.suffix.lower() == ".dcm":
-                    raise InputRefusedError(f"{file}: named .dcm but without DICOM's mark; export it again") from error
+                    raise InputRefusedError(
+                        f"{file}: named .dcm but without DICOM's mark; expected a whole DICOM file; export it again",
+                        "unreadable",
+                    ) from error
                 continue
             deque(header.iterall(), maxlen=0)  # values are converted on first use: have the bad ones fail here
             headers.append((file, header))
@@ -143,32 +158,62 @@ def _one_series(path: Path, headers: list[tuple[Path, Any]]) -> tuple[Modality, 
         found = ", ".join(sorted({str(header.get("Modality") or "no modality") for _, header in headers}))
         raise InputRefusedError(
             f"{path}: no CT or MR scan here; DICOM objects found: {found or 'none'} (segmentations, doses, reports and "
-            "secondary captures are no scans); give the folder of the scan"
+            "secondary captures are no scans); expected the slices of one; give their folder",
+            "no_scan",
         )
     if len(series) > 2 and all(len(files) == 1 for files in series.values()):
         # Some anonymisers give each slice a series of its own; whether they are one scan, its grid tells.
         series = {"": [files[0] for files in series.values()]}
     if len(series) > 1:
         listed = "; ".join(
-            f"{uid or 'no UID'} '{files[0][1].get('SeriesDescription', '')}' ({_count_slices(files)} slices)"
+            f"{uid or 'no UID'} '{files[0][1].get('SeriesDescription', '')}' ({_count_slices(files)} "
+            f"{'localizer' if _is_localizer(files[0][1]) else 'slices'})"
             for uid, files in series.items()
         )
         raise InputRefusedError(
-            f"{path}: {len(series)} image series; expected one; move the wanted one to a folder of its own: {listed}"
+            f"{path}: {len(series)} image series; expected one; move the wanted one to a folder of its own: {listed}",
+            "several_series",
         )
     files = next(iter(series.values()))
+    _check_kind(files)
     for modality in get_args(Modality):
         if files[0][1].get("Modality") == modality:
             return modality, files
-    raise InputRefusedError(f"{path}: modality {files[0][1].get('Modality')!s}; expected CT or MR")
+    raise InputRefusedError(
+        f"{path}: modality {files[0][1].get('Modality')!s}; expected CT or MR; give such a scan", "modality"
+    )
+
+
+def _check_kind(files: list[tuple[Path, Any]]) -> None:
+    """No file of a series is a localizer or of an animal."""
+    for path, header in files:
+        if _is_localizer(header):
+            raise InputRefusedError(
+                f"{path}: a localizer (scout) image; expected the slices of a scan; move localizers elsewhere",
+                "localizer",
+            )
+        if header.get("AnatomicalOrientationType") == "QUADRUPED":
+            raise InputRefusedError(
+                f"{path}: anatomical orientation type QUADRUPED; expected a person; correct the header if it is wrong",
+                "quadruped",
+            )
+
+
+def _is_localizer(header: Any) -> bool:
+    """Whether the scanner calls an image one that other scans are planned on."""
+    kind = header.get("ImageType") or ()
+    return "LOCALIZER" in ([kind] if isinstance(kind, str) else list(kind))
 
 
 def _is_scan(path: Path, header: Any) -> bool:
     """Whether a DICOM object is an image as a scanner made it, not one derived from it or without pixels."""
-    kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    if not header.get("Rows") and (kind in _IMAGE_CLASSES or not kind):
+    kinds = [str(header.get("SOPClassUID") or ""), str(header.file_meta.get("MediaStorageSOPClassUID") or "")]
+    kind = next(filter(None, kinds), "")
+    # A file may be cut in the middle of this very UID.
+    image = any(complete.startswith(said) for said in filter(None, kinds) for complete in _IMAGE_CLASSES)
+    if not header.get("Rows") and (image or not kind):
         raise InputRefusedError(
-            f"{path}: the header ends before the image's size; the file is cut short, copy it again"
+            f"{path}: the header ends before the image's size; expected a whole file; copy it again", "unreadable"
         )
     derived = header.get("Modality") in ("SEG", "RTDOSE") or kind.startswith(_SECONDARY_CAPTURE)
     return bool(header.get("Rows")) and not derived
@@ -182,9 +227,15 @@ def _frames(path: Path, header: Any) -> list[Frame]:
     """The slices that one file holds: one, or one for each item of the per-frame functional groups."""
     photometric = header.get("PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise InputRefusedError(f"{path}: photometric interpretation {photometric}; expected grey (MONOCHROME1 or 2)")
+        raise InputRefusedError(
+            f"{path}: photometric interpretation {photometric}; expected grey (MONOCHROME1 or 2); give the original",
+            "not_grey",
+        )
     if header.get("ModalityLUTSequence"):
-        raise InputRefusedError(f"{path}: values are given by a modality lookup table; expected a rescale slope")
+        raise InputRefusedError(
+            f"{path}: values are given by a modality lookup table; expected a rescale slope; export it with one",
+            "not_grey",
+        )
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])
     with decoding(path):
@@ -193,19 +244,26 @@ def _frames(path: Path, header: Any) -> list[Frame]:
             items = [[g.get(macro)[0] for g in group for macro in _MACROS if g.get(macro)] for group in groups]
             return [_frame(path, index, header, sources) for index, sources in enumerate(items)]
         if _count_slices([(path, header)]) > 1:
-            raise InputRefusedError(f"{path}: several frames without a position each; expected enhanced CT or MR")
+            raise InputRefusedError(
+                f"{path}: several frames without a position each; expected enhanced CT or MR; export single slices",
+                "broken_header",
+            )
         return [_frame(path, 0, header, [header])]
 
 
 def _frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
     """One slice, each of its values taken from the first of `sources` that has it."""
 
+    def first(keyword: str) -> Any:
+        return next((source.get(keyword) for source in sources if source.get(keyword) is not None), None)
+
     def numbers(keyword: str, count: int, default: float | None = None) -> NDArray[np.float64]:
-        value = next((source.get(keyword) for source in sources if source.get(keyword) is not None), default)
+        value = default if first(keyword) is None else first(keyword)
         found = np.atleast_1d(np.asarray([] if value is None else value, np.float64))
         if found.shape != (count,) or not np.isfinite(found).all():
             raise InputRefusedError(
-                f"{path}: {keyword} of frame {index + 1} is {value}; expected {count} number(s); repair the header"
+                f"{path}: {keyword} of frame {index + 1} is {value}; expected {count} number(s); repair the header",
+                "broken_header",
             )
         return found
 
@@ -213,11 +271,23 @@ def _frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
     lengths = np.linalg.norm(orientation, axis=1)
     if abs(lengths - 1).max() > 1e-2 or abs(orientation[0] @ orientation[1]) > 1e-2:
         raise InputRefusedError(
-            f"{path}: image orientation {orientation.ravel().tolist()}; expected two perpendicular unit vectors"
+            f"{path}: image orientation {orientation.ravel().tolist()}; expected two perpendicular unit vectors; "
+            "repair the header",
+            "broken_header",
         )
     spacing_mm = numbers("PixelSpacing", 2)
     if spacing_mm.min() <= 0:
-        raise InputRefusedError(f"{path}: pixel spacing {spacing_mm.tolist()} mm; expected two positive numbers")
+        raise InputRefusedError(
+            f"{path}: pixel spacing {spacing_mm.tolist()} mm; expected two positive numbers; repair the header",
+            "broken_header",
+        )
+    unit = str(first("RescaleType") or "").strip().upper()
+    if header.get("Modality") == "CT" and unit in _OTHER_UNITS:
+        raise InputRefusedError(
+            f"{path}: the values are {unit}, of a derived map; expected Hounsfield units (HU); give the CT itself",
+            "not_hounsfield",
+        )
+    thickness_mm = first("SliceThickness")
     return Frame(
         path=path,
         index=index,
@@ -227,4 +297,5 @@ def _frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
         shape=np.array([header.Rows, header.Columns], np.int64),
         slope=float(numbers("RescaleSlope", 1, 1.0)[0]),
         intercept=float(numbers("RescaleIntercept", 1, 0.0)[0]),
+        thickness_mm=None if thickness_mm is None else float(thickness_mm),
     )

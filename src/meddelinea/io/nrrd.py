@@ -38,22 +38,28 @@ def read_nrrd(path: Path) -> Volume:
         array, header = nrrd.read(str(path))
     except Exception as error:  # the parser raises whatever a foreign or damaged header leads it to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputRefusedError(f"{path}: not a readable NRRD file ({reason}); is it complete?") from error
+        raise InputRefusedError(
+            f"{path}: not a readable NRRD file ({reason}); expected a whole one: is it complete?", "unreadable"
+        ) from error
     if array.ndim != 3:
-        raise InputRefusedError(f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume")
+        raise InputRefusedError(
+            f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume; split it", "not_3d"
+        )
     space = str(header.get("space", "none"))
     if space.lower() not in _TO_RAS:
         raise InputRefusedError(
-            f"{path}: space {space}; expected an anatomical one such as left-posterior-superior; save it with one"
+            f"{path}: space {space}; expected an anatomical one such as left-posterior-superior; save it with one",
+            "no_orientation",
         )
     directions = np.asarray(header.get("space directions", ()), np.float64)
     if directions.shape != (3, 3) or not np.isfinite(directions).all():
         raise InputRefusedError(
-            f"{path}: space directions {directions.tolist()}; expected one vector of 3 numbers for each of the 3 axes"
+            f"{path}: space directions {directions.tolist()}; expected 3 vectors of 3 numbers; save it with them",
+            "no_orientation",
         )
     units = [str(unit) for unit in header.get("space units", ())]
     if not _MILLIMETRES.issuperset(units):
-        raise InputRefusedError(f"{path}: space units {units}; expected mm; convert it")
+        raise InputRefusedError(f"{path}: space units {units}; expected mm; convert it", "unknown_units")
     affine = np.eye(4)
     affine[:3, :3] = directions.T
     affine[:3, 3] = header.get("space origin", np.zeros(3))
@@ -62,7 +68,7 @@ def read_nrrd(path: Path) -> Volume:
             array.astype(array.dtype.newbyteorder("="), copy=False), np.diag([*_TO_RAS[space.lower()], 1]) @ affine
         )
     except InputRefusedError as error:
-        raise InputRefusedError(f"{path}: {error}") from error
+        raise InputRefusedError(f"{path}: {error}", error.code) from error
 
 
 def write_nrrd(volume: Volume, path: Path) -> None:

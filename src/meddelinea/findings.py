@@ -1,0 +1,106 @@
+"""What is found in a scan before it is segmented, and in its mask afterwards: reasons with stable names.
+
+docs/checks.md says what each reason means and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: Reasons to refuse an input, or (the last three) something else about a command.
+Refusal = Literal[
+    # the file
+    "not_found",
+    "unknown_kind",
+    "unreadable",
+    "unsafe_archive",
+    "not_3d",
+    "not_grey",
+    "bad_affine",
+    "no_orientation",
+    "unknown_units",
+    "orientation_conflict",
+    # the DICOM series
+    "no_scan",
+    "several_series",
+    "several_volumes",
+    "localizer",
+    "quadruped",
+    "broken_header",
+    "mixed_slices",
+    "duplicate_slices",
+    "overlapping_slices",
+    "missing_slices",
+    "uneven_slices",
+    # the grid
+    "too_few_slices",
+    "spacing",
+    "small_extent",
+    "large_extent",
+    "sheared",
+    # the grey values
+    "modality",
+    "modality_unknown",
+    "not_numbers",
+    "not_finite",
+    "constant",
+    "label_mask",
+    "rescaled",
+    "stored_offset",
+    "offset_twice",
+    "unsigned_wrap",
+    "inverted",
+    "narrow_window",
+    "not_hounsfield",
+    "looks_like_ct",
+    # not the scan
+    "unknown_organ",
+    "output",
+    "refused",
+]
+
+#: Reasons to take care with a scan that is segmented all the same, or (the last) with its mask.
+Caution = Literal[
+    "no_geometry",
+    "spacing_conflict",
+    "slice_gaps",
+    "gantry_tilt",
+    "thick_slices",
+    "not_axial",
+    "short_scan",
+    "cropped",
+    "windowed",
+    "air_outside_range",
+    "metal",
+    "empty_mask",
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know about a scan before it is segmented, or about its mask.
+
+    Parameters
+    ----------
+    code
+        Stable name of the reason, for programs.
+    level
+        `"refuse"`: a mask would be wrong; `"warn"`: it is made, with care.
+    message
+        One sentence for people: the value met, what was expected, and the remedy.
+    """
+
+    code: Refusal | Caution
+    level: Literal["refuse", "warn"]
+    message: str
+
+
+def refuse(code: Refusal, message: str) -> Finding:
+    """A reason not to segment a scan."""
+    return Finding(code, "refuse", message)
+
+
+def warn(code: Caution, message: str) -> Finding:
+    """A reason to look twice at a scan or its mask."""
+    return Finding(code, "warn", message)
