@@ -22,6 +22,7 @@ from meddelinea.diffusion.method import MedDelinea
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.inference import predict
+from meddelinea.inference.confidence import uncertainty_percent
 from meddelinea.inference.model import Model, load_model, read_model_files
 from meddelinea.inference.postprocess import remove_small_components
 from meddelinea.inference.predict import segment
@@ -211,6 +212,40 @@ def test_the_file_format_does_not_matter(
         read = read_volume(tmp_path / name)
         result = segment(model, Volume(read.array, read.affine, "CT")).mask
         assert np.array_equal(result.reorient(scan.orientation).array, mask.array), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_confidence_is_that_of_the_mask_and_the_same_in_every_batch_size(
+    model: Model, scan: Volume, batch_size: int
+) -> None:
+    whole, parts = segment(model, scan), segment(model, scan, batch_size=batch_size)
+    assert list(whole.confidence) == list(whole.labels)
+    assert whole.uncertainty is not None
+    assert parts.uncertainty is not None
+    np.testing.assert_allclose(parts.uncertainty.array, whole.uncertainty.array, atol=2e-3)  # kept in half precision
+    assert whole.uncertainty.array.min() >= 0.0
+    assert whole.uncertainty.array.max() < 1.0
+    voxel_ml = np.prod(scan.spacing_mm) / 1000.0
+    for name, index in whole.labels.items():
+        sure, other = whole.confidence[name], parts.confidence[name]
+        assert sure.expected_ml == pytest.approx(other.expected_ml, rel=1e-5)
+        assert sure.surely_ml <= sure.possibly_ml
+        found_ml = (whole.mask.array == index).sum() * voxel_ml
+        assert (sure.expected_dice is not None) == (found_ml > 0)
+        if sure.expected_dice is not None:
+            assert 0.0 < sure.expected_dice < 1.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_uncertainty_is_drawn_where_the_mask_changes(model: Model, scan: Volume, axis: int) -> None:
+    """Beside a border of the mask the model is less sure than on the whole, on the scan's own grid."""
+    made = segment(model, scan)
+    assert made.uncertainty is not None
+    percent = uncertainty_percent(made.uncertainty, scan)
+    assert percent.array.shape == made.mask.array.shape
+    border = np.diff(made.mask.array, axis=axis) != 0
+    beside = percent.array.take(range(border.shape[axis]), axis=axis)[border]
+    assert beside.mean() > percent.array.mean()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.output import statistics_document
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.volume import Volume
@@ -93,7 +94,11 @@ def test_a_mask_of_another_shape_is_refused(pair: tuple[Volume, Volume]) -> None
 
 
 def test_the_document_is_strict_json(pair: tuple[Volume, Volume]) -> None:
-    document = json.loads(json.dumps(statistics_document(organ_statistics(*pair, LABELS), "CT"), allow_nan=False))
+    confidence = {"liver": OrganConfidence(0.9, 1.5, 1.0, 2.0)}
+    measured = {**organ_statistics(*pair, LABELS)}
+    measured["liver"] = replace(measured["liver"], touches_edge=("head",))
+    document = json.loads(json.dumps(statistics_document(measured, "CT", confidence), allow_nan=False))
     assert document["intensity_unit"] == "HU"
-    assert document["organs"]["liver"]["voxels"] == 80
-    assert document["organs"]["pancreas"]["found"] is False
+    liver, pancreas = document["organs"]["liver"], document["organs"]["pancreas"]
+    assert (liver["voxels"], liver["truncated"], liver["confidence"]["possibly_ml"]) == (80, True, 2.0)
+    assert (pancreas["found"], pancreas["truncated"], pancreas["confidence"]) == (False, False, None)

@@ -137,7 +137,8 @@ def _write(
 
     files = {"mask": job.output, "labels": sidecar_path(job.output)}
     if job.statistics is not None:
-        write_json({"input": job.source.name} | statistics_document(measured, volume.modality), job.statistics)
+        document = statistics_document(measured, volume.modality, segmentation.confidence)
+        write_json({"input": job.source.name} | document, job.statistics)
         files["statistics"] = job.statistics
     if job.preview is not None:
         from meddelinea.evaluation.figures import preview

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meddelinea.errors import UsageError
+from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.statistics import OrganStatistics
 from meddelinea.io import VOLUME_SUFFIXES, write_volume
 
@@ -74,9 +75,20 @@ def write_segmentation(segmentation: Segmentation, path: Path, source: Path) -> 
     write_volume(segmentation.mask, path)
 
 
-def statistics_document(statistics: Mapping[str, OrganStatistics], modality: str | None) -> dict[str, Any]:
-    """The measurements as plain JSON types: `intensity_unit` and, by organ name, every field of `OrganStatistics`."""
-    return {
-        "intensity_unit": "arbitrary" if modality == "MR" else "HU",
-        "organs": {name: asdict(organ) for name, organ in statistics.items()},
+def statistics_document(
+    statistics: Mapping[str, OrganStatistics], modality: str | None, confidence: Mapping[str, OrganConfidence]
+) -> dict[str, Any]:
+    """The measurements as plain JSON types.
+
+    `intensity_unit` and, by organ name, every field of `OrganStatistics`; `truncated`, whether the organ may go on
+    beyond the scan; and `confidence` with the fields of `OrganConfidence`, null for a mask that no model made.
+    """
+    organs = {
+        name: {
+            **asdict(organ),
+            "truncated": bool(organ.touches_edge),
+            "confidence": asdict(confidence[name]) if name in confidence else None,
+        }
+        for name, organ in statistics.items()
     }
+    return {"intensity_unit": "arbitrary" if modality == "MR" else "HU", "organs": organs}

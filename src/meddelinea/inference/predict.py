@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.inference.confidence import OrganConfidence, Shares
 from meddelinea.inference.model import Model
 from meddelinea.inference.postprocess import remove_small_components
 from meddelinea.inference.quality import unknown_modality
@@ -48,6 +48,11 @@ class Segmentation:
         What repeats it; steps, scheduler and samples are None where the model does not sample, as baselines do not.
     seconds
         Time from volume to mask.
+    confidence
+        How sure the model is of each of the organs; empty for a mask that no model made.
+    uncertainty
+        Probability that a voxel's label is wrong, 0 to 1, float32 on the model's own grid, from which
+        `uncertainty_percent` brings it to the scan's; None for a mask that no model made.
     """
 
     mask: Volume
@@ -59,6 +64,8 @@ class Segmentation:
     samples: int | None
     seed: int
     seconds: float
+    confidence: Mapping[str, OrganConfidence] = field(default_factory=dict)
+    uncertainty: Volume | None = None
 
 
 def segment(
@@ -129,18 +136,18 @@ def segment(
     slices = grid.array.transpose(2, 1, 0)  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.config.neighbours, model.pipeline.config.neighbour_pairs)
     ids = np.zeros((len(slices), FINER * slices.shape[1], FINER * slices.shape[2]), np.uint8)
+    evidence = Shares((len(slices), slices.shape[1], slices.shape[2]), len(known) + 1)
     share_bytes = 4 * (len(known) + 1) * slices.shape[1] * slices.shape[2]
     batch_size = max(1, min(batch_size, SHARES_BYTES // share_bytes))
     for start in range(0, len(slices), batch_size):
         chunk = range(start, min(start + batch_size, len(slices)))
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(device)
-        shares = sum(
-            method.segment(images, [NoiseKey(seed, case, index, sample) for index in chunk]).softmax(dim=1)
-            for sample in range(drawn)
-        )
-        ids[start : chunk.stop] = (
-            torch.cat([_largest_share(share[None]) for share in cast(Tensor, shares)]).cpu().numpy()
-        )
+        shares = torch.zeros(())
+        for sample in range(drawn):
+            keys = [NoiseKey(seed, case, index, sample) for index in chunk]
+            shares = shares.to(device) + method.segment(images, keys).softmax(dim=1) / drawn
+        evidence.add(start, shares)
+        ids[start : chunk.stop] = torch.cat([_largest_share(share[None]) for share in shares]).cpu().numpy()
         if progress is not None:
             progress(chunk.stop, len(slices))
     kept = np.zeros(256, np.uint8)
@@ -149,15 +156,25 @@ def segment(
     to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
     to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
     mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine @ to_grid), volume)
+    confidence = evidence.confidence(_kept(cleaned, evidence.label), labels, float(np.prod(grid.spacing_mm)) / 1000.0)
+    uncertainty = Volume(evidence.uncertainty().transpose(2, 1, 0), grid.affine)
     seconds = time.monotonic() - began
     made = (model.files.name, __version__, steps, scheduler, None if scheduler is None else samples, seed)
-    return Segmentation(mask, dict(labels), *made, seconds)
+    return Segmentation(mask, dict(labels), *made, seconds, confidence, uncertainty)
 
 
 def _largest_share(share: Tensor) -> Tensor:
     """(1, rows, columns) uint8 ids, `FINER` times as fine, of one slice's (1, L + 1, rows, columns) shares."""
     finer = F.interpolate(share, scale_factor=FINER, mode="bilinear", align_corners=False)
     return finer.argmax(dim=1).to(torch.uint8)
+
+
+def _kept(cleaned: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Voxels of the model's grid whose label is still in the cleaned ids, `FINER` times as fine."""
+    slices, rows, columns = label.shape
+    squares = cleaned.reshape(slices, rows, FINER, columns, FINER)
+    still: NDArray[np.bool_] = (squares == label[:, :, None, :, None]).any(axis=(2, 4))
+    return still
 
 
 def _method(
