@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from meddelinea.cli.predict import Job, run
+from meddelinea.cli.progress import Look
 from meddelinea.errors import InputRefusedError, WeightsMissingError
 from meddelinea.inference.settings import Settings
 
@@ -32,7 +33,7 @@ def demo(
         preview=output / "preview.png",
         settings=Settings(device=device),
     )
-    run(job, as_json=as_json, quiet=quiet)
+    run(job, Look.choose(as_json=as_json, progress_json=False, quiet=quiet))
 
 
 def _demo_scan() -> Path:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from meddelinea.cli.modality import MODALITY_HELP, read_modality
-from meddelinea.cli.progress import progress_bar, silence_diffusers
+from meddelinea.cli.prepare import EngineName
+from meddelinea.cli.progress import Look, print_event, progress_bar, silence_diffusers
 from meddelinea.cli.refusal import refusal_as_json
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.settings import Settings
@@ -38,8 +39,18 @@ class Job:
 
 
 def predict(
-    source: Annotated[Path, typer.Option("-i", "--input", help="NIfTI or NRRD file, DICOM folder or zip.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The mask: .nii.gz, .nii or .nrrd.")],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "-i",
+            "--input",
+            help="NIfTI or NRRD file, DICOM folder or zip; or a folder or CSV list (input,output) of them.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The mask: .nii.gz, .nii or .nrrd; or a folder for the masks of many."),
+    ],
     model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: the model's).")] = None,
     scheduler: Annotated[
@@ -55,20 +66,44 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time; changes memory, not the mask.")] = 16,
     modality: Annotated[str | None, typer.Option(help=MODALITY_HELP)] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Of a folder or list: segment also what was done before.")
+    ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="Of a folder or list: this machine, or a ray cluster.")
+    ] = EngineName.local,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Head of the ray cluster (default: one of this machine).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, each with the model (default: 1; on a cluster one a core).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    progress_json: Annotated[
+        bool, typer.Option("--progress-json", help="Print a JSON object a line while it goes on, for programs.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
 ) -> None:
-    """Segment the organs of a scan; the mask lies on the scan's own grid."""
+    """Segment the organs of a scan, or of a folder of scans; each mask lies on its scan's own grid."""
+    from meddelinea.cli.predict_folder import Batch, is_batch, run_batch
     from meddelinea.labels import canonical_name
 
     wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
     settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, read_modality(modality))
-    with refusal_as_json(source, wanted=as_json):
-        run(Job(source, output, statistics, preview, settings), as_json=as_json, quiet=quiet)
+    look = Look.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
+    if is_batch(source, output):
+        if statistics is not None or preview is not None:
+            raise UsageError("--statistics and --preview are of one scan; a folder gets its own statistics.csv")
+        run_batch(Batch(source, output, settings, overwrite, engine, address, workers), look)
+    elif overwrite or engine is not EngineName.local or address is not None or workers is not None:
+        raise UsageError("--overwrite, --engine, --address and --workers are of a folder or list, with a folder as -o")
+    else:
+        with refusal_as_json(source, wanted=as_json):
+            run(Job(source, output, statistics, preview, settings), look)
 
 
-def run(job: Job, *, as_json: bool, quiet: bool) -> None:
-    """Do the job, then print what was found: a table, one JSON object, or nothing."""
+def run(job: Job, look: Look) -> None:
+    """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
     from meddelinea.inference.model import load_model, read_model_files
     from meddelinea.inference.quality import check_mask
     from meddelinea.inference.settings import check_settings, read_scan, segment_scan
@@ -81,19 +116,25 @@ def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     _warn(job.source, findings)
     silence_diffusers()
     model = load_model(job.settings.model, job.settings.device)
-    with progress_bar(hidden=as_json or quiet) as bar:
+    with progress_bar(hidden=look is not Look.text) as bar:
         task = bar.add_task("slices", total=None)
-        segmentation = segment_scan(
-            model, volume, job.settings, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if look is Look.events:
+                print_event({"event": "slices", "case": job.source.name, "done": done, "total": total})
+
+        segmentation = segment_scan(model, volume, job.settings, tell)
     measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
     files = _write(job, volume, segmentation, measured)
     of_mask = check_mask(measured)
     _warn(job.source, of_mask)
-    if as_json:
-        summary = _summary(job.source, segmentation, measured, files, [*findings, *of_mask])
+    summary = _summary(job.source, segmentation, measured, files, [*findings, *of_mask])
+    if look is Look.object:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
-    elif not quiet:
+    elif look is Look.events:
+        print_event({"event": "case", "case": job.source.name, "state": "done", **summary})
+    elif look is Look.text:
         _print_table(segmentation, measured, files)
 
 
@@ -121,7 +162,7 @@ def _check_paths(job: Job) -> None:
         ]
         if inside:
             raise InputRefusedError(
-                f"{job.source}: a folder of {len(inside)} volume files; pass one file, or one DICOM series"
+                f"{job.source}: a folder of {len(inside)} volume files; pass one of them, or a folder as -o"
             )
     ensure_writable(job.output)
     for path, suffix in ((job.statistics, ".json"), (job.preview, ".png")):

@@ -6,7 +6,6 @@ Every file is complete or absent: it is written under a temporary name in its ow
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from meddelinea.errors import UsageError
 from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.statistics import OrganStatistics
-from meddelinea.io import VOLUME_SUFFIXES, write_volume
+from meddelinea.io import VOLUME_SUFFIXES, whole, write_volume
 
 if TYPE_CHECKING:
     from meddelinea.inference.predict import Segmentation
@@ -41,15 +40,13 @@ def sidecar_path(mask: Path) -> Path:
 def write_json(document: Mapping[str, Any], path: Path) -> None:
     """Write `document` as indented UTF-8 JSON, atomically. NaN and infinity raise ValueError: JSON has neither."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.json")  # beside its goal, so that the move is atomic
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(path, ".json") as part:
+        part.write_text(text, encoding="utf-8")
 
 
-def write_segmentation(segmentation: Segmentation, path: Path, source: Path) -> None:
+def write_segmentation(
+    segmentation: Segmentation, path: Path, source: Path, remarks: Mapping[str, Any] | None = None
+) -> None:
     """Write the sidecar and then the mask, so that a mask never stands without the names of its labels.
 
     Parameters
@@ -60,6 +57,8 @@ def write_segmentation(segmentation: Segmentation, path: Path, source: Path) -> 
         Where the mask goes; the sidecar goes to `sidecar_path(path)`.
     source
         The scan. Only its name is recorded: folders often hold patients' names.
+    remarks
+        What else the sidecar is to say, as plain JSON types.
     """
     sidecar = {
         "labels": segmentation.labels,
@@ -70,6 +69,7 @@ def write_segmentation(segmentation: Segmentation, path: Path, source: Path) -> 
         "samples": segmentation.samples,
         "seed": segmentation.seed,
         "input": source.name,
+        **(remarks or {}),
     }
     write_json(sidecar, sidecar_path(path))
     write_volume(segmentation.mask, path)

@@ -5,6 +5,7 @@ Patient coordinates are RAS everywhere outside this package.
 
 from __future__ import annotations
 
+import re
 import stat
 import tempfile
 import uuid
@@ -72,17 +73,36 @@ def write_volume(volume: Volume, path: Path) -> None:
 
     ensure_writable(path)
     suffix = next(suffix for suffix in VOLUME_SUFFIXES if path.name.lower().endswith(suffix))
-    # Beside its goal, so that the move is atomic; not by tempfile, whose files are closed to other users.
-    unfinished = path.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
-        (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, unfinished)
-        unfinished.replace(path)
+        with whole(path, suffix) as part:
+            (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, part)
     except OSError as error:
         raise InputRefusedError(
             f"{path}: cannot be written ({error.strerror or error}); choose another", "output"
         ) from error
+
+
+@contextmanager
+def whole(path: Path, suffix: str) -> Iterator[Path]:
+    """A hidden name to write to that becomes `path` when all is written; nothing is left where writing fails.
+
+    It ends with `suffix`, and stands beside `path`, so that the move is atomic; not by tempfile, whose files are closed
+    to other users.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
+    try:
+        yield part
+        part.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what writers of `path` that were killed left; none may be writing it now."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.[a-z.]+")
+    for entry in path.parent.iterdir() if path.parent.is_dir() else ():
+        if name.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> None:

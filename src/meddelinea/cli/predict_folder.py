@@ -1,0 +1,116 @@
+"""`meddelinea predict` of a folder or a list of scans."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meddelinea.cli.prepare import EngineName
+from meddelinea.cli.progress import Look, print_event, progress_bar
+from meddelinea.errors import PartialFailureError, UsageError
+from meddelinea.inference.settings import Settings
+
+if TYPE_CHECKING:
+    from meddelinea.inference.crew import Engine, Outcome
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scans to segment: where they are, where the masks go, how to do it, and who does it."""
+
+    source: Path
+    output: Path
+    settings: Settings
+    overwrite: bool
+    engine: EngineName
+    address: str | None
+    workers: int | None
+
+
+def is_batch(source: Path, output: Path) -> bool:
+    """Whether many scans are meant: a list, or a folder with a folder for the masks."""
+    if source.suffix.lower() == ".csv":
+        return True
+    return source.is_dir() and not output.name.lower().endswith((".nii", ".nii.gz", ".nrrd"))
+
+
+def run_batch(batch: Batch, look: Look) -> None:
+    """Segment the scans, and tell of each that has no mask.
+
+    Raises
+    ------
+    PartialFailureError
+        If there is one.
+    """
+    from meddelinea.inference.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
+    from meddelinea.inference.folder import find_scans
+    from meddelinea.inference.model import read_model_files
+    from meddelinea.inference.settings import check_settings
+
+    check_settings(batch.settings, tuple(read_model_files(batch.settings.model).labels))
+    found = find_scans(batch.source, batch.output)
+    for path in found.others:
+        print(f"warning: {path}: not a scan, passed over", file=sys.stderr)
+    total = len(found.cases)
+    outcomes: list[Outcome] = []
+    if look is Look.events:
+        print_event({"event": "begin", "cases": total})
+
+    def count_slices(name: str, done: int, total: int) -> None:
+        if look is Look.events:
+            print_event({"event": "slices", "case": name, "done": done, "total": total})
+
+    work = segment_scans(
+        found,
+        batch.output,
+        batch.settings,
+        engine=_engine(batch),
+        overwrite=batch.overwrite,
+        progress=count_slices,
+    )
+    with progress_bar(hidden=look is not Look.text) as bar, closing(work):
+        task = bar.add_task("scans", total=total)
+        for outcome in work:
+            outcomes.append(outcome)
+            bar.update(task, completed=len(outcomes), description=outcome.case.name)
+            for warning in outcome.warnings:
+                print(f"warning: {outcome.case.source}: {warning}", file=sys.stderr)
+            if look is Look.events:
+                print_event({"event": "case", **status_line(outcome)})
+
+    states = Counter(outcome.state for outcome in outcomes)
+    counts = {state: states[state] for state in ("done", "present", "refused", "failed")}
+    files = {name: str(batch.output / name) for name in (STATUS_FILE, STATISTICS_FILE)}
+    if look is Look.events:
+        print_event({"event": "end", **counts})
+    elif look is Look.object:
+        document = {"files": files, **counts, "cases": [status_line(outcome) for outcome in outcomes]}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    elif look is Look.text:
+        print(
+            f"{batch.output}: {counts['done']} masks made, {counts['present']} there before, {counts['refused']} scans "
+            f"refused, {counts['failed']} failed; see {', '.join(files.values())}"
+        )
+    lacking = [outcome for outcome in outcomes if outcome.state in ("refused", "failed")]
+    for outcome in sorted(lacking, key=lambda outcome: outcome.case.name):
+        print(f"{outcome.state}: {outcome.case.name}: {' '.join(outcome.reason.split())}", file=sys.stderr)
+    if lacking:
+        raise PartialFailureError(f"{len(lacking)} of {total} scans have no mask; the others are done")
+
+
+def _engine(batch: Batch) -> Engine:
+    from meddelinea.inference.crew import on_cluster, on_this_machine
+
+    if batch.engine is EngineName.ray:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine reports to nobody
+        return partial(on_cluster, address=batch.address or "local", workers=batch.workers)
+    if batch.address is not None:
+        raise UsageError("--address is of a ray cluster; add --engine ray")
+    return partial(on_this_machine, workers=batch.workers or 1)

@@ -1,0 +1,225 @@
+"""A folder of scans in, a folder of masks out: each case for itself, whole or not at all, and done once.
+
+A mask's sidecar says what was asked for, so that a second run knows which results still hold; beside the masks stand
+`status.jsonl`, a line a case as they end, and `statistics.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meddelinea import __version__
+from meddelinea.errors import InputRefusedError
+from meddelinea.inference.crew import Engine, Outcome, Outcomes, Progress, in_this_process
+from meddelinea.inference.folder import FoundScans, ScanCase
+from meddelinea.inference.model import load_model, read_model_files
+from meddelinea.inference.output import sidecar_path, statistics_document, write_segmentation
+from meddelinea.inference.quality import check_mask
+from meddelinea.inference.settings import Settings, read_scan, segment_scan
+from meddelinea.inference.statistics import organ_statistics
+from meddelinea.io import ensure_writable, remove_unfinished, whole
+
+STATUS_FILE = "status.jsonl"
+STATISTICS_FILE = "statistics.csv"
+
+
+def segment_scans(
+    found: FoundScans,
+    output: Path,
+    settings: Settings,
+    *,
+    engine: Engine = in_this_process,
+    overwrite: bool = False,
+    progress: Progress = lambda name, done, total: None,
+) -> Outcomes:
+    """Segment scans and yield what became of each as it ends; the table is written after the last, or when closed.
+
+    Results of an earlier run are left alone where scan, model and settings are the same. A case that cannot be
+    segmented leaves no mask, an outdated one of an earlier run included. One run at a time may write to a folder.
+
+    Parameters
+    ----------
+    found
+        From `find_scans`.
+    output
+        Folder of the status file and of the table of statistics; made if absent.
+    settings
+        How to segment.
+    engine
+        Where: see `inference.crew`.
+    overwrite
+        Segment also what was done before.
+    progress
+        Called with (name of the case, slices done, slices in all).
+
+    Raises
+    ------
+    WeightsMissingError, UsageError
+        If the model cannot be loaded, or the engine not be had.
+    InputRefusedError
+        If the output folder cannot be written.
+    """
+    run = uuid.uuid4().hex if overwrite else None
+    model = _model_digest(read_model_files(settings.model).folder)
+    _make_folders(found.cases, output)
+    ensure_writable(output / STATUS_FILE, (".jsonl",))
+    due = []
+    with _status(output / STATUS_FILE) as tell:
+        for case in found.cases:
+            remove_unfinished(case.output)
+            remove_unfinished(sidecar_path(case.output))
+            if _is_done(case, _request(case, settings, model), run):
+                yield tell(Outcome(case, "present"))
+            else:
+                due.append(case)
+        try:
+            with closing(engine(partial(_Segmenter, settings, model, run), due, progress)) as outcomes:
+                for outcome in outcomes:
+                    if outcome.state == "present":  # its worker died between writing it and saying so
+                        outcome = replace(outcome, state="done")
+                    elif outcome.state != "done":
+                        _discard(outcome.case)
+                    yield tell(outcome)
+        finally:
+            for case in due:
+                remove_unfinished(case.output)
+                remove_unfinished(sidecar_path(case.output))
+            _write_statistics(found.cases, output / STATISTICS_FILE)
+
+
+class _Segmenter:
+    """What a worker does with a case: the model is loaded once, and its network is used by one case at a time."""
+
+    def __init__(self, settings: Settings, model_digest: str, run: str | None) -> None:
+        self.writing = threading.Lock()
+        self._settings, self._digest, self._run = settings, model_digest, run
+        self._files = read_model_files(settings.model)
+        self._network = threading.Lock()
+        self._model = load_model(settings.model, settings.device)
+
+    def __call__(self, case: ScanCase, progress: Progress) -> Outcome:
+        request = _request(case, self._settings, self._digest)
+        if _is_done(case, request, self._run):
+            return Outcome(case, "present")
+        began = time.monotonic()
+        volume, findings = read_scan(case.source, self._settings.modality, self._files.modalities)
+        read_seconds = time.monotonic() - began
+        with self._network:
+            began = time.monotonic()
+            segmentation = segment_scan(self._model, volume, self._settings, partial(progress, case.name))
+        measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
+        findings += check_mask(measured)
+        document = statistics_document(measured, volume.modality, segmentation.confidence)
+        remarks = {"request": request, "statistics": document}
+        if self._run is not None:
+            remarks["run"] = self._run
+        with self.writing:
+            case.output.unlink(missing_ok=True)  # an outdated mask must not stand beside the new sidecar
+            write_segmentation(segmentation, case.output, case.source, remarks)
+        seconds = round(read_seconds + time.monotonic() - began, 3)
+        return Outcome(case, "done", "", seconds, tuple(finding.message for finding in findings))
+
+
+def status_line(outcome: Outcome) -> dict[str, Any]:
+    """What the status file says of a case, as plain JSON types."""
+    case = {"case": outcome.case.name, "input": str(outcome.case.source), "output": str(outcome.case.output)}
+    rest = {key: value for key, value in asdict(outcome).items() if key != "case"}
+    return case | rest | {"warnings": list(outcome.warnings)}
+
+
+@contextmanager
+def _status(path: Path) -> Iterator[Callable[[Outcome], Outcome]]:
+    """What adds an outcome to a status file that is begun anew; a line is there when the call returns."""
+    with path.open("w", encoding="utf-8") as stream:
+
+        def tell(outcome: Outcome) -> Outcome:
+            stream.write(json.dumps(status_line(outcome), ensure_ascii=False) + "\n")
+            stream.flush()
+            return outcome
+
+        yield tell
+
+
+def _make_folders(cases: Iterable[ScanCase], output: Path) -> None:
+    for folder in {output, *(case.output.parent for case in cases)}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputRefusedError(f"{folder}: cannot make this folder ({error.strerror}); choose another") from error
+
+
+def _model_digest(folder: Path) -> str:
+    """SHA-256 of a model's files: another model under the same name is another one."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _request(case: ScanCase, settings: Settings, model_digest: str) -> str:
+    """SHA-256 of all that a mask depends on; the scan's files go by name, size and time, as in `make`."""
+    kept = asdict(replace(settings, model=model_digest, device="", batch_size=0))  # these two change no mask
+    scan = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files_of(case.source)]
+    return hashlib.sha256(json.dumps([__version__, kept, scan]).encode()).hexdigest()
+
+
+def _files_of(scan: Path) -> list[Path]:
+    if scan.is_dir():
+        return sorted(path for path in scan.rglob("*") if path.is_file())
+    if scan.suffix.lower() == ".nhdr":  # its voxels are in a file beside it
+        return sorted(path for path in scan.parent.glob(f"{scan.stem}.*") if path.is_file())
+    return [scan] if scan.exists() else []
+
+
+def _is_done(case: ScanCase, request: str, run: str | None) -> bool:
+    """Whether the case's mask stands, is what is asked for, and was made by this run where `run` is given."""
+    sidecar = _read_sidecar(case)
+    return case.output.is_file() and sidecar.get("request") == request and run in (None, sidecar.get("run"))
+
+
+def _read_sidecar(case: ScanCase) -> dict[str, Any]:
+    """What the sidecar of a case says; nothing where there is none."""
+    try:
+        content = json.loads(sidecar_path(case.output).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _discard(case: ScanCase) -> None:
+    """Remove the mask that an earlier run made of what is now refused or fails."""
+    if "request" in _read_sidecar(case):
+        case.output.unlink(missing_ok=True)
+        sidecar_path(case.output).unlink(missing_ok=True)
+
+
+def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:
+    """One table of the measurements of all cases that have a mask: a line an organ, lists as words."""
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        measured = _read_sidecar(case).get("statistics") if case.output.is_file() else None
+        if measured is None:
+            continue
+        for organ, values in measured["organs"].items():
+            flat = {**values, **(values["confidence"] or {})}
+            del flat["confidence"]
+            cells = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in flat.items()}
+            rows.append({"case": case.name, "organ": organ, "intensity_unit": measured["intensity_unit"], **cells})
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["case", "organ"]
+    with whole(path, ".csv") as part, part.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(stream, columns)
+        table.writeheader()
+        table.writerows(rows)
