@@ -9,8 +9,7 @@ import slicerio
 from scipy.spatial.transform import Rotation
 
 from meddelinea.findings import warn
-from meddelinea.inference.quality import check_mask, check_volume, examine
-from meddelinea.inference.statistics import NOT_FOUND
+from meddelinea.inference.quality import check_volume, examine
 from meddelinea.io.nifti import read_nifti
 from meddelinea.volume import Volume
 
@@ -169,14 +168,6 @@ def test_the_remarks_of_the_reader_are_among_the_findings(body: Volume) -> None:
     remark = warn("slice_gaps", "slices 1 mm thick lie 5 mm apart")
     assert check_volume(replace(body, remarks=(remark,))) == [remark]
     assert codes(replace(body, array=body.array * 0, remarks=(remark,))) == ["constant"]
-
-
-def test_only_a_mask_without_any_organ_is_remarked_upon() -> None:
-    found = replace(NOT_FOUND, found=True)
-    assert check_mask({"liver": found, "spleen": NOT_FOUND}) == []
-    (finding,) = check_mask({"liver": NOT_FOUND, "spleen": NOT_FOUND})
-    assert (finding.code, finding.level) == ("empty_mask", "warn")
-    assert "liver, spleen" in finding.message
 
 
 def test_padding_outside_the_circle_of_reconstruction_is_accepted(body: Volume) -> None:

@@ -81,9 +81,10 @@ def predict(
 
 def run(job: Job, *, as_json: bool, quiet: bool) -> None:
     """Do the job, then print what was found: a table, one JSON object, or nothing."""
+    from meddelinea.inference.mask_check import check_mask
     from meddelinea.inference.model import load_model, read_model_files
     from meddelinea.inference.predict import segment
-    from meddelinea.inference.quality import check_mask, examine, raise_refusals
+    from meddelinea.inference.quality import examine, raise_refusals
     from meddelinea.inference.statistics import organ_statistics
 
     described = read_model_files(job.model)
