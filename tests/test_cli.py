@@ -248,12 +248,13 @@ def test_bad_input_is_one_line_and_nothing_written(run: Run, tmp_path: Path, kin
 def test_predict_json_names_the_reasons_of_a_refusal(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     bad = save(body()[:, :, :2] * 0, tmp_path / "in" / "bad.nii.gz")
-    for source, output, codes in (
-        (bad, "m.nii.gz", ["too_few_slices", "constant"]),
-        (tmp_path / "in" / "absent.nii.gz", "m.nii.gz", ["not_found"]),
-        (bad, "none/m.nii.gz", ["output"]),
+    for source, output, organs, codes in (
+        (bad, "m.nii.gz", "liver", ["too_few_slices", "constant"]),
+        (tmp_path / "in" / "absent.nii.gz", "m.nii.gz", "liver", ["not_found"]),
+        (bad, "none/m.nii.gz", "liver", ["output"]),
+        (bad, "m.nii.gz", "tail", ["unknown_organ"]),
     ):
-        code, out, err = run("predict", "-i", source, "-o", tmp_path / output, "--json")
+        code, out, err = run("predict", "-i", source, "-o", tmp_path / output, "--organs", organs, "--json")
         answer = json.loads(out)
         assert code == 3
         assert (answer["input"], answer["accepted"]) == (str(source), False)

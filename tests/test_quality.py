@@ -1,5 +1,6 @@
 """Which scans are refused, on real ones and on real ones spoiled the way people spoil them."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 import slicerio
 from scipy.spatial.transform import Rotation
 
+from meddelinea.errors import InputRefusedError
 from meddelinea.findings import warn
-from meddelinea.inference.quality import check_mask, check_volume, examine
-from meddelinea.inference.statistics import NOT_FOUND
+from meddelinea.inference.quality import check_volume, examine, raise_refusals
 from meddelinea.io.nifti import read_nifti
 from meddelinea.volume import Volume
 
@@ -171,14 +172,6 @@ def test_the_remarks_of_the_reader_are_among_the_findings(body: Volume) -> None:
     assert codes(replace(body, array=body.array * 0, remarks=(remark,))) == ["constant"]
 
 
-def test_only_a_mask_without_any_organ_is_remarked_upon() -> None:
-    found = replace(NOT_FOUND, found=True)
-    assert check_mask({"liver": found, "spleen": NOT_FOUND}) == []
-    (finding,) = check_mask({"liver": NOT_FOUND, "spleen": NOT_FOUND})
-    assert (finding.code, finding.level) == ("empty_mask", "warn")
-    assert "liver, spleen" in finding.message
-
-
 def test_padding_outside_the_circle_of_reconstruction_is_accepted(body: Volume) -> None:
     padded = body.array.copy()
     padded[:8] = -3024
@@ -270,6 +263,18 @@ def test_the_modality_must_be_one_the_model_was_trained_on(body: Volume) -> None
 
 def test_voxels_that_are_not_real_numbers_are_refused(body: Volume) -> None:
     assert codes(spoil(body, body.array.astype(np.complex64))) == ["not_numbers"]
+
+
+def test_all_refusals_are_raised_at_once_with_what_else_was_found(body: Volume) -> None:
+    findings = check_volume(replace(body, array=body.array[:, :, :2] * 0))
+    assert [finding.code for finding in findings] == ["too_few_slices", "constant", "short_scan"]
+    with pytest.raises(InputRefusedError) as caught:
+        raise_refusals(Path("scan.nii"), findings)
+    # Workers in other processes send their errors.
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert error.findings == tuple(findings)
+        assert str(error) == f"scan.nii: {findings[0].message}; {findings[1].message}"
+    raise_refusals(Path("scan.nii"), findings[2:])
 
 
 def test_messages_are_one_line(body: Volume) -> None:

@@ -60,7 +60,7 @@ Refusal = Literal[
     "refused",
 ]
 
-#: Reasons to take care with a scan that is segmented all the same, or (the last) with its mask.
+#: Reasons to take care with a scan that is segmented all the same, or (the last two) with its mask.
 Caution = Literal[
     "no_geometry",
     "spacing_conflict",
@@ -74,6 +74,7 @@ Caution = Literal[
     "air_outside_range",
     "metal",
     "empty_mask",
+    "unlikely_sizes",
 ]
 
 

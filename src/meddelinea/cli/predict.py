@@ -104,8 +104,8 @@ def predict(
 
 def run(job: Job, look: Look) -> None:
     """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
+    from meddelinea.inference.mask_check import check_mask
     from meddelinea.inference.model import load_model, read_model_files
-    from meddelinea.inference.quality import check_mask
     from meddelinea.inference.settings import check_settings, read_scan, segment_scan
     from meddelinea.inference.statistics import organ_statistics
 

@@ -23,9 +23,9 @@ from meddelinea import __version__
 from meddelinea.errors import InputRefusedError
 from meddelinea.inference.crew import Engine, Outcome, Outcomes, Progress, in_this_process
 from meddelinea.inference.folder import FoundScans, ScanCase
+from meddelinea.inference.mask_check import check_mask
 from meddelinea.inference.model import load_model, read_model_files
 from meddelinea.inference.output import sidecar_path, statistics_document, write_segmentation
-from meddelinea.inference.quality import check_mask
 from meddelinea.inference.settings import Settings, read_scan, segment_scan
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.io import ensure_writable, remove_unfinished, whole

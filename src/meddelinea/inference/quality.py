@@ -7,7 +7,6 @@ Each reason has a stable name; docs/checks.md explains them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.findings import Finding, refuse, warn
 from meddelinea.inference.grey_values import METAL_ABOVE_HU, check_grey_values, metal
-from meddelinea.inference.statistics import OrganStatistics
 from meddelinea.io import read_volume
 from meddelinea.volume import Modality, Volume
 
@@ -100,19 +98,6 @@ def check_volume(volume: Volume, modalities: tuple[Modality, ...] = ("CT",)) -> 
             refuse("not_numbers", f"the voxels are {volume.array.dtype}; expected real numbers; convert it")
         )
     return sorted(findings, key=lambda finding: finding.level != "refuse")
-
-
-def check_mask(measured: Mapping[str, OrganStatistics]) -> list[Finding]:
-    """What to say of a mask, given the measurements of all organs that were asked for."""
-    if any(organ.found for organ in measured.values()):
-        return []
-    sought = ", ".join(measured)
-    return [
-        warn(
-            "empty_mask",
-            f"no organ was found, so the mask is empty; sought: {sought}. Does the scan show them, the right way up?",
-        )
-    ]
 
 
 def _grid(volume: Volume) -> list[Finding]:
