@@ -112,3 +112,11 @@ def wait_for(path: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"{path} did not appear")
+
+
+def test_the_notebook_style_example_runs_as_a_script(tmp_path: Path) -> None:
+    pytest.importorskip("slicerio", reason="the example's CT comes with slicerio")
+    command = [sys.executable, str(EXAMPLES / "segment_a_scan.py")]
+    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert "liver" in printed
+    assert sorted(path.name for path in (tmp_path / "meddelinea_demo").iterdir()) == ["mask.json", "mask.nii.gz"]

@@ -58,15 +58,21 @@ def examine(
     UsageError
         If the file says another modality than the user.
     """
-    volume = read_volume(source)
-    if modality is not None and volume.modality not in (None, modality):
-        raise UsageError(f"{source}: the file says {volume.modality}; leave --modality {modality} out")
-    known = volume.modality or modality or (modalities[0] if len(modalities) == 1 else None)
-    volume = replace(volume, modality=known)
+    volume = as_modality(str(source), read_volume(source), modalities, modality)
     return volume, check_volume(volume, modalities)
 
 
-def raise_refusals(source: Path, findings: list[Finding]) -> None:
+def as_modality(
+    name: str, volume: Volume, modalities: tuple[Modality, ...], modality: Modality | None = None
+) -> Volume:
+    """The scan called `name`, its modality known wherever file, user or model leave no choice; see `examine`."""
+    if modality is not None and volume.modality not in (None, modality):
+        raise UsageError(f"{name}: the file says {volume.modality}; leave --modality {modality} out")
+    known = volume.modality or modality or (modalities[0] if len(modalities) == 1 else None)
+    return replace(volume, modality=known)
+
+
+def raise_refusals(source: Path | str, findings: list[Finding]) -> None:
     """Raise InputRefusedError, with all `findings`, where one of them is a refusal."""
     refusals = [finding for finding in findings if finding.level == "refuse"]
     if refusals:

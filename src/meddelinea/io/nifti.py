@@ -40,16 +40,7 @@ def read_nifti(path: Path) -> Volume:
         held = _unzipped_bytes(path) if path.suffix.lower() == ".gz" else path.stat().st_size
         image = nib.load(path, mmap=False, keep_file_open=True)  # a gzip stream opened anew is read from its beginning
         _check_length(path, image.dataobj, held)
-        stored = image.get_data_dtype()
-        if stored.fields is not None or stored.kind == "c":
-            kind = "complex numbers" if stored.kind == "c" else "colours (RGB)"
-            raise InputRefusedError(
-                f"{path}: the voxels are {kind}; expected one grey value each; convert it", "not_grey"
-            )
-        if any(n != 1 for n in image.shape[3:]) or len(image.shape) < 3:
-            raise InputRefusedError(
-                f"{path}: {len(image.shape)} dimensions {image.shape}; expected one 3D volume; split it", "not_3d"
-            )
+        _check_kind(str(path), image)
         array = _values(image)
     except InputRefusedError:
         raise
@@ -58,12 +49,37 @@ def read_nifti(path: Path) -> Volume:
         raise InputRefusedError(
             f"{path}: not a readable NIfTI file ({reason}); expected a whole one: is it complete?", "unreadable"
         ) from error
-    remarks = _remarks(image.header)
-    unit_mm = _UNIT_MM.get(int(image.header["xyzt_units"]) & 0b111, 1.0)
     try:
-        return Volume(array, np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine, remarks=remarks)
+        return _placed(array, image)
     except InputRefusedError as error:
         raise InputRefusedError(f"{path}: {error}", error.code) from error
+
+
+def from_nibabel(image: nib.Nifti1Image) -> Volume:
+    """The volume of an image that nibabel loaded or made, with voxels and affine as `read_nifti` has them.
+
+    Raises
+    ------
+    InputRefusedError
+        If it is not 3D, or holds colours or complex numbers.
+    """
+    _check_kind("the image", image)
+    if hasattr(image.dataobj, "slope"):  # still in its file
+        return _placed(_values(image), image)
+    array = np.asarray(image.dataobj).reshape(image.shape[:3])
+    return _placed(array.astype(np.float32) if array.dtype.kind == "f" else array, image)
+
+
+def to_nibabel(volume: Volume) -> nib.Nifti1Image:
+    """A volume as an image of nibabel's, with the header that `write_nifti` gives it."""
+    array = volume.array.astype(np.uint8) if volume.array.dtype == np.bool_ else volume.array
+    image = nib.Nifti1Image(array, volume.affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, code=1)
+    image.set_qform(volume.affine, code=1)
+    if not np.allclose(image.get_qform(), volume.affine, atol=1e-3):
+        image.set_qform(None, code=0)
+    return image
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -72,14 +88,25 @@ def write_nifti(volume: Volume, path: Path) -> None:
     The qform says the same, except where the affine is sheared (a tilted gantry): a qform cannot hold a shear, so its
     code is then 0, unset.
     """
-    array = volume.array.astype(np.uint8) if volume.array.dtype == np.bool_ else volume.array
-    image = nib.Nifti1Image(array, volume.affine, dtype=array.dtype)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(volume.affine, code=1)
-    image.set_qform(volume.affine, code=1)
-    if not np.allclose(image.get_qform(), volume.affine, atol=1e-3):
-        image.set_qform(None, code=0)
-    nib.save(image, path)
+    nib.save(to_nibabel(volume), path)
+
+
+def _check_kind(name: str, image: Any) -> None:
+    """One grey value at each of the voxels of one volume."""
+    stored = image.get_data_dtype()
+    if stored.fields is not None or stored.kind == "c":
+        kind = "complex numbers" if stored.kind == "c" else "colours (RGB)"
+        raise InputRefusedError(f"{name}: the voxels are {kind}; expected one grey value each; convert it", "not_grey")
+    if any(n != 1 for n in image.shape[3:]) or len(image.shape) < 3:
+        raise InputRefusedError(
+            f"{name}: {len(image.shape)} dimensions {image.shape}; expected one 3D volume; split it", "not_3d"
+        )
+
+
+def _placed(array: NDArray[Any], image: Any) -> Volume:
+    """The voxels where the header of their image says, in millimetres."""
+    unit_mm = _UNIT_MM.get(int(image.header["xyzt_units"]) & 0b111, 1.0)
+    return Volume(array, np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine, remarks=_remarks(image.header))
 
 
 def _unzipped_bytes(path: Path) -> int:
