@@ -193,6 +193,8 @@ def test_what_a_folder_holds(data: Path, tmp_path: Path) -> None:
     found = find_scans(tmp_path, tmp_path / "masks")
     assert [case.output.name for case in found.cases] == [f"{name}.nii.gz" for name in ("a", "b", "c", "d", "p1")]
     assert [path.name for path in found.others] == ["c.raw"]
+    (tmp_path / "masks").mkdir()
+    assert find_scans(tmp_path, tmp_path / "masks") == found  # the folder of the masks is not told of
     (whole,) = find_scans(series, tmp_path).cases  # its files are one scan
     assert (whole.source, whole.output) == (series, tmp_path / "ct_dicom.nii.gz")
     (tmp_path / "a.nrrd").touch()
