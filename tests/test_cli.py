@@ -195,6 +195,81 @@ def test_a_warning_goes_to_stderr_and_the_mask_is_made(run: Run, tmp_path: Path)
     assert [(finding["code"], finding["level"]) for finding in json.loads(out)["findings"]] == [("windowed", "warn")]
 
 
+@pytest.fixture
+def folder(scan: Path, fake_model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a scan and a damaged one, which are worked on in this process."""
+    from meddelinea.inference import crew
+
+    def here(make: crew.Make, cases: Any, progress: crew.Progress, workers: int) -> crew.Outcomes:
+        fake_model["workers"] = workers
+        return crew.in_this_process(make, cases, progress)
+
+    monkeypatch.setattr(crew, "on_this_machine", here)
+    monkeypatch.setattr("meddelinea.inference.batch.load_model", lambda model, device: object())
+    (scan.parent / "bad.nii.gz").write_bytes(b"no scan")
+    return scan.parent
+
+
+def test_predict_of_a_folder_tells_of_each_case(
+    run: Run, folder: Path, tmp_path: Path, fake_model: dict[str, Any]
+) -> None:
+    code, out, err = run("predict", "-i", folder, "-o", tmp_path / "masks", "--workers", 3)
+    assert code == 4
+    assert "1 masks made, 0 there before, 1 scans refused, 0 failed" in out
+    refusal, error = err.splitlines()
+    assert refusal.startswith("refused: bad: ")
+    assert error == "error: 1 of 2 scans have no mask; the others are done"
+    assert fake_model["workers"] == 3
+    assert written(tmp_path / "masks") == ["scan.json", "scan.nii.gz", "statistics.csv", "status.jsonl"]
+    code, out, _ = run("predict", "-i", folder, "-o", tmp_path / "masks", "--json")
+    answer = json.loads(out)
+    assert (code, answer["done"], answer["present"], answer["refused"]) == (4, 0, 1, 1)
+    code, out, _ = run("predict", "-i", folder, "-o", tmp_path / "masks", "--progress-json", "--overwrite")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["event"] for event in events] == ["begin", "case", "slices", "case", "end"]
+    assert {event["case"]: event["state"] for event in events if event["event"] == "case"} == {
+        "bad": "refused",
+        "scan": "done",
+    }
+    (folder / "bad.nii.gz").unlink()
+    assert run("predict", "-i", folder, "-o", tmp_path / "masks", "-q") == (0, "", "")
+
+
+def test_predict_of_a_list(run: Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "list.csv").write_text("input,output\nscan.nii.gz,deep/a.nrrd\n")
+    assert run("predict", "-i", folder / "list.csv", "-o", tmp_path / "masks", "-q") == (0, "", "")
+    assert written(tmp_path / "masks" / "deep") == ["a.json", "a.nrrd"]
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_progress_of_one_scan_is_an_object_a_line(run: Run, scan: Path, tmp_path: Path) -> None:
+    code, out, err = run("predict", "-i", scan, "-o", tmp_path / "m.nii.gz", "--progress-json")
+    assert (code, err) == (0, "")
+    slices, case = map(json.loads, out.splitlines())
+    assert slices == {"event": "slices", "case": "scan.nii.gz", "done": 1, "total": 1}
+    assert (case["event"], case["state"], case["not_found"]) == ("case", "done", ["spleen"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("one.nii.gz", "m.nii.gz", "--overwrite"),
+        ("one.nii.gz", "m.nii.gz", "--engine", "ray"),
+        ("one.nii.gz", "m.nii.gz", "--json", "--progress-json"),
+        (".", "masks", "--address", "head:6379"),
+        (".", "masks", "--preview", "p.png"),
+    ],
+)
+def test_options_of_one_scan_do_not_go_with_those_of_many(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(folder)
+    code, out, err = run("predict", "-i", words[0], "-o", *words[1:])
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["bad.nii.gz", "scan.nii.gz"]
+
+
 def bad_inputs() -> dict[str, Callable[[Path], Path]]:
     """Name of a kind of bad input -> what writes one."""
     values = body().astype(np.float32)

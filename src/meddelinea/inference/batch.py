@@ -101,7 +101,13 @@ def segment_scans(
 class _Segmenter:
     """What a worker does with a case: the model is loaded once, and its network is used by one case at a time."""
 
-    def __init__(self, settings: Settings, model_digest: str, run: str | None) -> None:
+    def __init__(self, settings: Settings, model_digest: str, run: str | None, threads: int | None) -> None:
+        import torch
+        from diffusers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.writing = threading.Lock()
         self._settings, self._digest, self._run = settings, model_digest, run
         self._files = read_model_files(settings.model)

@@ -62,7 +62,8 @@ class Work(Protocol):
     def __call__(self, case: ScanCase, progress: Progress) -> Outcome: ...
 
 
-Make = Callable[[], Work]
+#: Makes the work of a worker that may use so many threads; None: as many as it likes.
+Make = Callable[[int | None], Work]
 Outcomes = Generator[Outcome, None, None]
 Engine = Callable[[Make, Sequence[ScanCase], Progress], Outcomes]
 
@@ -81,13 +82,14 @@ def attempt(work: Work, case: ScanCase, progress: Progress) -> Outcome:
 
 def in_this_process(make: Make, cases: Sequence[ScanCase], progress: Progress) -> Outcomes:
     """One case after the other; here the death of the process ends all."""
-    work = make()
+    work = make(None)
     return (attempt(work, case, progress) for case in cases)
 
 
 def on_this_machine(make: Make, cases: Sequence[ScanCase], progress: Progress, *, workers: int = 1) -> Outcomes:
     """In `workers` processes, started afresh: the calling script needs `if __name__ == "__main__":`."""
-    return _share_out(cases, lambda: _ProcessWorker(make, progress, workers), workers)
+    threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+    return _share_out(cases, lambda: _ProcessWorker(make, progress, threads), workers)
 
 
 def on_cluster(
@@ -205,11 +207,11 @@ class _ProcessWorker:
 
     death: type[Exception] = _WorkerDiedError
 
-    def __init__(self, make: Make, progress: Progress, workers: int) -> None:
+    def __init__(self, make: Make, progress: Progress, threads: int | None) -> None:
         # Spawned: a forked worker would hold its siblings' pipes open, and not see this process die.
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(make, theirs, workers), daemon=True)
+        self._process = context.Process(target=_serve, args=(make, theirs, threads), daemon=True)
         self._process.start()
         theirs.close()
         self._progress = progress
@@ -261,8 +263,10 @@ class _ProcessWorker:
             future.set_exception(self._died)
 
 
-def _serve(make: Make, connection: Any, workers: int) -> None:
+def _serve(make: Make, connection: Any, threads: int | None) -> None:
     """What a process of this machine runs: cases come in, outcomes go out."""
+    logging.disable(logging.WARNING)  # libraries' remarks, on a screen that all workers share
+    warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard interrupts the parent too, which ends its workers
     sending = threading.Lock()
 
@@ -271,8 +275,7 @@ def _serve(make: Make, connection: Any, workers: int) -> None:
             connection.send((name, news))
 
     try:
-        _be_one_of(workers)
-        work = make()
+        work = make(threads)
     except Exception as error:
         send("", error)
         return
@@ -290,17 +293,6 @@ def _serve(make: Make, connection: Any, workers: int) -> None:
     end()
 
 
-def _be_one_of(workers: int) -> None:
-    """Take this process's share of the machine's cores, and write nothing on the screen that the workers share."""
-    import torch
-    from diffusers.utils.logging import disable_progress_bar
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    disable_progress_bar()
-
-
 def _cause_of_death(code: int) -> str:
     ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     hint = "; probably out of memory" if code == -signal.SIGKILL else ""
@@ -311,12 +303,9 @@ class _ClusterWorker:
     """What a process of the cluster runs."""
 
     def __init__(self, make: Make, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
         self._error: Exception | None = None
         try:
-            self._work = make()
+            self._work = make(threads)
         except Exception as error:  # an actor that fails to begin would look like one that died
             self._error = error
 

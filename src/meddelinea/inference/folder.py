@@ -87,7 +87,7 @@ def _in_folder(folder: Path, output: Path) -> FoundScans:
     scans = [entry for entry in entries if _is_scan(entry)]
     if not scans and any(_is_dicom(entry) for entry in entries):
         return FoundScans((ScanCase(folder.resolve().name, folder, output / f"{folder.resolve().name}.nii.gz"),))
-    others = tuple(entry for entry in entries if entry not in scans)
+    others = tuple(entry for entry in entries if entry not in scans and entry.resolve() != output.resolve())
     names = [_stem(scan) for scan in scans]
     cases = (ScanCase(name, scan, output / f"{name}.nii.gz") for name, scan in zip(names, scans, strict=True))
     return FoundScans(tuple(cases), others)
