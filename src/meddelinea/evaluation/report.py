@@ -6,7 +6,6 @@ prediction and a case that cannot be compared are failures of the report, with t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,6 @@ from meddelinea.evaluation.pairing import LabelNames, Pair, canonical_ids, mask_
 from meddelinea.io import read_volume
 from meddelinea.labels import canonical_name
 from meddelinea.volume import Volume
-
-# Headers round: quaternions and float32 move a corner by micrometres. This is far below any voxel.
-_GRID_TOLERANCE_MM = 0.05
 
 
 @dataclass(frozen=True)
@@ -250,20 +246,13 @@ def _require_ids(volume: Volume, side: str) -> None:
 
 def _on_the_grid_of(reference: Volume, prediction: Volume) -> Volume:
     """The prediction with its axes in the reference's order; refused where the grids then differ."""
-    # As it is first: the orientation of two oblique grids that agree may be named differently by rounding.
-    for candidate in (prediction, prediction.reorient(reference.orientation)):
-        if candidate.array.shape == reference.array.shape and _offset_mm(candidate, reference) <= _GRID_TOLERANCE_MM:
-            return candidate
+    aligned = prediction.onto(reference.affine, reference.array.shape)
+    if aligned is not None and aligned.array.size == prediction.array.size:
+        return aligned
     raise InputRefusedError(
         f"the prediction's grid ({_describe(prediction)}) is not the reference's ({_describe(reference)}); "
         "predict from the scan that the reference was drawn on, or resample the prediction to the reference's grid"
     )
-
-
-def _offset_mm(one: Volume, other: Volume) -> float:
-    """How far the corners of two grids of one shape lie apart at most, in millimetres."""
-    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in one.array.shape))], np.float64)
-    return float(np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max())
 
 
 def _describe(volume: Volume) -> str:
