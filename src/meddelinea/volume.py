@@ -78,18 +78,20 @@ class Volume:
         affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.array.shape)
         return Volume(nib.orientations.apply_orientation(self.array, change), affine, self.modality)
 
-    def onto(self, affine: Affine, shape: tuple[int, ...]) -> Volume | None:
+    def onto(self, affine: Affine, shape: tuple[int, ...], tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume | None:
         """The same voxels on a grid that holds them, 0 where this volume does not reach; nothing is interpolated.
 
         Parameters
         ----------
         affine, shape
             The grid. Its axes may be permuted and flipped against this volume's, and it may go on further.
+        tolerance_mm
+            How far a corner of this volume may lie from its place on the grid.
 
         Returns
         -------
         Volume or None
-            None where some voxel of this volume would lie outside, or more than `GRID_TOLERANCE_MM` off.
+            None where some voxel of this volume would lie outside, or further off than the tolerance.
         """
         step = np.linalg.inv(affine) @ self.affine
         turn, start = np.rint(step[:3, :3]).astype(int), np.rint(step[:3, 3]).astype(int)
@@ -97,7 +99,7 @@ class Volume:
             return None
         exact = np.eye(4)
         exact[:3, :3], exact[:3, 3] = turn, start
-        if corner_distance_mm(affine @ exact, self.affine, self.array.shape) > GRID_TOLERANCE_MM:
+        if corner_distance_mm(affine @ exact, self.affine, self.array.shape) > tolerance_mm:
             return None
         axes = abs(turn).argmax(axis=1)
         signs = turn.sum(axis=1)

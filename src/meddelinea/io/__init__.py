@@ -45,16 +45,32 @@ def read_volume(path: Path) -> Volume:
 
         return read_nrrd(path)
 
+    if not may_be_dicom(path):
+        raise InputRefusedError(
+            f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder"
+        )
     from meddelinea.io.dicom import read_dicom
 
-    if path.is_file() and name.endswith(".zip"):
+    with dicom_place(path) as place:
+        return read_dicom(place)
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Whether a path that exists is a folder, a zip, or a file that says it is DICOM by its name or its mark."""
+    name = path.name.lower()
+    if path.is_dir() or name.endswith((".zip", ".dcm")):
+        return True
+    return not name.endswith((".nii", ".nii.gz", ".nrrd", ".nhdr")) and _has_dicom_mark(path)
+
+
+@contextmanager
+def dicom_place(path: Path) -> Iterator[Path]:
+    """Folder or file of a DICOM series: `path` itself, or a temporary folder with what a zip holds."""
+    if path.is_file() and path.name.lower().endswith(".zip"):
         with unzipped(path) as folder:
-            return read_dicom(folder)
-    if path.is_dir() or name.endswith(".dcm") or _has_dicom_mark(path):
-        return read_dicom(path)
-    raise InputRefusedError(
-        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder"
-    )
+            yield folder
+    else:
+        yield path
 
 
 def write_volume(volume: Volume, path: Path) -> None:
@@ -70,10 +86,23 @@ def write_volume(volume: Volume, path: Path) -> None:
 
     ensure_writable(path)
     suffix = next(suffix for suffix in VOLUME_SUFFIXES if path.name.lower().endswith(suffix))
+    with replacing(path, suffix) as unfinished:
+        (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, unfinished)
+
+
+@contextmanager
+def replacing(path: Path, suffix: str) -> Iterator[Path]:
+    """Where to write what becomes `path` once the block ends well; after an error `path` is as it was before.
+
+    Raises
+    ------
+    InputRefusedError
+        If the folder is missing, not writable or full.
+    """
     # Beside its goal, so that the move is atomic; not by tempfile, whose files are closed to other users.
     unfinished = path.with_name(f".{uuid.uuid4().hex}{suffix}")
     try:
-        (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, unfinished)
+        yield unfinished
         unfinished.replace(path)
     except OSError as error:
         raise InputRefusedError(f"{path}: cannot be written ({error.strerror or error}); choose another") from error
