@@ -24,7 +24,11 @@ _DIRECTIONS = {"R": (-1, 0, 0), "L": (1, 0, 0), "A": (0, -1, 0), "P": (0, 1, 0),
 
 
 def write_ct(
-    folder: Path, orientation: str = "LPS", turn: Rotation | None = None, shear_mm: tuple[float, ...] = (0, 0, 0)
+    folder: Path,
+    orientation: str = "LPS",
+    turn: Rotation | None = None,
+    shear_mm: tuple[float, ...] = (0, 0, 0),
+    spacing_mm: tuple[float, float, float] = SPACING_MM,
 ) -> Path:
     """A series whose columns, rows and files run in the directions of `orientation`, the patient then turned by `turn`.
 
@@ -33,11 +37,11 @@ def write_ct(
     folder.mkdir(parents=True)
     turn = turn or Rotation.identity()
     along, down, on = (turn.apply(_DIRECTIONS[letter]) for letter in orientation)
-    row_mm, column_mm, slice_mm = SPACING_MM
+    row_mm, column_mm, slice_mm = spacing_mm
     step = on * slice_mm + turn.apply(shear_mm)
     middle = along * column_mm * (COLUMNS - 1) / 2 + down * row_mm * (ROWS - 1) / 2 + step * (SLICES - 1) / 2
     study, series, reference = generate_uid(), generate_uid(), generate_uid()
-    values = np.random.default_rng(0).integers(-200, 200, (SLICES, ROWS, COLUMNS)).astype(np.int16)
+    values = np.random.default_rng(0).integers(-1000, 200, (SLICES, ROWS, COLUMNS)).astype(np.int16)
     for k in range(SLICES):
         image = Dataset()
         image.file_meta = FileMetaDataset()

@@ -78,7 +78,7 @@ def test_polygons_of_any_direction_are_filled_like_matplotlib_fills_them(seed: i
 
 
 @pytest.mark.parametrize("turn", [None, OBLIQUE], ids=["straight", "oblique"])
-@pytest.mark.parametrize("orientation", ORIENTATIONS[::3])
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
 def test_contours_lie_on_their_images_around_the_organ(tmp_path: Path, orientation: str, turn: Rotation | None) -> None:
     source = read_source(write_ct(tmp_path / "ct", orientation, turn))
     mask, centroids = mask_in(orientation, turn)

@@ -17,8 +17,10 @@ from meddelinea.cli.progress import progress_bar, silence_diffusers
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
+    from meddelinea.inference.output import OutputType
     from meddelinea.inference.predict import Segmentation
     from meddelinea.inference.statistics import OrganStatistics
+    from meddelinea.io import SegmentationType
     from meddelinea.volume import Modality, Volume
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -41,11 +43,13 @@ class Job:
     device: str = "auto"
     batch_size: int = 16
     modality: Modality | None = None
+    output_type: str | None = None
+    segmentation_type: str | None = None
 
 
 def predict(
     source: Annotated[Path, typer.Option("-i", "--input", help="NIfTI or NRRD file, DICOM folder or zip.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The mask: .nii.gz, .nii or .nrrd.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The mask: .nii.gz, .nii, .nrrd or .dcm.")],
     model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: the model's).")] = None,
     scheduler: Annotated[
@@ -63,6 +67,12 @@ def predict(
     modality: Annotated[
         str | None, typer.Option(help="CT or MR, where the file does not say it (default: the model's).")
     ] = None,
+    output_type: Annotated[
+        str | None, typer.Option(help="nifti, nrrd, dicom_seg or rtstruct (default: by OUT's ending).")
+    ] = None,
+    segmentation_type: Annotated[
+        str | None, typer.Option(help="Of dicom_seg: labelmap (default), binary or fractional.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
 ) -> None:
@@ -74,7 +84,21 @@ def predict(
         raise UsageError(f"unknown modality {modality!r}; expected CT or MR")
     kind = cast("Modality | None", modality)
     job = Job(
-        source, output, statistics, preview, model, steps, scheduler, samples, seed, wanted, device, batch_size, kind
+        source,
+        output,
+        statistics,
+        preview,
+        model,
+        steps,
+        scheduler,
+        samples,
+        seed,
+        wanted,
+        device,
+        batch_size,
+        kind,
+        output_type,
+        segmentation_type,
     )
     run(job, as_json=as_json, quiet=quiet)
 
@@ -145,9 +169,10 @@ def _check_options(job: Job, known: tuple[str, ...]) -> None:
 
 def _check_paths(job: Job) -> None:
     """Refuse outputs that cannot be written, before the long work and not after it."""
-    from meddelinea.inference.output import sidecar_path
+    from meddelinea.inference.output import MASK_SUFFIXES, require_referable, sidecar_path
     from meddelinea.io import ensure_writable
 
+    kind, _ = _kinds(job)
     outputs = [job.output, sidecar_path(job.output), job.statistics, job.preview]
     paths = [path for path in outputs if path is not None]
     places = [path.resolve() for path in paths]
@@ -163,10 +188,23 @@ def _check_paths(job: Job) -> None:
             raise InputRefusedError(
                 f"{job.source}: a folder of {len(inside)} volume files; pass one file, or one DICOM series"
             )
-    ensure_writable(job.output)
+    ensure_writable(job.output, MASK_SUFFIXES)
     for path, suffix in ((job.statistics, ".json"), (job.preview, ".png")):
         if path is not None:
             ensure_writable(path, (suffix,))
+    require_referable(job.source, kind)
+
+
+def _kinds(job: Job) -> tuple[OutputType, SegmentationType]:
+    """What kind of file the mask becomes, and how a DICOM-SEG stores voxels."""
+    from meddelinea.inference.output import SEGMENTATION_TYPES, output_type
+
+    kind, stored = output_type(job.output, job.output_type), job.segmentation_type
+    if stored is not None and kind != "dicom_seg":
+        raise UsageError(f"--segmentation-type {stored} is about dicom_seg, and {job.output} is {kind}; leave it out")
+    if stored not in (None, *SEGMENTATION_TYPES):
+        raise UsageError(f"unknown segmentation type '{stored}'; expected one of {', '.join(SEGMENTATION_TYPES)}")
+    return kind, stored or "labelmap"
 
 
 def _write(
@@ -185,7 +223,8 @@ def _write(
         title = f"{job.source.name}: {segmentation.model}, not for diagnosis"
         preview(volume, segmentation.mask, segmentation.labels, job.preview, title)
         files["preview"] = job.preview
-    write_segmentation(segmentation, job.output, job.source)
+    kind, stored = _kinds(job)
+    write_segmentation(segmentation, job.output, job.source, kind=kind, segmentation_type=stored)
     return files
 
 

@@ -12,12 +12,15 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import Literal
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.volume import Volume
 
 #: Endings of the files that `write_volume` writes.
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+#: How a DICOM-SEG stores voxels: one image of ids, or for each organ one of bits or one of shares.
+SegmentationType = Literal["labelmap", "binary", "fractional"]
 #: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
 MAX_UNZIPPED_BYTES = 16 * 1024**3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 
 from meddelinea import __version__
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.io import replacing
+from meddelinea.io import SegmentationType, replacing
 from meddelinea.io.dicom import GRID_TOLERANCE
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, code_of, organ_of
 from meddelinea.io.dicom_frames import decoding
@@ -22,9 +22,6 @@ from meddelinea.io.dicom_source import DicomSource, referring, require_upright
 from meddelinea.io.read_back import require_same
 from meddelinea.labels import ORGANS
 from meddelinea.volume import Volume
-
-#: How voxels are stored: one image of ids, one bit image an organ, or one grey image an organ.
-SegmentationType = Literal["labelmap", "binary", "fractional"]
 
 #: The manufacturer of what is written, and the number of its series, past those that scanners give.
 MANUFACTURER = "MedDelinea"
