@@ -13,8 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.evaluation.extent import spread
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, OrganScore, score_organ
-from meddelinea.evaluation.pairing import LabelNames, Pair, canonical_ids, mask_name, pair_files, read_label_names
+from meddelinea.evaluation.pairing import (
+    LabelNames,
+    Pair,
+    canonical_ids,
+    is_dicom,
+    mask_name,
+    pair_files,
+    read_label_names,
+)
 from meddelinea.io import read_volume
 from meddelinea.labels import canonical_name
 from meddelinea.volume import Volume
@@ -192,7 +201,11 @@ def evaluate_paths(
 def _evaluate_pair(
     pair: Pair, predicted: LabelNames, referred: LabelNames, organs: tuple[str, ...] | None, nsd_tolerance_mm: float
 ) -> CaseResult:
-    prediction, reference = read_volume(pair.prediction), read_volume(pair.reference)
+    prediction, reference = _read_mask(pair.prediction), _read_mask(pair.reference)
+    if is_dicom(pair.prediction) or is_dicom(pair.reference):
+        prediction, reference = spread(
+            prediction, reference, one_may=is_dicom(pair.prediction), other_may=is_dicom(pair.reference)
+        )
     try:
         scores = evaluate_case(prediction, predicted.ids, reference, referred.ids, organs, nsd_tolerance_mm)
     except InputRefusedError as error:
@@ -209,6 +222,15 @@ def _evaluate_pair(
         unnamed_in_prediction=_unnamed_ids(prediction, predicted.ids),
         unnamed_in_reference=_unnamed_ids(reference, referred.ids),
     )
+
+
+def _read_mask(path: Path) -> Volume:
+    """Label ids of a mask, those of a DICOM-SEG being its segment numbers."""
+    if not is_dicom(path):
+        return read_volume(path)
+    from meddelinea.io.dicom_seg import read_dicom_seg
+
+    return read_dicom_seg(path)[0]
 
 
 def _compared_organs(
