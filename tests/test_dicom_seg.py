@@ -301,7 +301,7 @@ def test_a_tilted_gantry_is_refused_with_its_angle_and_rounded_positions_are_not
         tilted = read_source(
             write_ct(tmp_path / str(degrees), "LPS", OBLIQUE, (0, step_mm * np.tan(np.deg2rad(degrees)), 0))
         )
-        lying = tilted.volume(tilted.planes(Volume(mask.array[:, ::-1], tilted.affine)))
+        lying = Volume(mask.array[:, ::-1], tilted.affine)
         said = refused(lambda: write_dicom_seg(lying, LABELS, tmp_path / "m.dcm", tilted), tmp_path)  # noqa: B023
         assert f"{degrees:.2f} degrees" in said
         assert "rtstruct" in said

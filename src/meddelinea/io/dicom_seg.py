@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
 from meddelinea import __version__
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import InputRefusedError
 from meddelinea.io import SegmentationType, replacing
 from meddelinea.io.dicom import GRID_TOLERANCE
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, code_of, organ_of
@@ -76,16 +76,20 @@ def write_dicom_seg(
         If the mask holds an id without a name.
     """
     require_upright(source)
-    ordered = {name: labels[name] for name in sorted(labels, key=lambda name: labels[name])}
-    planes = source.planes(mask)
-    numbers = _segment_numbers(planes, ordered)
+    ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
+    table = np.zeros(max(ordered.values()) + 1, np.min_scalar_type(len(ordered)))
+    table[list(ordered.values())] = np.arange(1, len(ordered) + 1)
+    numbers = table[source.planes(mask, labels)]  # consecutive, as binary and fractional files ask
     images, order = _referred_images(source)
+    stored = numbers if order is None else numbers[order]
+    if kind == "fractional":
+        stored = stored.copy()  # highdicom scales the shares of a single segment in the array that it is given
     segments = [_segment(number, name, model, parameters or {}) for number, name in enumerate(ordered, start=1)]
     with replacing(path, ".dcm") as unfinished:
         with referring(source, "a DICOM-SEG"):
             written = hd.seg.Segmentation(
                 source_images=images,
-                pixel_array=numbers[order],
+                pixel_array=stored,
                 segmentation_type=kind.upper(),
                 segment_descriptions=segments,
                 series_instance_uid=hd.UID(),
@@ -102,8 +106,10 @@ def write_dicom_seg(
                 omit_empty_frames=kind != "labelmap",
             )
             written.save_as(unfinished)
+        del written, stored  # as large as the scan
         read, read_labels = read_dicom_seg(unfinished)
-        require_same(path, source.volume(planes), labels, read, read_labels)
+        written_labels = {name: number for number, name in enumerate(ordered, start=1)}
+        require_same(path, source.volume(numbers), written_labels, read, read_labels)
 
 
 def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
@@ -167,22 +173,11 @@ def segment_numbers(path: Path) -> dict[str, int]:
     return labels
 
 
-def _segment_numbers(planes: NDArray[Any], ordered: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Ids as consecutive segment numbers, which binary and fractional files ask for."""
-    unnamed = sorted({int(index) for index in np.unique(planes)} - {0, *ordered.values()})
-    if unnamed:
-        raise UsageError(f"the mask holds ids {unnamed} without a name; expected only {sorted(ordered.values())}")
-    table = np.zeros(max(ordered.values()) + 1, np.uint8)
-    table[list(ordered.values())] = np.arange(1, len(ordered) + 1)
-    numbers: NDArray[np.uint8] = table[planes]
-    return numbers
-
-
-def _referred_images(source: DicomSource) -> tuple[list[Any], list[int]]:
-    """Images to refer to, and the slice that each frame of theirs is: slice by slice, or one multi-frame file."""
+def _referred_images(source: DicomSource) -> tuple[list[Any], list[int] | None]:
+    """Images to refer to: slice by slice (None), or one multi-frame file with the slice that each frame of it is."""
     images = list(source.images.values())
     if not any("PerFrameFunctionalGroupsSequence" in image for image in images):
-        return images, list(range(len(source.frames)))
+        return images, None
     if len(images) > 1:
         raise InputRefusedError(
             f"{source.path}: {len(images)} multi-frame files; a DICOM-SEG refers to one, or to slices; write nifti"

@@ -8,7 +8,7 @@ refused before any work.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DS
 
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io import dicom_place, may_be_dicom
 from meddelinea.io.dicom import read_frames, series_affine
 from meddelinea.io.dicom_frames import Frame, decoding
@@ -81,13 +81,15 @@ class DicomSource:
         step: NDArray[np.float64] = self.frames[-1].position_mm - self.frames[0].position_mm
         return step / (len(self.frames) - 1)
 
-    def planes(self, mask: Volume) -> NDArray[Any]:
+    def planes(self, mask: Volume, labels: Mapping[str, int]) -> NDArray[Any]:
         """(slices, rows, columns) voxels of a mask on the grid of the series, rows from the top as DICOM stores them.
 
         Raises
         ------
         InputRefusedError
             If the mask lies on another grid.
+        UsageError
+            If it holds an id without a name.
         """
         aligned = mask.onto(self.affine, self.shape)
         if aligned is None or aligned.array.size != mask.array.size:
@@ -95,7 +97,12 @@ class DicomSource:
                 f"{self.path}: the mask of {mask.array.shape} voxels does not lie on the grid of this series "
                 f"({self.shape}); expected the mask of the very series"
             )
-        return np.ascontiguousarray(aligned.array.transpose(2, 1, 0)[:, ::-1])
+        planes = np.ascontiguousarray(aligned.array.transpose(2, 1, 0)[:, ::-1])
+        present = set().union(*(np.unique(plane).tolist() for plane in planes))
+        unnamed = sorted(present - {0, *labels.values()})
+        if unnamed:
+            raise UsageError(f"the mask holds ids {unnamed} without a name; expected only {sorted(labels.values())}")
+        return planes
 
     def volume(self, planes: NDArray[Any]) -> Volume:
         """The inverse of `planes`."""

@@ -61,13 +61,15 @@ def write_rtstruct(
     InputRefusedError
         If the mask lies on another grid, the headers of the series do not allow an RTSTRUCT, the folder cannot be
         written, or what was written gives another mask.
+    UsageError
+        If the mask holds an id without a name.
     """
-    planes = source.planes(mask)
-    present = set(np.unique(planes).tolist())
-    found = {name: index for name, index in labels.items() if index in present}
+    planes = source.planes(mask, labels)
+    boxes = ndimage.find_objects(planes)
+    found = {name: index for name, index in labels.items() if index <= len(boxes) and boxes[index - 1] is not None}
     with replacing(path, ".dcm") as unfinished:
         with referring(source, "an RTSTRUCT"):
-            _structure_set(planes, found, source, model).save_as(unfinished, enforce_file_format=True)
+            _structure_set(planes, boxes, found, source, model).save_as(unfinished, enforce_file_format=True)
         read, read_labels = read_rtstruct(unfinished, source)
         require_same(path, source.volume(planes), found, read, read_labels)
 
@@ -108,7 +110,13 @@ def read_rtstruct(path: Path, source: DicomSource) -> tuple[Volume, dict[str, in
     return source.volume(array), labels
 
 
-def _structure_set(planes: NDArray[Any], found: Mapping[str, int], source: DicomSource, model: str) -> Dataset:
+def _structure_set(
+    planes: NDArray[Any],
+    boxes: list[tuple[slice, slice, slice]],
+    found: Mapping[str, int],
+    source: DicomSource,
+    model: str,
+) -> Dataset:
     """The whole RTSTRUCT: which images it is about, and for each organ a name, its contours and what it is."""
     image = next(iter(source.images.values()))
     file = hd.SOPClass(
@@ -148,7 +156,6 @@ def _structure_set(planes: NDArray[Any], found: Mapping[str, int], source: Dicom
     file.StructureSetROISequence = []
     file.ROIContourSequence = []
     file.RTROIObservationsSequence = []
-    boxes = ndimage.find_objects(planes)
     for number, (name, index) in enumerate(found.items(), start=1):
         roi, contours, observation = Dataset(), Dataset(), Dataset()
         roi.ROINumber = contours.ReferencedROINumber = observation.ReferencedROINumber = number
