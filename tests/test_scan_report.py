@@ -14,6 +14,8 @@ from PIL import Image
 
 from meddelinea.evaluation.scan_report import VIEWS, write_scan_report
 from meddelinea.findings import Finding
+from meddelinea.inference.api import Result
+from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.predict import Segmentation
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.volume import Volume
@@ -58,10 +60,12 @@ def written(tmp_path: Path, modality: str = "CT", name: str = "scan.nii.gz") -> 
     grey = np.where(ids == 1, 60, np.where(ids == 2, 45, -1000)).astype(np.int16)
     affine = np.diag([2.0, 2.0, 4.0, 1.0])
     scan, mask = Volume(grey, affine, modality), Volume(ids, affine)
-    made = Segmentation(mask, LABELS, "small", "1.2", 4, "ddim", 1, 7, 3.21)
+    sure = {"liver": OrganConfidence(0.914, 16.0, 15.0, 17.0), "spleen": OrganConfidence(0.5, 6.0, 1.0, 9.0)}
+    made = Segmentation(mask, LABELS, "small", "1.2", 4, "ddim", 1, 7, 3.21, sure)
     findings = [Finding("windowed", "warn", "clipped & <b>bold</b>")]
     path = tmp_path / "report.html"
-    write_scan_report(path, name, scan, made, organ_statistics(scan, mask, LABELS), findings, "# Card\n<script>")
+    result = Result(name, scan, made, organ_statistics(scan, mask, LABELS), findings)
+    write_scan_report(path, result, "# Card\n<script>")
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     return Page(path.read_text(encoding="utf-8"))
 
@@ -80,10 +84,10 @@ def test_the_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path: Path) -
 
 def test_what_was_measured_stands_in_the_row_of_its_organ(tmp_path: Path) -> None:
     words = written(tmp_path).words
-    row = words[words.index("liver") :][:6]
+    row = words[words.index("liver") :][:7]
     # 10 x 10 x 10 voxels of 16 cubic millimetres; the middle of voxels 25 to 34 is 59 mm.
-    assert row == ["liver", "16.0", "60", "0", "20 x 20 x 40", "59, 29, 38"]
-    spleen = words[words.index("spleen") :][:7]
+    assert row == ["liver", "16.0", "60", "0", "20 x 20 x 40", "59, 29, 38", "0.91"]
+    spleen = words[words.index("spleen") :][:8]
     assert spleen[1] == "5.8"
     assert spleen[-1] == "cut by the scan's edge (left): at least this volume"
     assert words[words.index("gallbladder") + 1] == "not found"
@@ -111,6 +115,6 @@ def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path) -> N
     path.write_text("before")
     broken = replace(made, seconds="long")
     with pytest.raises(TypeError):
-        write_scan_report(path, "scan", scan, broken, organ_statistics(scan, made.mask, made.labels), [], "")
+        write_scan_report(path, Result("s", scan, broken, organ_statistics(scan, made.mask, made.labels), []), "")
     assert path.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1

@@ -79,3 +79,37 @@ def test_an_array_that_is_no_volume_is_refused(shape: tuple[int, ...]) -> None:
 def test_an_affine_that_places_no_voxel_is_refused(affine: np.ndarray) -> None:
     with pytest.raises(InputRefusedError, match="affine"):
         Volume(np.zeros((2, 2, 2)), affine)
+
+
+@pytest.mark.parametrize("source", ORIENTATIONS)
+def test_a_piece_of_a_volume_goes_back_to_its_place_from_any_orientation(source: str) -> None:
+    whole = volume_in("LPS")
+    cut = np.eye(4)
+    cut[:3, 3] = 1, 0, 2
+    piece = Volume(whole.array[1:3, :, 2:4], whole.affine @ cut, "CT")
+    expected = np.zeros_like(whole.array)
+    expected[1:3, :, 2:4] = whole.array[1:3, :, 2:4]
+    back = piece.reorient(source).onto(whole.affine, whole.array.shape)
+    assert back is not None
+    np.testing.assert_array_equal(back.array, expected)
+    np.testing.assert_array_equal(back.affine, whole.affine)
+    assert whole.reorient(source).onto(piece.affine, piece.array.shape) is None  # voxels would be lost
+
+
+@pytest.mark.parametrize(
+    ("turn", "shift"),
+    [
+        (np.eye(3), (0.2, 0, 0)),
+        (np.diag([1, 1, 1.05]), (0, 0, 0)),
+        (Rotation.from_euler("z", 3, degrees=True).as_matrix(), (0, 0, 0)),
+    ],
+    ids=["between voxels", "other spacing", "turned"],
+)
+def test_a_volume_between_the_voxels_of_a_grid_is_not_put_onto_it(turn: np.ndarray, shift: tuple[float, ...]) -> None:
+    change = np.eye(4)
+    change[:3, :3], change[:3, 3] = turn, shift
+    whole = volume_in("LPS")
+    cut = np.eye(4)
+    cut[:3, 3] = 1, 1, 2
+    piece = Volume(whole.array[1:3, 1:3, 2:4], whole.affine @ cut @ change)
+    assert piece.onto(whole.affine, whole.array.shape) is None

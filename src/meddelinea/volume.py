@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,10 @@ from meddelinea.findings import Finding
 
 Modality = Literal["CT", "MR"]
 Affine = NDArray[np.float64]
+
+#: How far two grids may lie apart and still be the same. Headers round: quaternions and float32 move a corner by
+#: micrometres; this is far below any voxel.
+GRID_TOLERANCE_MM = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,3 +90,44 @@ class Volume:
         change = nib.orientations.ornt_transform(nib.orientations.io_orientation(self.affine), target)
         affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.array.shape)
         return Volume(nib.orientations.apply_orientation(self.array, change), affine, self.modality, self.remarks)
+
+    def onto(self, affine: Affine, shape: tuple[int, ...], tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume | None:
+        """The same voxels on a grid that holds them, 0 where this volume does not reach; nothing is interpolated.
+
+        Parameters
+        ----------
+        affine, shape
+            The grid. Its axes may be permuted and flipped against this volume's, and it may go on further.
+        tolerance_mm
+            How far a corner of this volume may lie from its place on the grid.
+
+        Returns
+        -------
+        Volume or None
+            None where some voxel of this volume would lie outside, or further off than the tolerance.
+        """
+        step = np.linalg.inv(affine) @ self.affine
+        turn, start = np.rint(step[:3, :3]).astype(int), np.rint(step[:3, 3]).astype(int)
+        if sorted(map(tuple, abs(turn).tolist())) != [(0, 0, 1), (0, 1, 0), (1, 0, 0)]:
+            return None
+        exact = np.eye(4)
+        exact[:3, :3], exact[:3, 3] = turn, start
+        if corner_distance_mm(affine @ exact, self.affine, self.array.shape) > tolerance_mm:
+            return None
+        axes = abs(turn).argmax(axis=1)
+        signs = turn.sum(axis=1)
+        moved = self.array.transpose(axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
+        size = np.array(moved.shape)
+        first = start - np.where(signs < 0, size - 1, 0)
+        if (first < 0).any() or (first + size > shape).any():
+            return None
+        if moved.shape != tuple(shape):
+            inner, moved = moved, np.zeros(shape, self.array.dtype)
+            moved[tuple(slice(low, low + n) for low, n in zip(first, size, strict=True))] = inner
+        return Volume(moved, affine, self.modality)
+
+
+def corner_distance_mm(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
+    """How far the corners of two grids of one shape lie apart at most, in millimetres."""
+    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in shape))], np.float64)
+    return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from meddelinea.cli.outputs import Outputs
 from meddelinea.cli.predict import Job, run
 from meddelinea.cli.progress import Look
 from meddelinea.errors import InputRefusedError, WeightsMissingError
@@ -28,9 +29,12 @@ def demo(
         raise InputRefusedError(f"{output}: cannot make this folder ({error.strerror}); choose another") from error
     job = Job(
         source=scan,
-        output=output / "mask.nii.gz",
-        statistics=output / "statistics.json",
-        preview=output / "preview.png",
+        outputs=Outputs(
+            output / "mask.nii.gz",
+            statistics=output / "statistics.json",
+            preview=output / "preview.png",
+            report=output / "report.html",
+        ),
         settings=Settings(device=device),
     )
     run(job, Look.choose(as_json=as_json, progress_json=False, quiet=quiet))

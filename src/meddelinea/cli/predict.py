@@ -14,27 +14,25 @@ from rich.console import Console
 from rich.table import Table
 
 from meddelinea.cli.modality import MODALITY_HELP, read_modality
+from meddelinea.cli.outputs import Outputs, check_outputs, write_outputs
 from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar, silence_diffusers
 from meddelinea.cli.refusal import refusal_as_json
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import UsageError
 from meddelinea.inference.settings import Settings
 
 if TYPE_CHECKING:
     from meddelinea.findings import Finding
     from meddelinea.inference.predict import Segmentation
     from meddelinea.inference.statistics import OrganStatistics
-    from meddelinea.volume import Volume
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan to segment: where it is, where the results go (None: not wanted), and how to do it."""
+    """One scan to segment: where it is, where the results go, and how to do it."""
 
     source: Path
-    output: Path
-    statistics: Path | None = None
-    preview: Path | None = None
+    outputs: Outputs
     settings: Settings = field(default_factory=Settings)
 
 
@@ -49,7 +47,7 @@ def predict(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="The mask: .nii.gz, .nii or .nrrd; or a folder for the masks of many."),
+        typer.Option("-o", "--output", help="The mask: .nii.gz, .nii, .nrrd, .dcm; or a folder for many masks."),
     ],
     model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: the model's).")] = None,
@@ -63,6 +61,16 @@ def predict(
     organs: Annotated[str | None, typer.Option(help="Only these, such as liver,spleen (default: all).")] = None,
     statistics: Annotated[Path | None, typer.Option(help="Write measurements of each organ to this JSON file.")] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a picture of the result to this PNG file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write pictures and measurements as one HTML page.")] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="Write, in per cent, how likely each voxel's label is wrong: .nii.gz or .nrrd.")
+    ] = None,
+    output_type: Annotated[
+        str | None, typer.Option(help="nifti, nrrd, dicom_seg or rtstruct (default: by OUT's ending).")
+    ] = None,
+    segmentation_type: Annotated[
+        str | None, typer.Option(help="Of dicom_seg: labelmap (default), binary or fractional.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time; changes memory, not the mask.")] = 16,
     modality: Annotated[str | None, typer.Option(help=MODALITY_HELP)] = None,
@@ -91,19 +99,24 @@ def predict(
     wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
     settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, read_modality(modality))
     look = Look.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
+    outputs = Outputs(output, output_type, segmentation_type, statistics, preview, report, uncertainty)
     if is_batch(source, output):
-        if statistics is not None or preview is not None:
-            raise UsageError("--statistics and --preview are of one scan; a folder gets its own statistics.csv")
+        if outputs != Outputs(output):
+            raise UsageError(
+                "--statistics, --preview, --report, --uncertainty, --output-type and --segmentation-type are of one "
+                "scan; a folder gets NIfTI masks and its own statistics.csv"
+            )
         run_batch(Batch(source, output, settings, overwrite, engine, address, workers), look)
     elif overwrite or engine is not EngineName.local or address is not None or workers is not None:
         raise UsageError("--overwrite, --engine, --address and --workers are of a folder or list, with a folder as -o")
     else:
         with refusal_as_json(source, wanted=as_json):
-            run(Job(source, output, statistics, preview, settings), look)
+            run(Job(source, outputs, settings), look)
 
 
 def run(job: Job, look: Look) -> None:
     """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
+    from meddelinea.inference.api import Result
     from meddelinea.inference.mask_check import check_mask
     from meddelinea.inference.model import load_model, read_model_files
     from meddelinea.inference.settings import check_settings, read_scan, segment_scan
@@ -111,7 +124,7 @@ def run(job: Job, look: Look) -> None:
 
     described = read_model_files(job.settings.model)
     check_settings(job.settings, tuple(described.labels))
-    _check_paths(job)
+    check_outputs(job.source, job.outputs)
     volume, findings = read_scan(job.source, job.settings.modality, described.modalities)
     _warn(job.source, findings)
     silence_diffusers()
@@ -126,10 +139,11 @@ def run(job: Job, look: Look) -> None:
 
         segmentation = segment_scan(model, volume, job.settings, tell)
     measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
-    files = _write(job, volume, segmentation, measured)
     of_mask = check_mask(measured)
+    result = Result(job.source.name, volume, segmentation, measured, [*findings, *of_mask])
+    files = write_outputs(job.source, job.outputs, result, model)
     _warn(job.source, of_mask)
-    summary = _summary(job.source, segmentation, measured, files, [*findings, *of_mask])
+    summary = _summary(job.source, segmentation, measured, files, result.findings)
     if look is Look.object:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     elif look is Look.events:
@@ -142,53 +156,6 @@ def _warn(source: Path, findings: list[Finding]) -> None:
     """Say on stderr what care a scan or its mask asks for, a line each."""
     for finding in findings:
         print(f"warning: {source}: {finding.message}", file=sys.stderr)
-
-
-def _check_paths(job: Job) -> None:
-    """Refuse outputs that cannot be written, before the long work and not after it."""
-    from meddelinea.inference.output import sidecar_path
-    from meddelinea.io import ensure_writable
-
-    outputs = [job.output, sidecar_path(job.output), job.statistics, job.preview]
-    paths = [path for path in outputs if path is not None]
-    places = [path.resolve() for path in paths]
-    if len(set(places)) != len(places):
-        raise UsageError(f"two outputs share a file: {', '.join(map(str, paths))} (the second names the mask's labels)")
-    if job.source.resolve() in places:
-        raise UsageError(f"{job.source}: an output would overwrite the input; choose another name")
-    if job.source.is_dir():
-        inside = [
-            path.name for path in job.source.iterdir() if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd"))
-        ]
-        if inside:
-            raise InputRefusedError(
-                f"{job.source}: a folder of {len(inside)} volume files; pass one of them, or a folder as -o"
-            )
-    ensure_writable(job.output)
-    for path, suffix in ((job.statistics, ".json"), (job.preview, ".png")):
-        if path is not None:
-            ensure_writable(path, (suffix,))
-
-
-def _write(
-    job: Job, volume: Volume, segmentation: Segmentation, measured: Mapping[str, OrganStatistics]
-) -> dict[str, Path]:
-    """Write what was asked for, the mask last: where it stands, all stands."""
-    from meddelinea.inference.output import sidecar_path, statistics_document, write_json, write_segmentation
-
-    files = {"mask": job.output, "labels": sidecar_path(job.output)}
-    if job.statistics is not None:
-        document = statistics_document(measured, volume.modality, segmentation.confidence)
-        write_json({"input": job.source.name} | document, job.statistics)
-        files["statistics"] = job.statistics
-    if job.preview is not None:
-        from meddelinea.evaluation.figures import preview
-
-        title = f"{job.source.name}: {segmentation.model}, not for diagnosis"
-        preview(volume, segmentation.mask, segmentation.labels, job.preview, title)
-        files["preview"] = job.preview
-    write_segmentation(segmentation, job.output, job.source)
-    return files
 
 
 def _summary(

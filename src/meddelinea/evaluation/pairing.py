@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.inference.output import sidecar_path
-from meddelinea.io import VOLUME_SUFFIXES
+from meddelinea.inference.output import MASK_SUFFIXES, sidecar_path
 from meddelinea.labels import NUMBERINGS, canonical_name
 
 _FORM = '{"labels": {"spleen": 1, ...}} or {"1": "spleen", ...}'
@@ -81,6 +80,11 @@ def pair_files(prediction: Path, reference: Path) -> Pairing:
     )
 
 
+def is_dicom(mask: Path) -> bool:
+    """Whether a mask's name is that of a DICOM-SEG."""
+    return mask.name.lower().endswith(".dcm")
+
+
 def mask_name(path: Path) -> str:
     """Name of a mask's file without its ending: `img0002.nii.gz` -> `"img0002"`.
 
@@ -89,16 +93,17 @@ def mask_name(path: Path) -> str:
     UsageError
         If it has no ending of a mask.
     """
-    if not path.name.lower().endswith(VOLUME_SUFFIXES):
-        raise UsageError(f"{path}: not a mask's file; expected a name ending in {', '.join(VOLUME_SUFFIXES)}")
+    if not path.name.lower().endswith(MASK_SUFFIXES):
+        raise UsageError(f"{path}: not a mask's file; expected a name ending in {', '.join(MASK_SUFFIXES)}")
     return sidecar_path(path).stem
 
 
 def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
     """Which organ each id of a mask means.
 
-    The first of these that there is: the sidecar (`mask.json` beside `mask.nii.gz`), `labels.json` in the mask's
-    folder, `numbering`. What stands beside a file speaks of that very file, so it comes first.
+    A DICOM-SEG says it itself. Else the first of these that there is: the sidecar (`mask.json` beside `mask.nii.gz`),
+    `labels.json` in the mask's folder, `numbering`. What stands beside a file speaks of that very file, so it comes
+    first.
 
     Parameters
     ----------
@@ -112,8 +117,13 @@ def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
     UsageError
         If nothing names the ids, or `numbering` is neither a known name nor a file.
     InputRefusedError
-        If a JSON file is unreadable, of another form, or gives an organ two ids or two organs one id.
+        If a JSON file is unreadable, of another form, or gives an organ two ids or two organs one id; or as
+        `io.dicom_seg.segment_numbers`.
     """
+    if is_dicom(mask):
+        from meddelinea.io.dicom_seg import segment_numbers
+
+        return LabelNames(segment_numbers(mask), f"segments of {mask.name}")
     files = [path for path in (sidecar_path(mask), mask.parent / "labels.json") if path.is_file()]
     if files:
         return LabelNames(_read_ids(files[0]), files[0].name)
@@ -177,7 +187,7 @@ def _masks(folder: Path) -> dict[str, Path]:
     """Masks directly in `folder` by name without ending, sorted."""
     masks: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(VOLUME_SUFFIXES):
+        if path.name.startswith(".") or not path.name.lower().endswith(MASK_SUFFIXES):
             continue
         stem = mask_name(path)
         if stem in masks:
@@ -185,7 +195,7 @@ def _masks(folder: Path) -> dict[str, Path]:
         masks[stem] = path
     if not masks:
         raise InputRefusedError(
-            f"{folder}: no mask in this folder; expected files ending in {', '.join(VOLUME_SUFFIXES)}"
+            f"{folder}: no mask in this folder; expected files ending in {', '.join(MASK_SUFFIXES)}"
         )
     return masks
 

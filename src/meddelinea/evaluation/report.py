@@ -6,7 +6,6 @@ prediction and a case that cannot be compared are failures of the report, with t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.evaluation.extent import spread
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, OrganScore, score_organ
-from meddelinea.evaluation.pairing import LabelNames, Pair, canonical_ids, mask_name, pair_files, read_label_names
+from meddelinea.evaluation.pairing import (
+    LabelNames,
+    Pair,
+    canonical_ids,
+    is_dicom,
+    mask_name,
+    pair_files,
+    read_label_names,
+)
 from meddelinea.io import read_volume
 from meddelinea.labels import canonical_name
 from meddelinea.volume import Volume
-
-# Headers round: quaternions and float32 move a corner by micrometres. This is far below any voxel.
-_GRID_TOLERANCE_MM = 0.05
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,11 @@ def evaluate_paths(
 def _evaluate_pair(
     pair: Pair, predicted: LabelNames, referred: LabelNames, organs: tuple[str, ...] | None, nsd_tolerance_mm: float
 ) -> CaseResult:
-    prediction, reference = read_volume(pair.prediction), read_volume(pair.reference)
+    prediction, reference = _read_mask(pair.prediction), _read_mask(pair.reference)
+    if is_dicom(pair.prediction) or is_dicom(pair.reference):
+        prediction, reference = spread(
+            prediction, reference, one_may=is_dicom(pair.prediction), other_may=is_dicom(pair.reference)
+        )
     try:
         scores = evaluate_case(prediction, predicted.ids, reference, referred.ids, organs, nsd_tolerance_mm)
     except InputRefusedError as error:
@@ -213,6 +222,15 @@ def _evaluate_pair(
         unnamed_in_prediction=_unnamed_ids(prediction, predicted.ids),
         unnamed_in_reference=_unnamed_ids(reference, referred.ids),
     )
+
+
+def _read_mask(path: Path) -> Volume:
+    """Label ids of a mask, those of a DICOM-SEG being its segment numbers."""
+    if not is_dicom(path):
+        return read_volume(path)
+    from meddelinea.io.dicom_seg import read_dicom_seg
+
+    return read_dicom_seg(path)[0]
 
 
 def _compared_organs(
@@ -250,20 +268,13 @@ def _require_ids(volume: Volume, side: str) -> None:
 
 def _on_the_grid_of(reference: Volume, prediction: Volume) -> Volume:
     """The prediction with its axes in the reference's order; refused where the grids then differ."""
-    # As it is first: the orientation of two oblique grids that agree may be named differently by rounding.
-    for candidate in (prediction, prediction.reorient(reference.orientation)):
-        if candidate.array.shape == reference.array.shape and _offset_mm(candidate, reference) <= _GRID_TOLERANCE_MM:
-            return candidate
+    aligned = prediction.onto(reference.affine, reference.array.shape)
+    if aligned is not None and aligned.array.size == prediction.array.size:
+        return aligned
     raise InputRefusedError(
         f"the prediction's grid ({_describe(prediction)}) is not the reference's ({_describe(reference)}); "
         "predict from the scan that the reference was drawn on, or resample the prediction to the reference's grid"
     )
-
-
-def _offset_mm(one: Volume, other: Volume) -> float:
-    """How far the corners of two grids of one shape lie apart at most, in millimetres."""
-    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in one.array.shape))], np.float64)
-    return float(np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max())
 
 
 def _describe(volume: Volume) -> str:

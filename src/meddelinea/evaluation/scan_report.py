@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import platform
-import uuid
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +16,9 @@ from PIL import Image
 
 from meddelinea.evaluation.figures import plane_pictures
 from meddelinea.evaluation.surface import surface_view
-from meddelinea.findings import Finding
-from meddelinea.inference.predict import Segmentation
-from meddelinea.inference.statistics import OrganStatistics
+from meddelinea.inference.api import Result
+from meddelinea.io import whole
 from meddelinea.labels import colour_of
-from meddelinea.volume import Volume
 
 #: From where the rendered organs are seen, in degrees as `surface_view` has them.
 VIEWS = {"from the front": 0.0, "from the left": 90.0, "from behind": 180.0, "from the right": 270.0}
@@ -30,64 +26,44 @@ VIEWS = {"from the front": 0.0, "from the left": 90.0, "from behind": 180.0, "fr
 LIBRARIES = ("torch", "diffusers", "numpy", "scipy", "nibabel", "pydicom")
 
 
-def write_scan_report(
-    path: Path,
-    name: str,
-    scan: Volume,
-    segmentation: Segmentation,
-    statistics: Mapping[str, OrganStatistics],
-    findings: Sequence[Finding],
-    card: str,
-) -> None:
+def write_scan_report(path: Path, result: Result, card: str) -> None:
     """Write a page of HTML that opens without a network and holds all its pictures.
 
     Parameters
     ----------
     path
         The `.html` to write; it appears complete or not at all.
-    name
-        What the scan is called on the page.
-    scan, segmentation
-        The scan and its mask, on one grid.
-    statistics
-        Of each organ that was asked for, as `organ_statistics` gives them.
-    findings
-        What is to be known of the scan.
+    result
+        The scan, its mask, the measurements of its organs, and what is to be known of it.
     card
         The model's card, Markdown; its text is shown as it stands.
     """
-    labels = segmentation.labels
-    pictures = {plane: _embedded(png) for plane, png in plane_pictures(scan, segmentation.mask, labels).items()}
-    views = {
-        title: _embedded(_png(surface_view(segmentation.mask, labels, azimuth_deg)))
-        for title, azimuth_deg in VIEWS.items()
-    }
+    scan, mask, labels = result.scan, result.mask, result.labels
+    pictures = {plane: _embedded(png) for plane, png in plane_pictures(scan, mask, labels).items()}
+    views = {title: _embedded(_png(surface_view(mask, labels, azimuth_deg))) for title, azimuth_deg in VIEWS.items()}
     environment = Environment(
         loader=PackageLoader("meddelinea.evaluation", "."), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("scan_report.html.j2").render(
-        name=name,
+        name=result.name,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         shape=" x ".join(map(str, scan.array.shape)),
         spacing=" x ".join(f"{mm:.3g}" for mm in scan.spacing_mm),
         orientation=scan.orientation,
         modality=scan.modality,
         unit="" if scan.modality == "MR" else "HU",
-        findings=findings,
+        findings=result.findings,
         pictures=pictures,
         views=views,
-        organs=statistics,
-        colours={organ: "#{:02x}{:02x}{:02x}".format(*colour_of(organ)) for organ in statistics},
-        segmentation=segmentation,
+        organs=result.statistics,
+        colours={organ: "#{:02x}{:02x}{:02x}".format(*colour_of(organ)) for organ in result.statistics},
+        segmentation=result.segmentation,
+        confidence=result.segmentation.confidence,
         libraries={"Python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         card=card,
     )
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.html")  # beside its goal, so that the move is atomic
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(path, ".html") as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

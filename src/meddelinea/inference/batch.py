@@ -132,7 +132,7 @@ class _Segmenter:
             remarks["run"] = self._run
         with self.writing:
             case.output.unlink(missing_ok=True)  # an outdated mask must not stand beside the new sidecar
-            write_segmentation(segmentation, case.output, case.source, remarks)
+            write_segmentation(segmentation, case.output, case.source, remarks=remarks)
         seconds = round(read_seconds + time.monotonic() - began, 3)
         return Outcome(case, "done", "", seconds, tuple(finding.message for finding in findings))
 

@@ -13,12 +13,15 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import Literal
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.volume import Volume
 
 #: Endings of the files that `write_volume` writes.
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+#: How a DICOM-SEG stores voxels: one image of ids, or for each organ one of bits or one of shares.
+SegmentationType = Literal["labelmap", "binary", "fractional"]
 #: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
 MAX_UNZIPPED_BYTES = 16 * 1024**3
 
@@ -46,18 +49,34 @@ def read_volume(path: Path) -> Volume:
 
         return read_nrrd(path)
 
+    if not may_be_dicom(path):
+        raise InputRefusedError(
+            f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder; "
+            "convert it",
+            "unknown_kind",
+        )
     from meddelinea.io.dicom import read_dicom
 
-    if path.is_file() and name.endswith(".zip"):
+    with dicom_place(path) as place:
+        return read_dicom(place)
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Whether a path that exists is a folder, a zip, or a file that says it is DICOM by its name or its mark."""
+    name = path.name.lower()
+    if path.is_dir() or name.endswith((".zip", ".dcm")):
+        return True
+    return path.is_file() and not name.endswith((".nii", ".nii.gz", ".nrrd", ".nhdr")) and _has_dicom_mark(path)
+
+
+@contextmanager
+def dicom_place(path: Path) -> Iterator[Path]:
+    """Folder or file of a DICOM series: `path` itself, or a temporary folder with what a zip holds."""
+    if path.is_file() and path.name.lower().endswith(".zip"):
         with unzipped(path) as folder:
-            return read_dicom(folder)
-    if path.is_dir() or (path.is_file() and (name.endswith(".dcm") or _has_dicom_mark(path))):
-        return read_dicom(path)
-    raise InputRefusedError(
-        f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder; "
-        "convert it",
-        "unknown_kind",
-    )
+            yield folder
+    else:
+        yield path
 
 
 def write_volume(volume: Volume, path: Path) -> None:
@@ -73,13 +92,8 @@ def write_volume(volume: Volume, path: Path) -> None:
 
     ensure_writable(path)
     suffix = next(suffix for suffix in VOLUME_SUFFIXES if path.name.lower().endswith(suffix))
-    try:
-        with whole(path, suffix) as part:
-            (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, part)
-    except OSError as error:
-        raise InputRefusedError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another", "output"
-        ) from error
+    with whole(path, suffix) as part:
+        (write_nrrd if suffix == ".nrrd" else write_nifti)(volume, part)
 
 
 @contextmanager
@@ -88,11 +102,20 @@ def whole(path: Path, suffix: str) -> Iterator[Path]:
 
     It ends with `suffix`, and stands beside `path`, so that the move is atomic; not by tempfile, whose files are closed
     to other users.
+
+    Raises
+    ------
+    InputRefusedError
+        If the folder is missing, not writable or full.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        raise InputRefusedError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another", "output"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

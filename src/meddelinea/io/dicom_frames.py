@@ -113,7 +113,7 @@ def decoding(path: Path) -> Iterator[None]:
     notes them as warnings and reads them all the same. What a volume needs is checked in this file.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
+        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|highdicom")
         try:
             yield
         except InputRefusedError:

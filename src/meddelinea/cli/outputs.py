@@ -1,0 +1,105 @@
+"""The files that `predict` leaves of one scan: which are wanted, whether they can be, and writing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meddelinea.errors import InputRefusedError, UsageError
+
+if TYPE_CHECKING:
+    from meddelinea.inference.api import Result
+    from meddelinea.inference.model import Model
+    from meddelinea.inference.output import OutputType
+    from meddelinea.io import SegmentationType
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results go (None: not wanted), and what kind of file the mask is as the user said it, if at all."""
+
+    mask: Path
+    output_type: str | None = None
+    segmentation_type: str | None = None
+    statistics: Path | None = None
+    preview: Path | None = None
+    report: Path | None = None
+    uncertainty: Path | None = None
+
+
+def check_outputs(source: Path, outputs: Outputs) -> None:
+    """Refuse outputs that cannot be written, before the long work and not after it."""
+    from meddelinea.inference.output import MASK_SUFFIXES, require_referable, sidecar_path
+    from meddelinea.io import VOLUME_SUFFIXES, ensure_writable
+
+    kind, _ = _kinds(outputs)
+    beside = {
+        outputs.statistics: (".json",),
+        outputs.preview: (".png",),
+        outputs.report: (".html",),
+        outputs.uncertainty: VOLUME_SUFFIXES,
+    }
+    wanted = [outputs.statistics, outputs.preview, outputs.report, outputs.uncertainty]
+    paths = [outputs.mask, sidecar_path(outputs.mask), *(path for path in wanted if path is not None)]
+    places = [path.resolve() for path in paths]
+    if len(set(places)) != len(places):
+        raise UsageError(f"two outputs share a file: {', '.join(map(str, paths))} (the second names the mask's labels)")
+    if source.resolve() in places:
+        raise UsageError(f"{source}: an output would overwrite the input; choose another name")
+    if source.is_dir():
+        inside = [path.name for path in source.iterdir() if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd"))]
+        if inside:
+            raise InputRefusedError(
+                f"{source}: a folder of {len(inside)} volume files; pass one of them, or a folder as -o"
+            )
+    ensure_writable(outputs.mask, MASK_SUFFIXES)
+    for path, suffixes in beside.items():
+        if path is not None:
+            ensure_writable(path, suffixes)
+    require_referable(source, kind)
+
+
+def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) -> dict[str, Path]:
+    """Write what was asked for, the mask last: where it stands, all stands."""
+    from meddelinea.inference.output import sidecar_path, statistics_document, write_json, write_segmentation
+    from meddelinea.io import write_volume
+
+    made = result.segmentation
+    files = {"mask": outputs.mask, "labels": sidecar_path(outputs.mask)}
+    if outputs.statistics is not None:
+        document = statistics_document(result.statistics, result.scan.modality, made.confidence)
+        write_json({"input": source.name} | document, outputs.statistics)
+        files["statistics"] = outputs.statistics
+    if outputs.uncertainty is not None:
+        write_volume(result.uncertainty, outputs.uncertainty)
+        files["uncertainty"] = outputs.uncertainty
+    if outputs.preview is not None:
+        from meddelinea.evaluation.figures import preview
+
+        preview(
+            result.scan, result.mask, result.labels, outputs.preview, f"{source.name}: {made.model}, not for diagnosis"
+        )
+        files["preview"] = outputs.preview
+    if outputs.report is not None:
+        from meddelinea.evaluation.scan_report import write_scan_report
+
+        card = (model.files.folder / "README.md").read_text(encoding="utf-8")
+        write_scan_report(outputs.report, result, card)
+        files["report"] = outputs.report
+    kind, stored = _kinds(outputs)
+    write_segmentation(made, outputs.mask, source, kind=kind, segmentation_type=stored)
+    return files
+
+
+def _kinds(outputs: Outputs) -> tuple[OutputType, SegmentationType]:
+    """What kind of file the mask becomes, and how a DICOM-SEG stores voxels."""
+    from meddelinea.inference.output import SEGMENTATION_TYPES, output_type
+
+    kind, stored = output_type(outputs.mask, outputs.output_type), outputs.segmentation_type
+    if stored is not None and kind != "dicom_seg":
+        raise UsageError(f"--segmentation-type {stored} is about dicom_seg, and {outputs.mask} is {kind}; leave it out")
+    for known in SEGMENTATION_TYPES:
+        if stored in (None, known):
+            return kind, known
+    raise UsageError(f"unknown segmentation type '{stored}'; expected one of {', '.join(SEGMENTATION_TYPES)}")

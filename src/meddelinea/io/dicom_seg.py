@@ -1,0 +1,254 @@
+"""Masks as DICOM-SEG: written with highdicom, and read whatever program wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
+
+from meddelinea import __version__
+from meddelinea.errors import InputRefusedError
+from meddelinea.io import SegmentationType, whole
+from meddelinea.io.dicom import GRID_TOLERANCE
+from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, code_of, organ_of
+from meddelinea.io.dicom_frames import decoding
+from meddelinea.io.dicom_source import DicomSource, referring, require_upright
+from meddelinea.io.read_back import require_same
+from meddelinea.labels import ORGANS
+from meddelinea.volume import Volume
+
+#: The manufacturer of what is written, and the number of its series, past those that scanners give.
+MANUFACTURER = "MedDelinea"
+SERIES_NUMBER = 1000
+#: What every viewer shows beside a result.
+DESCRIPTION = "MedDelinea organs, not for diagnosis"
+
+#: Fractional segments hold an organ from this share on.
+FRACTIONAL_THRESHOLD = 0.5
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+
+
+def write_dicom_seg(
+    mask: Volume,
+    labels: Mapping[str, int],
+    path: Path,
+    source: DicomSource,
+    *,
+    kind: SegmentationType = "labelmap",
+    model: str = "",
+    parameters: Mapping[str, str] | None = None,
+) -> None:
+    """Write a mask as a DICOM-SEG that refers to the images of its scan, read it back, and keep it only if it is equal.
+
+    Segments are numbered 1..L in the order of their ids and coded with SNOMED CT. A labelmap holds every slice; the
+    other kinds hold the slices that an organ occurs in. A fractional file holds shares of 0 and 1: how much of a voxel
+    the organ occupies, not how probable it is.
+
+    Parameters
+    ----------
+    mask
+        Label ids on the grid of `source`, in any order of axes.
+    labels
+        Id of each organ by canonical name; organs without voxels are described too.
+    path
+        The file; it is written whole or not at all, and one already there is replaced.
+    source
+        The series that was segmented.
+    kind
+        How voxels are stored.
+    model, parameters
+        What made the mask, recorded with each segment.
+
+    Raises
+    ------
+    InputRefusedError
+        If the gantry was tilted, the mask lies on another grid, the headers of the series do not allow a DICOM-SEG, the
+        folder cannot be written, or what was written reads back differently.
+    UsageError
+        If the mask holds an id without a name.
+    """
+    require_upright(source)
+    ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
+    table = np.zeros(max(ordered.values()) + 1, np.min_scalar_type(len(ordered)))
+    table[list(ordered.values())] = np.arange(1, len(ordered) + 1)
+    numbers = table[source.planes(mask, labels)]  # consecutive, as binary and fractional files ask
+    images, order = _referred_images(source)
+    stored = numbers if order is None else numbers[order]
+    if kind == "fractional":
+        stored = stored.copy()  # highdicom scales the shares of a single segment in the array that it is given
+    segments = [_segment(number, name, model, parameters or {}) for number, name in enumerate(ordered, start=1)]
+    with whole(path, ".dcm") as unfinished:
+        with referring(source, "a DICOM-SEG"):
+            written = hd.seg.Segmentation(
+                source_images=images,
+                pixel_array=stored,
+                segmentation_type=kind.upper(),
+                segment_descriptions=segments,
+                series_instance_uid=hd.UID(),
+                series_number=SERIES_NUMBER,
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=model[:64] or MANUFACTURER,
+                software_versions=__version__,
+                device_serial_number="0",
+                fractional_type="OCCUPANCY",
+                content_description=DESCRIPTION,
+                series_description=DESCRIPTION,
+                omit_empty_frames=kind != "labelmap",
+            )
+            written.save_as(unfinished)
+        del written, stored  # as large as the scan
+        read, read_labels = read_dicom_seg(unfinished)
+        written_labels = {name: number for number, name in enumerate(ordered, start=1)}
+        require_same(path, source.volume(numbers), written_labels, read, read_labels)
+
+
+def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
+    """Read the organs of a DICOM-SEG: labelmap, binary, or fractional from `FRACTIONAL_THRESHOLD` on.
+
+    Voxel axes run as `read_dicom` has them for the scan, and the volume reaches as far as the file has frames.
+
+    Returns
+    -------
+    Volume, dict
+        Segment numbers (uint8, or uint16 past 255), and the number of each organ by its name (`dicom_codes.organ_of`).
+
+    Raises
+    ------
+    InputRefusedError
+        If the file is no DICOM-SEG of a patient's scan, is damaged, its frames are no even stack, two segments have one
+        name, or two overlap, which ids cannot say.
+    """
+    labels = segment_numbers(path)
+    with decoding(path):
+        file = hd.seg.segread(path)
+        if file.SegmentationType == "LABELMAP":
+            read = file.get_volume(combine_segments=True, rtol=GRID_TOLERANCE)
+            array, affine = read.array, read.affine
+        else:
+            array, affine = _combined(path, file, labels)
+        _check_places(path, file, affine)
+    return _as_read_dicom(array, affine), labels
+
+
+def segment_numbers(path: Path) -> dict[str, int]:
+    """Number of each segment of a DICOM-SEG by the canonical name of its organ; its pixels are not read.
+
+    Raises
+    ------
+    InputRefusedError
+        If the file is no DICOM-SEG, or two segments have one name.
+    """
+    with decoding(path):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        if header.get("SOPClassUID") not in _SEGMENTATION_CLASSES or "FrameOfReferenceUID" not in header:
+            raise InputRefusedError(
+                f"{path}: {header.get('Modality') or 'no modality'}, not a DICOM-SEG of a scan; expected a mask"
+            )
+        labels: dict[str, int] = {}
+        for segment in header.SegmentSequence:
+            number = int(segment.SegmentNumber)
+            if number == header.get("PixelPaddingValue"):
+                continue  # a labelmap describes its background too
+            try:
+                name = organ_of(segment)
+            except InputRefusedError as error:
+                raise InputRefusedError(f"{path}: {error}") from error
+            if name in labels:
+                raise InputRefusedError(
+                    f"{path}: segments {labels[name]} and {number} are both named '{name}'; give each organ one segment"
+                )
+            labels[name] = number
+    if not labels:
+        raise InputRefusedError(f"{path}: no segment; expected at least one organ")
+    return labels
+
+
+def _referred_images(source: DicomSource) -> tuple[list[Any], list[int] | None]:
+    """Images to refer to: slice by slice (None), or one multi-frame file with the slice that each frame of it is."""
+    images = list(source.images.values())
+    if not any("PerFrameFunctionalGroupsSequence" in image for image in images):
+        return images, None
+    if len(images) > 1:
+        raise InputRefusedError(
+            f"{source.path}: {len(images)} multi-frame files; a DICOM-SEG refers to one, or to slices; write nifti"
+        )
+    return images, [int(k) for k in np.argsort([frame.index for frame in source.frames])]
+
+
+def _segment(number: int, organ: str, model: str, parameters: Mapping[str, str]) -> hd.seg.SegmentDescription:
+    """The description of one organ."""
+    kind, side = code_of(organ)
+    described = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=organ[:64],
+        segmented_property_category=ANATOMICAL_STRUCTURE,
+        segmented_property_type=kind,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=f"{MANUFACTURER} {model}".strip()[:64],
+            family=codes.DCM.ArtificialIntelligence,
+            version=__version__,
+            parameters=dict(parameters) or None,
+        ),
+        display_color=hd.color.CIELabColor.from_rgb(*ORGANS[organ].colour) if organ in ORGANS else None,
+    )
+    if side is not None:
+        modifier = [hd.sr.CodedConcept.from_code(side)]
+        described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifier
+    return described
+
+
+def _combined(
+    path: Path, file: hd.seg.Segmentation, labels: Mapping[str, int]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """(slices, rows, columns) segment numbers of a file that holds each segment by itself, and highdicom's affine."""
+    array: NDArray[Any] | None = None
+    for name, number in labels.items():  # one at a time: memory does not grow with their number
+        segment = file.get_volume(segment_numbers=[number], rtol=GRID_TOLERANCE)
+        inside = segment.array[..., 0] >= FRACTIONAL_THRESHOLD
+        if array is None:
+            array = np.zeros(inside.shape, np.uint8 if max(labels.values()) < 256 else np.uint16)
+        if array[inside].any():
+            other = next(name for name, n in labels.items() if n == array[inside].max())
+            raise InputRefusedError(f"{path}: segments '{other}' and '{name}' overlap; expected one organ a voxel")
+        array[inside] = number
+    assert array is not None  # `segment_numbers` has refused a file without segments
+    return array, segment.affine
+
+
+def _check_places(path: Path, file: hd.seg.Segmentation, affine: NDArray[np.float64]) -> None:
+    """Every frame lies where the affine, which highdicom stacks along the normal, has its slice."""
+    to_index = np.linalg.inv(affine)
+    shared = file.SharedFunctionalGroupsSequence[0]
+    for k, own in enumerate(file.PerFrameFunctionalGroupsSequence, start=1):
+        place = (own if "PlanePositionSequence" in own else shared).PlanePositionSequence[0].ImagePositionPatient
+        slice_, row, column = (to_index @ [*map(float, place), 1.0])[:3]
+        off = max(abs(slice_ - round(slice_)), abs(row), abs(column))
+        if off > GRID_TOLERANCE:
+            raise InputRefusedError(
+                f"{path}: frame {k} lies {off:.2f} voxels from its place on an even, upright stack (a tilted gantry?); "
+                "resample the segmentation"
+            )
+
+
+def _as_read_dicom(array: NDArray[Any], lps: NDArray[np.float64]) -> Volume:
+    """(slices, rows, columns) voxels with the axes of `read_dicom`: column, row from the bottom, slice along normal."""
+    slices, rows, _ = array.shape
+    lps = lps.copy()
+    if np.cross(lps[:3, 2], lps[:3, 1]) @ lps[:3, 0] < 0:
+        array = array[::-1]
+        lps[:, 3] += (slices - 1) * lps[:, 0]
+        lps[:, 0] *= -1
+    lps[:, 3] += (rows - 1) * lps[:, 1]
+    lps[:, 1] *= -1
+    return Volume(array[:, ::-1].transpose(2, 1, 0), _LPS_TO_RAS @ lps[:, [2, 1, 0, 3]])
