@@ -5,6 +5,7 @@ The work is FAKE and quick: it writes a file for a case, and some cases are the 
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -105,6 +106,29 @@ def test_workers_that_are_stopped_leave_whole_files(tmp_path: Path) -> None:
     assert {path.read_text() for path in files} == {"half and half"}
     time.sleep(0.2)
     assert len(list(tmp_path.glob("*.out"))) == len(files)  # nobody goes on
+
+
+def test_an_interrupt_from_the_keyboard_leaves_whole_files(tmp_path: Path) -> None:
+    names = " ".join(f"n{number}" for number in range(400))
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_crew as t; from functools import partial; from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"list(t.on_this_machine(partial(t.Writer, folder), t.cases_of(folder, {names!r}), lambda *step: None))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.glob("*.out"))) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert err.count(b"Traceback") == 1  # the workers keep still
+    files = list(tmp_path.glob("*.out"))
+    assert len(files) < 400
+    assert {path.read_text() for path in files} == {"half and half"}
 
 
 def without_weights(threads: int | None) -> Writer:
