@@ -140,6 +140,14 @@ def test_workers_that_cannot_begin_end_the_run_with_their_reason(tmp_path: Path)
         list(on_this_machine(without_weights, cases_of(tmp_path, "a b"), print))
 
 
+def test_a_screen_that_closes_ends_the_run(tmp_path: Path) -> None:
+    def closed(name: str, done: int, total: int) -> None:
+        raise BrokenPipeError("nobody reads on")
+
+    with pytest.raises(BrokenPipeError, match="nobody reads on"):
+        list(on_this_machine(partial(Writer, tmp_path), cases_of(tmp_path, "a b"), closed))
+
+
 def test_in_one_process_errors_cost_their_own_case(tmp_path: Path) -> None:
     names = "a refused broken b"
     check(tmp_path, in_this_process(partial(Writer, tmp_path), cases_of(tmp_path, names), print), names, LACKING)
