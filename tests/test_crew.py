@@ -5,6 +5,7 @@ The work is FAKE and quick: it writes a file for a case, and some cases are the 
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -107,6 +108,29 @@ def test_workers_that_are_stopped_leave_whole_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.out"))) == len(files)  # nobody goes on
 
 
+def test_an_interrupt_from_the_keyboard_leaves_whole_files(tmp_path: Path) -> None:
+    names = " ".join(f"n{number}" for number in range(400))
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_crew as t; from functools import partial; from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"list(t.on_this_machine(partial(t.Writer, folder), t.cases_of(folder, {names!r}), lambda *step: None))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.glob("*.out"))) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert err.count(b"Traceback") == 1  # the workers keep still
+    files = list(tmp_path.glob("*.out"))
+    assert len(files) < 400
+    assert {path.read_text() for path in files} == {"half and half"}
+
+
 def without_weights(threads: int | None) -> Writer:
     raise WeightsMissingError("no weights here")
 
@@ -114,6 +138,14 @@ def without_weights(threads: int | None) -> Writer:
 def test_workers_that_cannot_begin_end_the_run_with_their_reason(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissingError, match="no weights here"):
         list(on_this_machine(without_weights, cases_of(tmp_path, "a b"), print))
+
+
+def test_a_screen_that_closes_ends_the_run(tmp_path: Path) -> None:
+    def closed(name: str, done: int, total: int) -> None:
+        raise BrokenPipeError("nobody reads on")
+
+    with pytest.raises(BrokenPipeError, match="nobody reads on"):
+        list(on_this_machine(partial(Writer, tmp_path), cases_of(tmp_path, "a b"), closed))
 
 
 def test_in_one_process_errors_cost_their_own_case(tmp_path: Path) -> None:

@@ -239,28 +239,37 @@ class _ProcessWorker:
         self._ours.close()
 
     def _listen(self) -> None:
-        """Receive outcomes, errors that no case is to blame for, and counts of slices, until the process ends."""
+        """Take outcomes, errors that no case is to blame for, and counts of slices, until the process ends."""
         try:
-            while True:
-                name, news = self._ours.recv()
+            while (message := self._receive()) is not None:
+                name, news = message
+                if isinstance(news, Exception):
+                    raise news
                 if isinstance(news, Outcome):
                     with self._lock:
                         future = self._futures.pop(name)
                     future.set_result(news)
-                elif isinstance(news, Exception):
-                    self._end(news)
                 else:
                     self._progress(name, *news)
+            error: Exception = _WorkerDiedError(_cause_of_death(self._process.exitcode or 0))
+        except Exception as problem:  # of `progress` too: a closed screen must not leave the cases waiting
+            error = problem
+        self._end(error)
+
+    def _receive(self) -> Any:
+        """What the process says next; None where it has ended."""
+        try:
+            return self._ours.recv()
         except (EOFError, OSError):
             self._process.join()
-            self._end(_WorkerDiedError(_cause_of_death(self._process.exitcode or 0)))
+            return None
 
     def _end(self, error: Exception) -> None:
         with self._lock:
-            self._died = self._died or error
+            self._died = error
             futures, self._futures = self._futures, {}
         for future in futures.values():
-            future.set_exception(self._died)
+            future.set_exception(error)
 
 
 def _serve(make: Make, connection: Any, threads: int | None) -> None:
@@ -276,8 +285,11 @@ def _serve(make: Make, connection: Any, threads: int | None) -> None:
 
     try:
         work = make(threads)
-    except Exception as error:
+    except MedDelineaError as error:
         send("", error)
+        return
+    except Exception as error:  # a foreign one may not be known on the other side
+        send("", RuntimeError(f"{type(error).__name__}: {error}"))
         return
 
     def end(*_: object) -> None:
