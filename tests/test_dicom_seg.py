@@ -489,6 +489,18 @@ def test_a_fractional_file_holds_an_organ_from_half_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(on_scan.array, shares[:, ::-1, :, 0].transpose(2, 1, 0) >= 0.5)
 
 
+def test_a_background_that_a_labelmap_describes_is_no_organ(tmp_path: Path) -> None:
+    path = written(tmp_path, "LPS", None, "labelmap")
+    expected, labels = read_dicom_seg(path)
+    file = pydicom.dcmread(path)
+    assert file.SegmentSequence[0].SegmentLabel == "Background"
+    del file.PixelPaddingValue  # which segment it is, is then known by its number alone
+    file.save_as(path)
+    read, without_padding = read_dicom_seg(path)
+    assert without_padding == labels
+    np.testing.assert_array_equal(read.array, expected.array)
+
+
 def test_what_ids_cannot_hold_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((SLICES, ROWS, COLUMNS, 2), np.uint8)
     pixels[2:6, 3:8, 3:8, 0] = pixels[4:7, 5:9, 5:9, 1] = 1

@@ -132,7 +132,8 @@ def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
     with decoding(path):
         file = hd.seg.segread(path)
         if file.SegmentationType == "LABELMAP":
-            read = file.get_volume(combine_segments=True, rtol=GRID_TOLERANCE)
+            numbers = list(labels.values())
+            read = file.get_volume(segment_numbers=numbers, combine_segments=True, rtol=GRID_TOLERANCE)
             array, affine = read.array, read.affine
         else:
             array, affine = _combined(path, file, labels)
@@ -157,8 +158,8 @@ def segment_numbers(path: Path) -> dict[str, int]:
         labels: dict[str, int] = {}
         for segment in header.SegmentSequence:
             number = int(segment.SegmentNumber)
-            if number == header.get("PixelPaddingValue"):
-                continue  # a labelmap describes its background too
+            if number in (0, header.get("PixelPaddingValue")):
+                continue  # a labelmap may describe its background too
             try:
                 name = organ_of(segment)
             except InputRefusedError as error:
