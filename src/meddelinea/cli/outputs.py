@@ -84,8 +84,7 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) 
     if outputs.report is not None:
         from meddelinea.evaluation.scan_report import write_scan_report
 
-        card = (model.files.folder / "README.md").read_text(encoding="utf-8")
-        write_scan_report(outputs.report, result, card)
+        write_scan_report(outputs.report, result, model.files.card)
         files["report"] = outputs.report
     kind, stored = _kinds(outputs)
     write_segmentation(made, outputs.mask, source, kind=kind, segmentation_type=stored)

@@ -51,6 +51,11 @@ class ModelFiles:
     training_cases: dict[str, list[str]]
     licence: str | None
 
+    @property
+    def card(self) -> str:
+        """Text of the model card, Markdown; empty where there is none."""
+        return _card(self.folder)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -102,7 +107,7 @@ def read_model_files(model: str | Path) -> ModelFiles:
             modalities,
             least_component_share,
             {role: [case["name"] for case in cases[role]] for role in ("train", "validation")},
-            _licence(folder / "README.md"),
+            _licence(_card(folder)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
@@ -155,8 +160,13 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     return Model(model_files, pipeline)
 
 
-def _licence(card: Path) -> str | None:
+def _card(folder: Path) -> str:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _licence(card: str) -> str | None:
     """The `license:` line at the head of a model card."""
-    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-    stated = [line.removeprefix("license:").strip() for line in lines[:40] if line.startswith("license:")]
+    lines = card.splitlines()[:40]
+    stated = [line.removeprefix("license:").strip() for line in lines if line.startswith("license:")]
     return stated[0] if stated else None
