@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -66,7 +67,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
     def load_model(model: str, device: str) -> object:
         asked.update(model=model, device=device)
-        return object()
+        return SimpleNamespace(files=SimpleNamespace(card="# Fake"))
 
     folder = tmp_path_factory.mktemp("model")
     files = {
@@ -504,7 +505,8 @@ def test_demo_segments_the_shipped_scan(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("slicerio", reason="the demo's scan comes with slicerio")
     code, out, _ = run("demo", "-o", tmp_path / "new" / "demo")
     assert code == 0
-    assert written(tmp_path / "new" / "demo") == ["mask.json", "mask.nii.gz", "preview.png", "statistics.json"]
+    files = ["mask.json", "mask.nii.gz", "preview.png", "report.html", "statistics.json"]
+    assert written(tmp_path / "new" / "demo") == files
     assert "liver" in out
 
 

@@ -36,9 +36,11 @@ class Batch:
 
 def is_batch(source: Path, output: Path) -> bool:
     """Whether many scans are meant: a list, or a folder with a folder for the masks."""
+    from meddelinea.inference.output import MASK_SUFFIXES
+
     if source.suffix.lower() == ".csv":
         return True
-    return source.is_dir() and not output.name.lower().endswith((".nii", ".nii.gz", ".nrrd"))
+    return source.is_dir() and not output.name.lower().endswith(MASK_SUFFIXES)
 
 
 def run_batch(batch: Batch, look: Look) -> None:
