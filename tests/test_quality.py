@@ -71,6 +71,11 @@ def test_a_clipped_ct_is_accepted_with_a_warning(body: Volume, low: int, high: i
     assert [(finding.code, finding.level) for finding in found] == ([(expected, "warn")] if expected else [])
 
 
+def test_enhanced_tissue_cut_off_at_the_top_is_no_air(body: Volume) -> None:
+    enhanced = np.where(body.array > 0, body.array + 80, body.array)
+    assert [finding.code for finding in check_volume(spoil(body, np.clip(enhanced, -125, 80)))] == ["windowed"]
+
+
 def test_a_window_without_fat_is_refused_by_its_name(body: Volume) -> None:
     assert codes(spoil(body, np.clip(body.array, -50, 60))) == ["narrow_window"]
 

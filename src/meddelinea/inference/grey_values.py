@@ -115,7 +115,8 @@ def _echoes(values: Values, met: str) -> list[Finding]:
 
 def _hounsfield(values: Values, lowest: float, highest: float, met: str) -> list[Finding]:
     """Findings about values that should be Hounsfield units; the refusals name what they look like instead."""
-    air_on_top = _share(values > 500.0) > DENSE_SHARE or _share(values == highest) > DENSE_SHARE
+    on_top = _share(values == highest)
+    air_on_top = _share(values > 500.0) > DENSE_SHARE or on_top > max(DENSE_SHARE, _share(values == lowest))
     if lowest < 0.0 and air_on_top and _looks_like_ct(-values):
         return [refuse("inverted", f"{met} with air on top: a CT turned over; {_REMEDY}, or multiply by -1")]
     if not _looks_like_ct(values):
