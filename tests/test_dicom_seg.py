@@ -357,6 +357,16 @@ def test_what_anonymisers_and_scanners_leave_out_is_left_empty(tmp_path: Path) -
     assert_in_place(organs_by_dcmqi(tmp_path / "m.dcm", tmp_path / "dcmqi"), "LPS", None)
 
 
+def test_names_in_another_alphabet_stay_as_they_are(tmp_path: Path) -> None:
+    def change(image: Dataset) -> None:
+        image.SpecificCharacterSet = "ISO_IR 100"
+        image.PatientName = "Müller^Jörg"
+
+    source = read_source(rewritten(tmp_path, change))
+    write_dicom_seg(mask_in("LPS")[0], LABELS, tmp_path / "m.dcm", source)
+    assert pydicom.dcmread(tmp_path / "m.dcm").PatientName == "Müller^Jörg"
+
+
 def test_only_a_dicom_series_can_be_referred_to(tmp_path: Path) -> None:
     write_volume(mask_in("LPS")[0], tmp_path / "scan.nii.gz")
     write_ct(tmp_path / "ct")
