@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -253,12 +254,20 @@ def test_twenty_scans_on_a_cluster_with_a_worker_killed(
 
 
 def kill_a_worker() -> int:
-    """Kill one process of the cluster that segments, and tell which."""
+    """Kill one process of this test's cluster that segments, and tell which."""
     for status in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(status.parent.name)
         try:
-            if b"ray::_ClusterWorker" in status.read_bytes():
-                os.kill(int(status.parent.name), 9)
-                return int(status.parent.name)
+            if b"ray::_ClusterWorker" in status.read_bytes() and os.getpid() in ancestors(pid):
+                os.kill(pid, 9)
+                return pid
         except OSError:  # it has just ended
             continue
     return 0
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    """The parent of a process, its parent, and so on."""
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid

@@ -118,8 +118,9 @@ def on_cluster(
     own = workers if address == "local" else None
     try:
         ray.init(address=address, num_cpus=own, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"no ray cluster at '{address}' ({error}); start one with: ray start --head") from error
+    except Exception as error:  # a plain one where the machine is too busy to start a cluster in time
+        reason = " ".join(str(error).split())
+        raise UsageError(f"no ray cluster at '{address}' ({reason}); start one with: ray start --head") from error
     try:
         there = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cores, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
