@@ -63,10 +63,12 @@ def read_volume(path: Path) -> Volume:
 
 def may_be_dicom(path: Path) -> bool:
     """Whether a path that exists is a folder, a zip, or a file that says it is DICOM by its name or its mark."""
+    if path.is_dir() or not path.is_file():  # what is neither, such as a pipe, may never end
+        return path.is_dir()
     name = path.name.lower()
-    if path.is_dir() or name.endswith((".zip", ".dcm")):
-        return True
-    return path.is_file() and not name.endswith((".nii", ".nii.gz", ".nrrd", ".nhdr")) and _has_dicom_mark(path)
+    if name.endswith((".nii", ".nii.gz", ".nrrd", ".nhdr")):
+        return False
+    return name.endswith((".zip", ".dcm")) or _has_dicom_mark(path)
 
 
 @contextmanager
