@@ -65,7 +65,7 @@ def states(outcomes: dict[str, Outcome]) -> dict[str, str]:
 
 def inodes(folder: Path) -> dict[str, int]:
     """Which file stands behind each mask: another one after it was written again."""
-    return {path.name: path.stat().st_ino for path in folder.glob("*.nii.gz")}
+    return {path.name: path.stat().st_ino for path in folder.glob("[!.]*.nii.gz")}
 
 
 def test_a_folder_is_done_once_and_again_where_something_changed(scans: Path, tmp_path: Path, model: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,12 +62,13 @@ def run_batch(batch: Batch, look: Look) -> None:
         print(f"warning: {path}: not a scan, passed over", file=sys.stderr)
     total = len(found.cases)
     outcomes: list[Outcome] = []
+    screen = sys.stdout
     if look is Look.events:
         print_event({"event": "begin", "cases": total})
 
     def count_slices(name: str, done: int, total: int) -> None:
         if look is Look.events:
-            print_event({"event": "slices", "case": name, "done": done, "total": total})
+            print_event({"event": "slices", "case": name, "done": done, "total": total}, screen)
 
     work = segment_scans(
         found,
@@ -77,7 +78,8 @@ def run_batch(batch: Batch, look: Look) -> None:
         overwrite=batch.overwrite,
         progress=count_slices,
     )
-    with progress_bar(hidden=look is not Look.text) as bar, closing(work):
+    # ray tells of a worker that died on stdout, where programs read.
+    with redirect_stdout(sys.stderr), progress_bar(hidden=look is not Look.text) as bar, closing(work):
         task = bar.add_task("scans", total=total)
         for outcome in work:
             outcomes.append(outcome)
@@ -85,7 +87,7 @@ def run_batch(batch: Batch, look: Look) -> None:
             for warning in outcome.warnings:
                 print(f"warning: {outcome.case.source}: {warning}", file=sys.stderr)
             if look is Look.events:
-                print_event({"event": "case", **status_line(outcome)})
+                print_event({"event": "case", **status_line(outcome)}, screen)
 
     states = Counter(outcome.state for outcome in outcomes)
     counts = {state: states[state] for state in ("done", "present", "refused", "failed")}

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,10 +53,10 @@ def progress_bar(hidden: bool = False) -> Progress:
     )
 
 
-def print_event(event: Mapping[str, Any]) -> None:
-    """Print one JSON object on a line of its own, at once; may be called from any thread."""
+def print_event(event: Mapping[str, Any], screen: TextIO | None = None) -> None:
+    """Print one JSON object on a line of its own, at once, on `screen` or stdout; may be called from any thread."""
     with _PRINTING:
-        print(json.dumps(event, ensure_ascii=False), flush=True)
+        print(json.dumps(event, ensure_ascii=False), file=screen, flush=True)
 
 
 _PRINTING = threading.Lock()
