@@ -97,7 +97,7 @@ def write_results(volume: Volume, segmentation: Segmentation, folder: Path) -> l
     write_volume(volume, folder / "scan.nii")  # not compressed: it is looked at more often than it is sent far
     return [
         ResultFile("mask", mask.name, "Mask (NIfTI)"),
-        ResultFile("labels", sidecar_path(mask).name, "Organs of the mask and how it was made (JSON)"),
+        ResultFile("labels", sidecar_path(mask).name, "Organ ids and settings (JSON)"),
         ResultFile("statistics", "statistics.json", "Measurements (JSON)"),
         ResultFile("scan", "scan.nii", "Scan (NIfTI)"),
     ]
