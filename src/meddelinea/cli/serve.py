@@ -1,0 +1,102 @@
+"""`meddelinea serve`: the viewer, and MONAI Label's protocol, on a port of this computer."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meddelinea.errors import UsageError
+
+#: Shortest token that may be chosen: nothing slows down who guesses.
+TOKEN_CHARACTERS = 16
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on. Any but this computer's demands a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="MEDDELINEA_TOKEN", help="What requests must carry (default: made and printed once)."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name that browsers reach the server by; may be repeated.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where jobs are kept (default: a folder of this user's application data).")
+    ] = None,
+    upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, in MiB.")] = 1024,
+    unpacked_mib: Annotated[int, typer.Option(min=1, help="Most that an upload may unpack to, in MiB.")] = 2048,
+    queue_length: Annotated[int, typer.Option(min=1, help="Scans that may wait at once.")] = 32,
+    job_minutes: Annotated[float, typer.Option(min=0.01, help="Longest time for one scan.")] = 30.0,
+    keep_hours: Annotated[float, typer.Option(min=0.01, help="How long finished jobs are kept.")] = 24.0,
+) -> None:
+    """Serve the viewer: drop a scan on a page, look at the mask. Ctrl-C stops; waiting jobs go on at the next start."""
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None or find_spec("python_multipart") is None:
+        raise UsageError("the viewer needs more packages: pip install 'meddelinea[serve]'")
+    import uvicorn
+
+    from meddelinea.serving.app import create_app
+    from meddelinea.serving.guard import LOOPBACK_NAMES, Access, is_loopback
+    from meddelinea.serving.limits import Limits
+
+    made = False
+    if token is not None and len(token) < TOKEN_CHARACTERS:
+        raise UsageError(f"the token has {len(token)} characters; expected at least {TOKEN_CHARACTERS}")
+    if token is None and not is_loopback(host):
+        token, made = secrets.token_urlsafe(32), True
+    access = Access(
+        (*LOOPBACK_NAMES, host.lower(), *map(str.lower, allow_host or ())), host in ("0.0.0.0", "::"), token
+    )
+    limits = Limits(
+        upload_bytes=upload_mib << 20,
+        unpacked_bytes=unpacked_mib << 20,
+        queue_length=queue_length,
+        job_seconds=60.0 * job_minutes,
+        keep_hours=keep_hours,
+    )
+    place = Path(typer.get_app_dir("meddelinea")) / "serve" if folder is None else folder
+    app = create_app(place, model, device, access, limits)
+    _log_to_stderr()
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http="h11",  # bounds the size of headers
+        ws="none",
+        h11_max_incomplete_event_size=1 << 14,
+        access_log=False,  # a query may name an image by its patient
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=256,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=10,
+    )
+    try:
+        listening = config.bind_socket()
+    except SystemExit as stop:  # how uvicorn says that it cannot listen
+        raise UsageError(
+            f"cannot listen on {host} port {port}: in use, or not this computer's; choose another"
+        ) from stop
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listening.getsockname()[1]}/"
+    print(f"MedDelinea with model {model}: {address}{f'#token={token}' if made else ''}", flush=True)
+    print(f"jobs are kept in {place} for {keep_hours:g} hours; Ctrl-C stops", flush=True)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _log_to_stderr() -> None:
+    """Show what the server says of its jobs; a job is named by its id alone."""
+    logging.disable(logging.NOTSET)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("meddelinea.serving").setLevel(logging.INFO)
