@@ -9,11 +9,14 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its own name)
 import uvicorn
@@ -24,12 +27,14 @@ from meddelinea.inference.output import write_segmentation
 from meddelinea.inference.predict import segment
 from meddelinea.io import read_volume, write_volume
 from meddelinea.serving.app import create_app
+from meddelinea.serving.dicomweb import is_uid
 from meddelinea.serving.guard import Access, is_loopback
 from meddelinea.serving.limits import Limits
 from meddelinea.volume import Volume
 
 HERE = "http://127.0.0.1:8000"
 TOKEN = "a-token-of-some-length"
+STUDY_UID, SERIES_UID = "1.2.826.0.1.3680043.8.498.1", "1.2.826.0.1.3680043.8.498.1.2"
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +67,72 @@ def log() -> Iterator[io.StringIO]:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory, log: io.StringIO) -> Iterator[TestClient]:
+def series(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scan as a DICOM series."""
+    folder = tmp_path_factory.mktemp("series")
+    volume = read_volume(scan)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+    i_mm, j_mm, _ = volume.spacing_mm
+    for k in range(volume.array.shape[2]):
+        slice_ = pydicom.Dataset()
+        slice_.file_meta = pydicom.dataset.FileMetaDataset()
+        slice_.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        slice_.file_meta.MediaStorageSOPClassUID = slice_.SOPClassUID = pydicom.uid.CTImageStorage
+        slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID = f"{SERIES_UID}.{k + 1}"
+        slice_.StudyInstanceUID, slice_.SeriesInstanceUID, slice_.Modality = STUDY_UID, SERIES_UID, "CT"
+        slice_.PatientName, slice_.PatientBirthDate = "Doe^Jane", "19700101"
+        slice_.Columns, slice_.Rows = volume.array.shape[:2]
+        slice_.PixelSpacing = [f"{j_mm:.12g}", f"{i_mm:.12g}"]
+        slice_.ImageOrientationPatient = [f"{x:.12g}" for x in (*(lps[:3, 0] / i_mm), *(lps[:3, 1] / j_mm))]
+        slice_.ImagePositionPatient = [f"{x:.12g}" for x in lps[:3, 3] + k * lps[:3, 2]]
+        slice_.SamplesPerPixel, slice_.PhotometricInterpretation, slice_.PixelRepresentation = 1, "MONOCHROME2", 1
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit = 16, 16, 15
+        slice_.RescaleSlope, slice_.RescaleIntercept = "1", "0"
+        slice_.PixelData = volume.array[:, :, k].astype("<i2").tobytes(order="F")
+        slice_.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pacs(series: Path) -> Iterator[str]:
+    """FAKE: a DICOMweb service that knows one series; its address."""
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place = urlsplit(self.path)
+            if place.path == "/web/series" and parse_qs(place.query).get("SeriesInstanceUID") == [SERIES_UID]:
+                kind, body = (
+                    "application/dicom+json",
+                    json.dumps([{"0020000D": {"vr": "UI", "Value": [STUDY_UID]}}]).encode(),
+                )
+            elif place.path == "/web/series":
+                kind, body = "application/dicom+json", b"[]"
+            else:
+                assert place.path == f"/web/studies/{STUDY_UID}/series/{SERIES_UID}"
+                files = [path.read_bytes() for path in sorted(series.iterdir())]
+                kind = 'multipart/related; type="application/dicom"; boundary=part'
+                body = b"".join(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n" for file in files)
+                body += b"--part--"
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/web"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, log: io.StringIO, pacs: str) -> Iterator[TestClient]:
     limits = Limits(upload_bytes=8 << 20, unpacked_bytes=32 << 20)
-    with TestClient(create_app(tmp_path_factory.mktemp("jobs"), limits=limits), base_url=HERE) as client:
+    app = create_app(tmp_path_factory.mktemp("jobs"), limits=limits, dicomweb=pacs)
+    with TestClient(app, base_url=HERE) as client:
         yield client
 
 
@@ -371,24 +439,56 @@ def test_a_session_is_inferred_for_slicer(client: TestClient, scan: Path, expect
     assert client.get(f"/session/{session}").status_code == 404
 
 
-def test_a_file_is_inferred_for_ohif(client: TestClient, scan: Path, expected: Volume, tmp_path: Path) -> None:
+def test_a_series_of_the_pacs_is_inferred_for_ohif(
+    client: TestClient, series: Path, expected: Volume, tmp_path: Path
+) -> None:
     params = {"result_extension": ".nrrd", "result_dtype": "uint16", "result_compress": False}
-    body, headers = form({"params": json.dumps(params)}, {"file": scan})
-    reply = client.post("/infer/small?image=1.2.3&output=all", content=body, headers=headers)
+    body, headers = form({"params": json.dumps(params)}, {})
+    reply = client.post(f"/infer/small?image={SERIES_UID}&output=all", content=body, headers=headers)
+    assert reply.status_code == 200
     parts = parts_of(reply.headers["content-type"], reply.content)
     assert "Content-Type: application/json" in parts["params"][0]
     assert "Content-Type: application/octet-stream" in parts["image"][0]
     assert b"\r" not in parts["image"][1].partition(b"\n\n")[0]
     (tmp_path / "mask.nrrd").write_bytes(parts["image"][1])
-    read = sitk.ReadImage(str(tmp_path / "mask.nrrd"))
+    mask = sitk.ReadImage(str(tmp_path / "mask.nrrd"))
+    assert mask.GetPixelID() == sitk.sitkUInt16
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series)))
+    scan = reader.Execute()  # columns, rows from the top and slices, as OHIF has them
+    assert mask.GetSize() == scan.GetSize()
+    for ours, theirs in ((mask.GetOrigin(), scan.GetOrigin()), (mask.GetDirection(), scan.GetDirection())):
+        assert np.allclose(ours, theirs, atol=1e-4)
     (tmp_path / "expected.nii").write_bytes(nib.Nifti1Image(expected.array, expected.affine).to_bytes())
-    reference = sitk.ReadImage(str(tmp_path / "expected.nii"))
-    assert read.GetPixelID() == sitk.sitkUInt16
-    on_reference = sitk.Resample(read, reference, sitk.Transform(), sitk.sitkNearestNeighbor)
-    assert np.array_equal(sitk.GetArrayFromImage(on_reference), sitk.GetArrayFromImage(reference))
+    reference = sitk.Resample(
+        sitk.ReadImage(str(tmp_path / "expected.nii")), scan, sitk.Transform(), sitk.sitkNearestNeighbor
+    )
+    array = sitk.GetArrayFromImage(mask)
+    assert array.any()
+    assert np.array_equal(array, sitk.GetArrayFromImage(reference))
     for index, *centre in json.loads(parts["params"][1])["centroids"].values():
-        where = np.argwhere(sitk.GetArrayFromImage(read) == int(index)).mean(axis=0)[::-1]
+        where = np.argwhere(array == int(index)).mean(axis=0)[::-1]
         assert np.abs(where - np.array(centre, float)).max() <= 0.5
+
+
+def test_a_series_may_be_sent_slice_by_slice(
+    client: TestClient, series: Path, expected: Volume, tmp_path: Path
+) -> None:
+    files = [("files", (f"Doe^Jane/{path.name}", path.read_bytes())) for path in series.iterdir()]
+    session = client.put("/session/", data={"client_id": "x"}, files=files).json()["session_id"]
+    body, headers = form({"params": "{}"}, {})
+    reply = client.post(f"/infer/small?image=x&session_id={session}&output=image", content=body, headers=headers)
+    (tmp_path / "mask.nii.gz").write_bytes(reply.content)
+    mask = read_volume(tmp_path / "mask.nii.gz").reorient("RAS")
+    assert np.array_equal(mask.array, expected.reorient("RAS").array)
+
+
+def test_only_uids_are_asked_of_the_pacs(client: TestClient) -> None:
+    assert is_uid(SERIES_UID)
+    assert not any(map(is_uid, ("", ".", "1..2", "1.2/../3", "1.2?x", "a", "1." * 40 + "1", "1.2\n")))
+    for image, status in (("1.2.3", 404), ("../studies", 404), ("1.2/3", 404)):
+        reply = client.post("/infer/small", params={"image": image}, data={"params": "{}"})
+        assert reply.status_code == status
 
 
 def test_refusals_reach_the_client(client: TestClient, scan: Path, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name that browsers reach the server by; may be repeated.")
     ] = None,
+    dicomweb: Annotated[
+        str | None, typer.Option(help="Address of a DICOMweb service whose series OHIF's plugin may name.")
+    ] = None,
     model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     folder: Annotated[
@@ -41,7 +44,9 @@ def serve(
     keep_hours: Annotated[float, typer.Option(min=0.01, help="How long finished jobs are kept.")] = 24.0,
 ) -> None:
     """Serve the viewer: drop a scan on a page, look at the mask. Ctrl-C stops; waiting jobs go on at the next start."""
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None or find_spec("python_multipart") is None:
+    if dicomweb is not None and not dicomweb.startswith(("http://", "https://")):
+        raise UsageError(f"{dicomweb}: not an address; expected http://... or https://...")
+    if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart", "dicomweb_client")):
         raise UsageError("the viewer needs more packages: pip install 'meddelinea[serve]'")
     import uvicorn
 
@@ -52,7 +57,7 @@ def serve(
     made = False
     if token is not None and len(token) < TOKEN_CHARACTERS:
         raise UsageError(f"the token has {len(token)} characters; expected at least {TOKEN_CHARACTERS}")
-    if token is None and not is_loopback(host):
+    if token is None and (allow_host or not is_loopback(host)):  # under another name, others reach it through a proxy
         token, made = secrets.token_urlsafe(32), True
     access = Access(
         (*LOOPBACK_NAMES, host.lower(), *map(str.lower, allow_host or ())), host in ("0.0.0.0", "::"), token
@@ -65,7 +70,7 @@ def serve(
         keep_hours=keep_hours,
     )
     place = Path(typer.get_app_dir("meddelinea")) / "serve" if folder is None else folder
-    app = create_app(place, model, device, access, limits)
+    app = create_app(place, model, device, access, limits, dicomweb)
     _log_to_stderr()
     config = uvicorn.Config(
         app,

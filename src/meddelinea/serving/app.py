@@ -36,7 +36,12 @@ Identity = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{32}$")]
 
 
 def create_app(
-    folder: Path, model: str = "small", device: str = "auto", access: Access | None = None, limits: Limits | None = None
+    folder: Path,
+    model: str = "small",
+    device: str = "auto",
+    access: Access | None = None,
+    limits: Limits | None = None,
+    dicomweb: str | None = None,
 ) -> Guard:
     """The application, ready for an ASGI server. Jobs run from its start-up to its shutdown.
 
@@ -50,6 +55,8 @@ def create_app(
         Who may ask; by default who is on this computer.
     limits
         What the server takes on.
+    dicomweb
+        Address of a DICOMweb service whose series MONAI Label's clients may name.
 
     Raises
     ------
@@ -74,7 +81,7 @@ def create_app(
     app = FastAPI(title="MedDelinea", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     intake = Intake(store, limits)
     app.include_router(_job_routes(store, intake, described, limits))
-    app.include_router(monai_label_routes(store, intake, described, access))
+    app.include_router(monai_label_routes(store, intake, described, access, limits, dicomweb))
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/", include_in_schema=False)

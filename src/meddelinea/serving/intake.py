@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Iterable
 from typing import IO
 
 from fastapi import HTTPException
@@ -43,19 +43,25 @@ class Intake:
             self._store.remove(job.id)
             raise
 
-    def files(self, sources: Sequence[IO[bytes]], modality: Modality | None) -> Job:
-        """A job from files: one scan, or the slices of a DICOM series, which are packed into a zip."""
+    def file(self, source: IO[bytes], modality: Modality | None) -> Job:
+        """A job from a file."""
         job = self._begin(modality)
         try:
-            path = self._store.upload_of(job)
-            if len(sources) == 1:
-                with path.open("wb") as target:
-                    shutil.copyfileobj(sources[0], target)
-            else:
-                with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-                    for number, source in enumerate(sources):
-                        with archive.open(f"{number:06d}.dcm", "w") as member:
-                            shutil.copyfileobj(source, member)
+            with self._store.upload_of(job).open("wb") as target:
+                shutil.copyfileobj(source, target)
+            return self._submit(job)
+        except BaseException:
+            self._store.remove(job.id)
+            raise
+
+    def series(self, slices: Iterable[IO[bytes]], modality: Modality | None) -> Job:
+        """A job from the files of a DICOM series, which are packed into a zip."""
+        job = self._begin(modality)
+        try:
+            with zipfile.ZipFile(self._store.upload_of(job), "w", zipfile.ZIP_STORED) as archive:
+                for number, source in enumerate(slices):
+                    with archive.open(f"{number:06d}.dcm", "w") as member:
+                        shutil.copyfileobj(source, member)
             return self._submit(job)
         except BaseException:
             self._store.remove(job.id)

@@ -20,9 +20,11 @@ from starlette.datastructures import FormData, UploadFile
 from meddelinea import __version__
 from meddelinea.inference.model import ModelFiles
 from meddelinea.io import read_volume
+from meddelinea.serving.dicomweb import fetch_series, is_uid
 from meddelinea.serving.guard import Access
 from meddelinea.serving.intake import Intake
 from meddelinea.serving.jobs import ENDED, Job, JobStore
+from meddelinea.serving.limits import Limits
 from meddelinea.serving.uploads import ZIP_MEMBERS
 
 #: How often the state of a job is looked at.
@@ -31,7 +33,9 @@ POLL_SECONDS = 0.1
 FIELD_BYTES = 1 << 16
 
 
-def monai_label_routes(store: JobStore, intake: Intake, described: ModelFiles, access: Access) -> APIRouter:
+def monai_label_routes(
+    store: JobStore, intake: Intake, described: ModelFiles, access: Access, limits: Limits, dicomweb: str | None
+) -> APIRouter:
     """The routes of the protocol.
 
     Parameters
@@ -42,6 +46,10 @@ def monai_label_routes(store: JobStore, intake: Intake, described: ModelFiles, a
         The model that segments.
     access
         Its token is what clients log in for.
+    limits
+        `upload_bytes` of them.
+    dicomweb
+        Address of the DICOMweb service whose series clients may name; None where they must send them.
     """
     routes = APIRouter()
 
@@ -124,6 +132,9 @@ def monai_label_routes(store: JobStore, intake: Intake, described: ModelFiles, a
             params = _params(form)
             if isinstance(form.get("file"), UploadFile) and not session_id:
                 job = await _take(intake, form, "file")
+            elif dicomweb is not None and not session_id and is_uid(image):
+                slices = fetch_series(dicomweb, image, limits.upload_bytes)
+                job = await run_in_threadpool(intake.series, slices, None)
             else:
                 job = find(session_id or image)
         while job.state not in ENDED:
@@ -158,7 +169,9 @@ async def _take(intake: Intake, form: FormData, field: str) -> Job:
     uploads = [value for value in form.getlist(field) if isinstance(value, UploadFile)]
     if not uploads:
         raise HTTPException(422, f"the form has no file in the field {field!r}")
-    return await run_in_threadpool(intake.files, [upload.file for upload in uploads], None)
+    if len(uploads) == 1:
+        return await run_in_threadpool(intake.file, uploads[0].file, None)
+    return await run_in_threadpool(intake.series, [upload.file for upload in uploads], None)
 
 
 def _params(form: FormData) -> dict[str, Any]:
