@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,34 +72,32 @@ def serve(
         keep_hours=keep_hours,
     )
     place = Path(typer.get_app_dir("meddelinea")) / "serve" if folder is None else folder
-    app = create_app(place, model, device, access, limits, dicomweb)
-    _log_to_stderr()
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http="h11",  # bounds the size of headers
-        ws="none",
-        h11_max_incomplete_event_size=1 << 14,
-        access_log=False,  # a query may name an image by its patient
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=256,
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=10,
-    )
     try:
-        listening = config.bind_socket()
-    except SystemExit as stop:  # how uvicorn says that it cannot listen
-        raise UsageError(
-            f"cannot listen on {host} port {port}: in use, or not this computer's; choose another"
-        ) from stop
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}/"
-    print(f"MedDelinea with model {model}: {address}{f'#token={token}' if made else ''}", flush=True)
-    print(f"jobs are kept in {place} for {keep_hours:g} hours; Ctrl-C stops", flush=True)
-    uvicorn.Server(config).run(sockets=[listening])
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from error
+    with listening:
+        app = create_app(place, model, device, access, limits, dicomweb)
+        _log_to_stderr()
+        config = uvicorn.Config(
+            app,
+            http="h11",  # bounds the size of headers
+            ws="none",
+            h11_max_incomplete_event_size=1 << 14,
+            access_log=False,  # a query may name an image by its patient
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=256,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=10,
+        )
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listening.getsockname()[1]}/"
+        print(f"MedDelinea with model {model}: {address}{f'#token={token}' if made else ''}", flush=True)
+        print(f"jobs are kept in {place} for {keep_hours:g} hours; Ctrl-C stops", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to stop it is no error
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _log_to_stderr() -> None:

@@ -44,7 +44,7 @@ class Worker:
         self._model, self._device, self._limits = model, device, limits
         self._context = multiprocessing.get_context("spawn")  # a fork would share the server's sockets and locks
         self._process: Any = None
-        self._cancelled = self._context.Event()
+        self._cancelled: Any = None
         self._channel: Connection | None = None
 
     def begin(self, upload: Path, modality: Modality | None) -> Connection:
@@ -69,7 +69,8 @@ class Worker:
 
     def cancel(self) -> None:
         """Ask the process to leave its scan; it answers with an outcome, or must be stopped."""
-        self._cancelled.set()
+        if self._cancelled is not None:
+            self._cancelled.set()
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -78,7 +79,7 @@ class Worker:
         if self._process is not None:
             self._process.kill()
             self._process.join(GRACE_SECONDS)
-        self._process = self._channel = None
+        self._process = self._channel = self._cancelled = None
 
 
 def work(channel: Connection, cancelled: Any, model_name: str, device: str, limits: Limits) -> None:

@@ -186,12 +186,13 @@ async function compareWith(id) {
   document.querySelector('input[name="shown"][value="this"]').checked = true;
   view.dropEarlier();
   result.changes = null;
-  $("shown").hidden = !id;
+  $("shown").hidden = true;
   if (id) {
     const other = await server.job(id);
     const [changes, mask, organs] = await Promise.all([server.compare(result.job.id, id), bytes(other, "mask"), organsOf(other)]);
     result.changes = changes;
     $("difference-choice").hidden = !(await view.addEarlier(mask, organs));
+    $("shown").hidden = false;
   }
   drawOrgans();
 }

@@ -159,7 +159,7 @@ export class View {
             count += 1;
           }
     if (!count) return;
-    const [i, j, k] = sums.map((sum) => sum / count);
+    const [i, j, k] = sums.map((sum) => Math.round(sum / count)); // a voxel's middle, where steps by key stay
     const mm = mask.hdr.affine.slice(0, 3).map(([a, b, c, d]) => a * i + b * j + c * k + d);
     this.#planes.scene.crosshairPos = this.#planes.mm2frac([...mm, 1]);
     this.#planes.createOnLocationChange();
