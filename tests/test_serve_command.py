@@ -18,7 +18,7 @@ Start = Callable[..., tuple[int, str, str]]
 def start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
     """Run `meddelinea serve WORDS...` until it would wait for requests: exit code, stdout, stderr."""
     monkeypatch.setattr("logging.disable", lambda level: None)
-    monkeypatch.setattr("logging.basicConfig", lambda **options: None)
+    monkeypatch.setattr("meddelinea.cli.serve._log_to_stderr", lambda: None)
 
     def run(server: uvicorn.Server, sockets: object) -> None:
         with TestClient(server.config.app):

@@ -327,6 +327,29 @@ def test_loopback_is_this_computer_only() -> None:
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.7", "viewer.hospital", ""))
 
 
+def test_an_upload_that_breaks_off_leaves_nothing(client: TestClient, scan: Path, log: io.StringIO) -> None:
+    before = {job["id"] for job in client.get("/api/jobs").json()}
+    messages = [
+        {"type": "http.request", "body": scan.read_bytes()[:2000], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1:8000"), (b"content-length", b"100000")]
+    scope = {"type": "http", "method": "POST", "path": "/api/jobs", "query_string": b"", "headers": headers}
+    assert client.portal is not None
+    client.portal.call(client.app, scope, receive, send)
+    assert {job["id"] for job in client.get("/api/jobs").json()} == before
+    assert not [message for message in sent if message.get("status") == 201]
+    assert "ClientDisconnect" not in log.getvalue()
+
+
 def test_the_log_says_nothing_of_the_patient(client: TestClient, job: dict[str, Any], log: io.StringIO) -> None:
     client.post(f"/infer/small?image=Doe^Jane&session_id={job['id']}", data={"params": '{"PatientName": "Doe^Jane"}'})
     client.post("/infer/Doe^Jane", data={"params": "{"})

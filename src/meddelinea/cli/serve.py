@@ -101,7 +101,11 @@ def serve(
 
 
 def _log_to_stderr() -> None:
-    """Show what the server says of its jobs; a job is named by its id alone."""
+    """Show what the server says of its jobs, which names them by their ids, and nothing that libraries quote."""
     logging.disable(logging.NOTSET)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("meddelinea.serving").setLevel(logging.INFO)
+    logging.getLogger().addHandler(logging.NullHandler())  # else what has no handler goes to stderr
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("meddelinea.serving", logging.INFO), ("uvicorn", logging.WARNING)):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(level)

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from meddelinea.serving.limits import Limits
 
@@ -118,6 +119,8 @@ class Guard:
         except HTTPException as refusal:
             if not begun:
                 await _answer(send_guarded, refusal.status_code, refusal.detail, refusal.headers)
+        except ClientDisconnect:  # nobody is left to answer
+            pass
         except Exception as error:  # its text may quote the request
             place = error.__traceback__
             while place is not None and place.tb_next is not None:

@@ -51,17 +51,22 @@ async function begin() {
 async function listJobs() {
   const jobs = await server.jobs();
   jobTable($("jobs"), jobs, names, result?.job.id, {
-    open: (job) => attempt(() => follow(job)),
+    open: (job) => busyAlready() || attempt(() => follow(job)),
     cancel: (job) => attempt(async () => void (await server.cancel(job.id), await listJobs())),
     remove: (job) => attempt(async () => void (await server.remove(job.id), await listJobs())),
   });
   return jobs;
 }
 
+function busyAlready() {
+  if (stopWork) say($("status").textContent, "one scan is on its way; wait for it or cancel it");
+  return Boolean(stopWork);
+}
+
 async function send(scan) {
-  if (stopWork) return say($("status").textContent, "one scan is on its way; wait for it or cancel it");
+  if (busyAlready()) return;
   if (scan.size > about.upload_bytes)
-    return say("", `the file has ${scan.size >> 20} MiB; the server takes ${about.upload_bytes >> 20} MiB`);
+    return void say("", `the file has ${scan.size >> 20} MiB; the server takes ${about.upload_bytes >> 20} MiB`);
   busy(0, `Sending ${scan.name}`);
   const upload = server.upload(scan, $("modality").value, (share) => busy(share, `Sending: ${Math.round(100 * share)} %`));
   stopWork = upload.abort;
