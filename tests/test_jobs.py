@@ -3,6 +3,7 @@
 The worker's process is replaced by a thread that says what a test has it say.
 """
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -194,6 +195,31 @@ def test_a_crash_of_the_worker_repeats_the_job_and_spares_the_next(store: JobSto
 def test_a_scan_that_always_crashes_the_worker_fails(store: JobStore) -> None:
     job = submit(store)
     run(store, FakeWorker(*[crash] * MOST_ATTEMPTS), lambda: state(store, job) == "failed")
+
+
+def test_trouble_with_the_database_or_a_job_ends_neither_the_thread_nor_the_next_job(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = submit(store), submit(store)
+    claim, progress = store.claim, store.progress
+    broken = [sqlite3.OperationalError("disk full"), OSError("disk full")]
+
+    def claim_or_fail() -> Job | None:
+        if len(broken) == 2:
+            raise broken.pop(0)
+        return claim()
+
+    def progress_or_fail(*so_far: Any) -> None:
+        if broken:
+            raise broken.pop(0)
+        progress(*so_far)
+
+    monkeypatch.setattr(store, "claim", claim_or_fail)
+    monkeypatch.setattr(store, "progress", progress_or_fail)
+    run(store, FakeWorker(finish, finish), lambda: state(store, second) == "done")
+    found = store.get(first.id)
+    assert found is not None
+    assert (found.state, found.outcome.message) == ("failed", "unexpected OSError in the server")
 
 
 def test_a_job_over_its_time_fails_and_the_worker_is_ended(store: JobStore) -> None:

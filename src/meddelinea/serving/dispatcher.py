@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 
 #: How often the state of a job is looked at.
 POLL_SECONDS = 0.1
+#: Pause after an error that is no job's.
+PAUSE_SECONDS = 1.0
 #: How often old jobs are looked for.
 TIDY_SECONDS = 10.0
 
@@ -50,19 +52,27 @@ class Dispatcher:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._tidy()
-            job = self._store.claim()
-            if job is None:
-                self._stopping.wait(POLL_SECONDS)
-                continue
-            _log.info("job %s: begun, attempt %d", job.id, job.attempts)
             try:
-                self._run_job(job)
-            except Exception as error:  # one job's trouble, such as a full disk, is not the next one's
-                self._worker.stop()
-                self._store.finish(job.id, Outcome("failed", f"unexpected {type(error).__name__} in the server"))
-            ended = self._store.get(job.id)
-            _log.info("job %s: %s", job.id, ended.state if ended is not None else "removed")
+                self._tidy()
+                job = self._store.claim()
+                if job is None:
+                    self._stopping.wait(POLL_SECONDS)
+                else:
+                    self._try(job)
+            except Exception as error:  # such as a full disk: it may have room again
+                _log.error("unexpected %s", type(error).__name__)
+                self._stopping.wait(PAUSE_SECONDS)
+
+    def _try(self, job: Job) -> None:
+        """Run a job; its trouble is not the next one's."""
+        _log.info("job %s: begun, attempt %d", job.id, job.attempts)
+        try:
+            self._run_job(job)
+        except Exception as error:
+            self._worker.stop()
+            self._store.finish(job.id, Outcome("failed", f"unexpected {type(error).__name__} in the server"))
+        ended = self._store.get(job.id)
+        _log.info("job %s: %s", job.id, ended.state if ended is not None else "removed")
 
     def _run_job(self, job: Job) -> None:
         """Segment one scan; ends when it is finished, cancelled, removed, too slow, or the worker has ended."""
