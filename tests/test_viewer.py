@@ -246,7 +246,7 @@ def test_the_page_is_used_with_the_keyboard_alone(page: Any, served: Served, don
     assert abs(pixels(page, "#solid") - before).max() > 20
     focus_on("file")
     with page.expect_file_chooser():
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
 
 
 def test_a_narrow_window_shows_all(page: Any, served: Served, done: list[str]) -> None:
