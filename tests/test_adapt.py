@@ -187,7 +187,7 @@ def test_adapt_then_predict(base: Path, pairs: Path, tmp_path: Path, capsys: pyt
         assert (
             meddelinea("predict", "-i", scan, "-o", tmp_path / "m.nii.gz", "--model", output, "--modality", "CT") == 3
         )
-        assert "was trained on MR" in capsys.readouterr().err
+        assert "expected MR, which the model was trained on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

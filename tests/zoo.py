@@ -118,7 +118,7 @@ REFUSALS = [
     # files
     Beast("nothing there", lambda folder: folder / "scan.nii.gz", "not_found", "no such file"),
     Beast("another format", holding(b"ObjectType = Image\n", "scan.mha"), "unknown_kind", "scan.mha"),
-    Beast("a text", holding(b"patient,organ\n", "scan.csv"), "unknown_kind", "scan.csv"),
+    Beast("a text", holding(b"patient,organ\n", "scan.txt"), "unknown_kind", "scan.txt"),
     Beast("a file without an ending", holding(b"\0" * 500, "scan"), "unknown_kind", "not a kind of file"),
     Beast("a pipe", pipe, "unknown_kind", "not a kind of file"),
     Beast("an empty NIfTI", holding(b"", "scan.nii"), "unreadable", "NIfTI"),

@@ -23,6 +23,7 @@ from meddelinea.cli import (
     leak_check,
     predict,
     prepare,
+    serve,
     train,
 )
 from meddelinea.errors import MedDelineaError
@@ -48,6 +49,7 @@ app.command("adapt")(adapt.adapt)
 app.command("curves")(curves.curves)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leak-check")(leak_check.leak_check)
+app.command("serve")(serve.serve)
 app.command("import-weights")(import_weights.import_weights)
 app.add_typer(benchmark.app, name="benchmark")
 

@@ -1,0 +1,111 @@
+"""`meddelinea serve`: the viewer, and MONAI Label's protocol, on a port of this computer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meddelinea.errors import UsageError
+
+#: Shortest token that may be chosen: nothing slows down who guesses.
+TOKEN_CHARACTERS = 16
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on. Any but this computer's demands a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="MEDDELINEA_TOKEN", help="What requests must carry (default: made and printed once)."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name that browsers reach the server by; may be repeated.")
+    ] = None,
+    dicomweb: Annotated[
+        str | None, typer.Option(help="Address of a DICOMweb service whose series OHIF's plugin may name.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where jobs are kept (default: a folder of this user's application data).")
+    ] = None,
+    upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, in MiB.")] = 1024,
+    unpacked_mib: Annotated[int, typer.Option(min=1, help="Most that an upload may unpack to, in MiB.")] = 2048,
+    queue_length: Annotated[int, typer.Option(min=1, help="Scans that may wait at once.")] = 32,
+    job_minutes: Annotated[float, typer.Option(min=0.01, help="Longest time for one scan.")] = 30.0,
+    keep_hours: Annotated[float, typer.Option(min=0.01, help="How long finished jobs are kept.")] = 24.0,
+) -> None:
+    """Serve the viewer: drop a scan on a page, look at the mask. Ctrl-C stops; waiting jobs go on at the next start."""
+    if dicomweb is not None and not dicomweb.startswith(("http://", "https://")):
+        raise UsageError(f"{dicomweb}: not an address; expected http://... or https://...")
+    if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart", "dicomweb_client")):
+        raise UsageError("the viewer needs more packages: pip install 'meddelinea[serve]'")
+    import uvicorn
+
+    from meddelinea.serving.app import create_app
+    from meddelinea.serving.guard import LOOPBACK_NAMES, Access, is_loopback
+    from meddelinea.serving.limits import Limits
+
+    made = False
+    if token is not None and len(token) < TOKEN_CHARACTERS:
+        raise UsageError(f"the token has {len(token)} characters; expected at least {TOKEN_CHARACTERS}")
+    if token is None and (allow_host or not is_loopback(host)):  # under another name, others reach it through a proxy
+        token, made = secrets.token_urlsafe(32), True
+    access = Access(
+        (*LOOPBACK_NAMES, host.lower(), *map(str.lower, allow_host or ())), host in ("0.0.0.0", "::"), token
+    )
+    limits = Limits(
+        upload_bytes=upload_mib << 20,
+        unpacked_bytes=unpacked_mib << 20,
+        queue_length=queue_length,
+        job_seconds=60.0 * job_minutes,
+        keep_hours=keep_hours,
+    )
+    place = Path(typer.get_app_dir("meddelinea")) / "serve" if folder is None else folder
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from error
+    with listening:
+        app = create_app(place, model, device, access, limits, dicomweb)
+        _log_to_stderr()
+        config = uvicorn.Config(
+            app,
+            http="h11",  # bounds the size of headers
+            ws="none",
+            h11_max_incomplete_event_size=1 << 14,
+            access_log=False,  # a query may name an image by its patient
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=256,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=10,
+        )
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listening.getsockname()[1]}/"
+        print(f"MedDelinea with model {model}: {address}{f'#token={token}' if made else ''}", flush=True)
+        print(f"jobs are kept in {place} for {keep_hours:g} hours; Ctrl-C stops", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to stop it is no error
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _log_to_stderr() -> None:
+    """Show what the server says of its jobs, which names them by their ids, and nothing that libraries quote."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().addHandler(logging.NullHandler())  # else what has no handler goes to stderr
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("meddelinea.serving", logging.INFO), ("uvicorn", logging.WARNING)):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,58 @@
+"""A series from a DICOMweb server, such as the one that OHIF shows."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from fastapi import HTTPException
+
+#: What a UID looks like; nothing else becomes part of an address.
+UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+UID_CHARACTERS = 64
+
+
+def is_uid(text: str) -> bool:
+    """Whether `text` can be the UID of a series."""
+    return len(text) <= UID_CHARACTERS and UID.fullmatch(text) is not None
+
+
+def fetch_series(url: str, series_uid: str, most_bytes: int) -> Iterator[IO[bytes]]:
+    """The instances of a series as files, one at a time.
+
+    Parameters
+    ----------
+    url
+        Address of the DICOMweb service; set by who starts the server, never by a request.
+    series_uid
+        The series; its study is searched for.
+    most_bytes
+        Most that the instances may have in all.
+
+    Raises
+    ------
+    HTTPException
+        404 if there is no such series, 413 if it is too large, 502 if the service fails.
+    """
+    from dicomweb_client import DICOMwebClient
+    from requests import RequestException
+
+    client = DICOMwebClient(url)
+    total = 0
+    try:
+        found = client.search_for_series(search_filters={"SeriesInstanceUID": series_uid}, limit=1)
+        if not found:
+            raise HTTPException(404, "the DICOMweb server has no such series")
+        study_uid = found[0]["0020000D"]["Value"][0]
+        for instance in client.iter_series(study_uid, series_uid):
+            file = io.BytesIO()
+            instance.save_as(file, enforce_file_format=True)
+            total += file.tell()
+            if total > most_bytes:
+                raise HTTPException(413, f"the series is larger than {most_bytes >> 20} MiB")
+            file.seek(0)
+            yield file
+    except (RequestException, LookupError, ValueError) as error:
+        raise HTTPException(502, f"the DICOMweb server does not give the series ({type(error).__name__})") from error

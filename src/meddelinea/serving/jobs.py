@@ -1,0 +1,302 @@
+"""Jobs and their folders: what was uploaded, how far it is, and what came of it. Kept in SQLite, so that a restart of
+the server loses nothing.
+
+    receiving -> queued -> running -> done | refused | failed
+                    any of these but the last three -> cancelled
+
+Each job has a folder with its upload and its results, named by an id that is drawn here: no request names a path.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.serving.limits import Limits
+from meddelinea.volume import Modality
+
+State = Literal["receiving", "queued", "running", "done", "refused", "failed", "cancelled"]
+
+#: States in which a job takes a place in the queue.
+WAITING = ("receiving", "queued", "running")
+#: States that no job leaves.
+ENDED = ("done", "refused", "failed", "cancelled")
+#: How often a job is begun before it counts as the reason that the worker or the server ended.
+MOST_ATTEMPTS = 3
+#: Version of the table below, kept in the file.
+SCHEMA = 1
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    suffix TEXT NOT NULL,
+    modality TEXT,
+    created REAL NOT NULL,
+    ended REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    slices_done INTEGER NOT NULL DEFAULT 0,
+    slices INTEGER NOT NULL DEFAULT 0,
+    outcome TEXT NOT NULL DEFAULT '{}'
+)
+"""
+
+
+class QueueFullError(MedDelineaError):
+    """As many scans wait as the server takes."""
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A file that came of a job.
+
+    Parameters
+    ----------
+    kind
+        What it is, for programs: `"mask"`, `"labels"`, `"statistics"`, `"scan"`. Those that a page does not know it
+        offers for download all the same.
+    name
+        File name in the job's folder.
+    title
+        What it is, for people.
+    """
+
+    kind: str
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Parameters
+    ----------
+    state
+        `"done"`, `"refused"` (the scan is not one to segment) or `"failed"`.
+    message
+        Why not, for people; empty where it is done.
+    warnings
+        What to take care with.
+    scan
+        Fingerprint of the voxels: equal for the same scan in whatever file.
+    modality
+        Of the scan, as it was segmented.
+    shape, spacing_mm
+        Its grid.
+    files
+        What is there to look at and to download.
+    """
+
+    state: State
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    scan: str | None = None
+    modality: str | None = None
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    files: tuple[ResultFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan on its way through the server; times are seconds since 1970, `slices_done` of `slices` are segmented."""
+
+    id: str
+    state: State
+    suffix: str
+    modality: Modality | None
+    created: float
+    ended: float | None
+    attempts: int
+    slices_done: int
+    slices: int
+    outcome: Outcome
+
+
+class JobStore:
+    """The jobs of one server. Its methods may be called from any thread.
+
+    Parameters
+    ----------
+    folder
+        Where jobs are kept; created where absent, readable to its owner only.
+    limits
+        `queue_length` and `keep_hours` of them.
+
+    Raises
+    ------
+    UsageError
+        If the folder cannot be made or is that of another server that runs.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._limits = limits
+        self._folder = folder / "jobs"
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._database = sqlite3.connect(
+                folder / "jobs.sqlite3", timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+            self._database.row_factory = sqlite3.Row
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")  # held until closed: one server a folder
+            self._database.execute("PRAGMA secure_delete = ON")
+            self._database.execute("BEGIN IMMEDIATE")
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA):
+                raise UsageError(f"{folder}: jobs of version {version}, expected {SCHEMA}; choose another folder")
+            self._database.execute(_TABLE)
+            self._database.execute(f"PRAGMA user_version = {SCHEMA}")
+            self._database.execute("COMMIT")
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"{folder}: jobs cannot be kept here ({error}); choose another folder, or stop the server that uses it"
+            ) from error
+        self._recover()
+
+    def _recover(self) -> None:
+        """After a restart: uploads that broke off go, and a job that was running waits to be run again."""
+        self._execute("DELETE FROM jobs WHERE state = 'receiving'")
+        for row in self._execute("SELECT id FROM jobs WHERE state = 'running'"):
+            self.requeue(row["id"])
+        self.tidy()
+
+    def close(self) -> None:
+        """Let another server have the folder."""
+        with self._lock:
+            self._database.close()
+
+    def folder_of(self, job: Job) -> Path:
+        """The folder with the files of a job."""
+        return self._folder / job.id
+
+    def upload_of(self, job: Job) -> Path:
+        """The file that was uploaded."""
+        return self.folder_of(job) / f"upload{job.suffix}"
+
+    def receive(self, modality: Modality | None = None) -> Job:
+        """Take a place in the queue for an upload that begins to arrive, and make its folder.
+
+        Raises
+        ------
+        QueueFullError
+            If no place is free.
+        """
+        identity = secrets.token_hex(16)
+        added = self._execute(
+            "INSERT INTO jobs (id, state, suffix, modality, created) SELECT ?, 'receiving', '', ?, ? "
+            "WHERE (SELECT COUNT(*) FROM jobs WHERE state IN ('receiving', 'queued', 'running')) < ?",
+            (identity, modality, time.time(), self._limits.queue_length),
+            changes=True,
+        )
+        if not added:
+            raise QueueFullError(f"{self._limits.queue_length} scans wait already; try again in some minutes")
+        job = self.get(identity)
+        assert job is not None
+        self.folder_of(job).mkdir(mode=0o700)
+        return job
+
+    def submit(self, identity: str, suffix: str) -> None:
+        """An upload is complete: its job waits to be run."""
+        self._execute("UPDATE jobs SET state = 'queued', suffix = ? WHERE id = ?", (suffix, identity))
+
+    def claim(self) -> Job | None:
+        """The job that waited longest, running from now on; None where none waits."""
+        rows = self._execute(
+            "UPDATE jobs SET state = 'running', attempts = attempts + 1, slices_done = 0, slices = 0 WHERE id = "
+            "(SELECT id FROM jobs WHERE state = 'queued' ORDER BY created LIMIT 1) RETURNING *"
+        )
+        return _job(rows[0]) if rows else None
+
+    def progress(self, identity: str, slices_done: int, slices: int) -> None:
+        """So far is a running job."""
+        self._execute("UPDATE jobs SET slices_done = ?, slices = ? WHERE id = ?", (slices_done, slices, identity))
+
+    def finish(self, identity: str, outcome: Outcome) -> None:
+        """A running job has ended. One that was cancelled or removed meanwhile stays so."""
+        self._execute(
+            "UPDATE jobs SET state = ?, ended = ?, outcome = ? WHERE id = ? AND state = 'running'",
+            (outcome.state, time.time(), json.dumps(asdict(outcome)), identity),
+        )
+
+    def release(self, identity: str) -> None:
+        """A running job was put aside in good order; the attempt does not count."""
+        self._execute(
+            "UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ? AND state = 'running'", (identity,)
+        )
+
+    def requeue(self, identity: str) -> None:
+        """A running job was interrupted: it runs again, and fails where that happened too often."""
+        changed = self._execute(
+            "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running' AND attempts < ?",
+            (identity, MOST_ATTEMPTS),
+            changes=True,
+        )
+        if not changed:
+            self.finish(identity, Outcome("failed", f"interrupted {MOST_ATTEMPTS} times; the scan may be at fault"))
+
+    def cancel(self, identity: str) -> None:
+        """Stop a job that has not ended."""
+        self._execute(
+            "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state IN ('queued', 'running')",
+            (time.time(), identity),
+        )
+
+    def remove(self, identity: str) -> None:
+        """Delete a job and its files."""
+        self._execute("DELETE FROM jobs WHERE id = ?", (identity,))
+        shutil.rmtree(self._folder / identity, ignore_errors=True)
+
+    def get(self, identity: str) -> Job | None:
+        """The job with this id, None where there is none."""
+        rows = self._execute("SELECT * FROM jobs WHERE id = ?", (identity,))
+        return _job(rows[0]) if rows else None
+
+    def all(self) -> list[Job]:
+        """All jobs, the latest first."""
+        return [_job(row) for row in self._execute("SELECT * FROM jobs ORDER BY created DESC")]
+
+    def waiting_before(self, job: Job) -> int:
+        """Jobs that are run before this one."""
+        rows = self._execute(
+            "SELECT COUNT(*) FROM jobs WHERE state = 'running' OR (state = 'queued' AND created < ?)", (job.created,)
+        )
+        return int(rows[0][0])
+
+    def tidy(self) -> None:
+        """Delete jobs that ended more than `keep_hours` ago, and folders that belong to no job."""
+        before = time.time() - 3600.0 * self._limits.keep_hours
+        for row in self._execute("SELECT id FROM jobs WHERE ended < ?", (before,)):
+            self.remove(row["id"])
+        with self._lock:  # no job begins between the two listings
+            folders = [path for path in self._folder.iterdir() if path.is_dir()]
+            known = {row["id"] for row in self._database.execute("SELECT id FROM jobs")}
+        for folder in folders:
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _execute(self, statement: str, values: tuple[Any, ...] = (), changes: bool = False) -> Any:
+        """Rows of a statement, or with `changes` how many it changed."""
+        with self._lock:
+            cursor = self._database.execute(statement, values)
+            rows = cursor.fetchall()
+            return cursor.rowcount if changes else rows
+
+
+def _job(row: sqlite3.Row) -> Job:
+    fields = dict(row)
+    outcome = json.loads(fields.pop("outcome"))
+    if outcome:
+        outcome["files"] = tuple(ResultFile(**file) for file in outcome["files"])
+        outcome |= {name: tuple(outcome[name]) for name in ("warnings", "shape", "spacing_mm")}
+    return Job(**fields, outcome=Outcome(**outcome) if outcome else Outcome(fields["state"]))

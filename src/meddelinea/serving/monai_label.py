@@ -1,0 +1,234 @@
+"""MONAI Label's client protocol, as far as automatic segmentation needs it: what plugins of 3D Slicer and OHIF speak.
+
+A session is a job: its scan is segmented when it is uploaded, and `/infer/` waits for the result and sends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import FileResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from meddelinea import __version__
+from meddelinea.inference.model import ModelFiles
+from meddelinea.io import read_volume
+from meddelinea.serving.dicomweb import fetch_series, is_uid
+from meddelinea.serving.guard import Access
+from meddelinea.serving.intake import Intake
+from meddelinea.serving.jobs import ENDED, Job, JobStore
+from meddelinea.serving.limits import Limits
+from meddelinea.serving.uploads import ZIP_MEMBERS
+
+#: How often the state of a job is looked at.
+POLL_SECONDS = 0.1
+#: Longest field of a form that is not a file.
+FIELD_BYTES = 1 << 16
+
+
+def monai_label_routes(
+    store: JobStore, intake: Intake, described: ModelFiles, access: Access, limits: Limits, dicomweb: str | None
+) -> APIRouter:
+    """The routes of the protocol.
+
+    Parameters
+    ----------
+    store, intake
+        Where jobs are and where they come in.
+    described
+        The model that segments.
+    access
+        Its token is what clients log in for.
+    limits
+        `upload_bytes` of them.
+    dicomweb
+        Address of the DICOMweb service whose series clients may name; None where they must send them.
+    """
+    routes = APIRouter()
+
+    def find(identity: str) -> Job:
+        job = store.get(identity)
+        if job is None:
+            raise HTTPException(404, "no such session; create it again")
+        return job
+
+    @routes.get("/info/")
+    def info() -> dict[str, Any]:
+        # Plugins drop the first label as background; an organ in its place would be lost.
+        return {
+            "name": "MedDelinea",
+            "description": "Organ segmentation with a controllable diffusion transformer. Not for diagnosis.",
+            "version": __version__,
+            "labels": ["background", *described.labels],
+            "models": {
+                described.name: {
+                    "type": "segmentation",
+                    "labels": {"background": 0, **described.labels},
+                    "dimension": 3,
+                    "description": f"Segments {len(described.labels)} organs in {' and '.join(described.modalities)}",
+                    "config": {},
+                }
+            },
+            "trainers": {},
+            "strategies": {},
+            "scoring": {},
+            "train_stats": {},
+            "datastore": {},
+        }
+
+    @routes.get("/auth/")
+    def auth() -> dict[str, Any]:
+        return {"enabled": access.token is not None, "client_id": "", "realm": ""}
+
+    @routes.post("/auth/token")
+    async def log_in(request: Request) -> dict[str, Any]:
+        async with request.form(max_files=0, max_fields=10) as form:
+            password = str(form.get("password", ""))
+        if access.token is None:
+            return {"access_token": None, "token_type": None}
+        if not secrets.compare_digest(password.encode(), access.token.encode()):
+            raise HTTPException(401, "wrong password: it is the server's token, with any user name")
+        return {"access_token": access.token, "token_type": "Bearer"}
+
+    @routes.get("/auth/token/valid")
+    def valid() -> dict[str, Any]:
+        return {"username": "user"}
+
+    @routes.put("/session/")
+    async def create_session(request: Request) -> dict[str, Any]:
+        async with request.form(max_files=ZIP_MEMBERS, max_fields=10, max_part_size=FIELD_BYTES) as form:
+            job = await _take(intake, form, "files")
+        return {"session_id": job.id, "session_info": _session(job)}
+
+    @routes.get("/session/{session_id}")
+    def get_session(session_id: str, image: bool = False) -> Any:
+        job = find(session_id)
+        return FileResponse(store.upload_of(job)) if image else _session(job)
+
+    @routes.delete("/session/{session_id}")
+    def remove_session(session_id: str) -> dict[str, Any]:
+        job = find(session_id)
+        store.remove(job.id)
+        return _session(job)
+
+    @routes.post("/infer/{model}")
+    async def infer(
+        request: Request,
+        model: str,
+        image: str = "",
+        session_id: str = "",
+        output: Literal["all", "image", "json", "dicom_seg"] = "all",
+    ) -> Response:
+        if model != described.name:
+            raise HTTPException(404, f"no such model here; this server has {described.name}")
+        async with request.form(max_files=2, max_fields=10, max_part_size=FIELD_BYTES) as form:
+            params = _params(form)
+            if isinstance(form.get("file"), UploadFile) and not session_id:
+                job = await _take(intake, form, "file")
+            elif dicomweb is not None and not session_id and is_uid(image):
+                slices = fetch_series(dicomweb, image, limits.upload_bytes)
+                job = await run_in_threadpool(intake.series, slices, None)
+            else:
+                job = find(session_id or image)
+        while job.state not in ENDED:
+            await asyncio.sleep(POLL_SECONDS)
+            job = find(job.id)
+        if job.state != "done":
+            raise HTTPException(422 if job.state == "refused" else 500, job.outcome.message or job.state)
+        if output == "dicom_seg":
+            raise HTTPException(406, "ask for output=all, image or json")
+        suffix = ".nrrd" if params.get("result_extension") == ".nrrd" else ".nii.gz"
+        found, result = await run_in_threadpool(_result, store.folder_of(job), suffix)
+        reply = json.dumps(found).encode()
+        if output == "json":
+            return Response(reply, media_type="application/json")
+        if output == "image":
+            headers = {"Content-Disposition": f'attachment; filename="mask{suffix}"'}
+            return Response(result, media_type="application/octet-stream", headers=headers)
+        boundary = secrets.token_hex(16)
+        body = _multipart(boundary, reply, f"mask{suffix}", result)
+        return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
+
+    return routes
+
+
+def _session(job: Job) -> dict[str, Any]:
+    """What the protocol tells of a session, but for the server's paths."""
+    return {"name": job.id, "image": job.id, "create_ts": int(job.created), "last_access_ts": int(job.created)}
+
+
+async def _take(intake: Intake, form: FormData, field: str) -> Job:
+    """A job from the files of a form; their names are not looked at."""
+    uploads = [value for value in form.getlist(field) if isinstance(value, UploadFile)]
+    if not uploads:
+        raise HTTPException(422, f"the form has no file in the field {field!r}")
+    if len(uploads) == 1:
+        return await run_in_threadpool(intake.file, uploads[0].file, None)
+    return await run_in_threadpool(intake.series, [upload.file for upload in uploads], None)
+
+
+def _params(form: FormData) -> dict[str, Any]:
+    """The field `params` of a request: a JSON object."""
+    try:
+        params = json.loads(str(form.get("params") or "{}"))
+    except (ValueError, RecursionError):
+        params = None
+    if not isinstance(params, dict):
+        raise HTTPException(422, "the form's field 'params' is not a JSON object")
+    return params
+
+
+def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
+    """What is sent beside a mask, and the mask as a file.
+
+    Slicer's plugin names the segments of a mask by their order, so only organs that were found are listed. OHIF's
+    reads a NRRD of 16 bits, not compressed, with the rows from the top as DICOM has them.
+    """
+    labels: dict[str, int] = json.loads((folder / "mask.json").read_text(encoding="utf-8"))["labels"]
+    mask = read_volume(folder / "mask.nii.gz")
+    if suffix == ".nrrd":
+        mask = mask.reorient(_dicom_order(mask.orientation))
+    centres = {}
+    for name, index in labels.items():
+        where = np.nonzero(mask.array == index)
+        if where[0].size:
+            centres[name] = [str(index), *(str(round(float(axis.mean()))) for axis in where)]
+    params = {"label_names": {name: labels[name] for name in centres}, "centroids": centres}
+    if suffix != ".nrrd":
+        return params, (folder / "mask.nii.gz").read_bytes()
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.affine
+    vectors = " ".join(f"({','.join(f'{value:.9g}' for value in axis)})" for axis in lps[:3, :3].T)
+    header = (
+        f"NRRD0004\ntype: unsigned short\ndimension: 3\nspace: left-posterior-superior\n"
+        f"sizes: {' '.join(map(str, mask.array.shape))}\nspace directions: {vectors}\n"
+        f"kinds: domain domain domain\nendian: little\nencoding: raw\n"
+        f"space origin: ({','.join(f'{value:.9g}' for value in lps[:3, 3])})\n\n"
+    )
+    return params, header.encode() + mask.array.astype("<u2").tobytes(order="F")
+
+
+def _dicom_order(orientation: str) -> str:
+    """The axes of a volume with its rows counted from the top of the image, as DICOM stores them."""
+    opposite = {"A": "P", "P": "A", "L": "R", "R": "L", "S": "I", "I": "S"}
+    return orientation[0] + opposite[orientation[1]] + orientation[2]
+
+
+def _multipart(boundary: str, params: bytes, name: str, content: bytes) -> bytes:
+    """A reply of two parts: the field `params` and the file `image`."""
+    begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    return b"".join(
+        (
+            f'{begin}"params"\r\nContent-Type: application/json\r\n\r\n'.encode(),
+            params,
+            f'\r\n{begin}"image"; filename="{name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode(),
+            content,
+            f"\r\n--{boundary}--\r\n".encode(),
+        )
+    )

@@ -1,0 +1,108 @@
+"""One uploaded scan to its results, in the worker's process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meddelinea.errors import InputRefusedError, MedDelineaError
+from meddelinea.serving.jobs import Outcome, ResultFile
+from meddelinea.serving.limits import Limits
+from meddelinea.serving.uploads import screen
+
+if TYPE_CHECKING:
+    from meddelinea.inference.api import Result
+    from meddelinea.inference.model import Model
+    from meddelinea.volume import Modality
+
+
+def segment_upload(
+    model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
+) -> Outcome:
+    """Check, read and segment `upload`, and write the results beside it.
+
+    Parameters
+    ----------
+    model
+        From `load_model`.
+    upload
+        The scan, alone in its folder.
+    modality
+        What the sender says it is; None where the file says it, or the model knows one only.
+    limits
+        `unpacked_bytes` of them.
+    progress
+        Called with (slices done, slices in all).
+
+    Returns
+    -------
+    Outcome
+        `done`, or `refused` with the reason. Other errors are raised.
+    """
+    try:
+        return _segment(model, upload, modality, limits, progress)
+    except MedDelineaError as error:  # the server's own path is of no use to the sender
+        said = str(error).replace(f"{upload}: ", "").replace(str(upload), "the upload")
+        return Outcome("refused", said.removeprefix("the scan: "))
+
+
+def _segment(
+    model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
+) -> Outcome:
+    from meddelinea.data.fingerprint import fingerprint
+    from meddelinea.inference.api import segment
+    from meddelinea.io import read_volume
+
+    screen(upload, limits.unpacked_bytes)
+    scan = read_volume(upload)
+    result = segment(scan, model, modality=modality if scan.modality is None else None, progress=progress)
+    scan = result.scan
+    return Outcome(
+        "done",
+        warnings=tuple(finding.message for finding in result.findings),
+        scan=fingerprint(scan),
+        modality=scan.modality,
+        shape=tuple(scan.array.shape),
+        spacing_mm=tuple(round(mm, 3) for mm in scan.spacing_mm),
+        files=tuple(write_results(result, model, upload)),
+    )
+
+
+def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile]:
+    """Write all that a job gives beside its upload; each file that is listed here can be downloaded.
+
+    A DICOM-SEG is among them where the upload is a series that one can refer to.
+    """
+    from meddelinea.evaluation.scan_report import write_scan_report
+    from meddelinea.inference.output import (
+        require_referable,
+        sidecar_path,
+        statistics_document,
+        write_json,
+        write_segmentation,
+    )
+    from meddelinea.io import write_volume
+
+    folder, made = upload.parent, result.segmentation
+    mask = folder / "mask.nii.gz"
+    write_segmentation(made, mask, Path("scan"))  # an upload has no name
+    document = statistics_document(result.statistics, result.scan.modality, made.confidence)
+    write_json(document, folder / "statistics.json")
+    write_volume(result.scan, folder / "scan.nii")  # not compressed: it is looked at more often than it is sent far
+    write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
+    write_scan_report(folder / "report.html", result, model.files.card)
+    files = [
+        ResultFile("mask", mask.name, "Mask (NIfTI)"),
+        ResultFile("labels", sidecar_path(mask).name, "Organ ids and settings (JSON)"),
+        ResultFile("statistics", "statistics.json", "Measurements (JSON)"),
+        ResultFile("report", "report.html", "Report (HTML)"),
+        ResultFile("uncertainty", "uncertainty.nii.gz", "Uncertainty in per cent (NIfTI)"),
+        ResultFile("scan", "scan.nii", "Scan (NIfTI)"),
+    ]
+    try:
+        require_referable(upload, "dicom_seg")
+    except InputRefusedError:
+        return files
+    write_segmentation(made, folder / "segmentation.dcm", upload, kind="dicom_seg")
+    return [*files, ResultFile("dicom_seg", "segmentation.dcm", "Mask (DICOM-SEG)")]

@@ -1,0 +1,68 @@
+// What the page asks of the server. The token is kept for this tab only; nothing of a scan is kept.
+
+let token = sessionStorage.getItem("token");
+
+export class ServerError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function setToken(value) {
+  token = value;
+  sessionStorage.setItem("token", value);
+}
+
+function headers() {
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+function reason(status, text) {
+  try {
+    const detail = JSON.parse(text).detail;
+    return typeof detail === "string" ? detail : `the server refused the request (${status})`;
+  } catch {
+    return `the server answered with an error (${status})`;
+  }
+}
+
+async function ask(path, method = "GET") {
+  let response;
+  try {
+    response = await fetch(path, { method, headers: headers() });
+  } catch {
+    throw new ServerError(0, "the server does not answer; is it running?");
+  }
+  if (!response.ok) throw new ServerError(response.status, reason(response.status, await response.text()));
+  return response;
+}
+
+const json = async (path, method) => (await ask(path, method)).json();
+
+export const info = () => json("api/info");
+export const jobs = () => json("api/jobs");
+export const job = (id) => json(`api/jobs/${id}`);
+export const cancel = (id) => json(`api/jobs/${id}/cancel`, "POST");
+export const remove = (id) => ask(`api/jobs/${id}`, "DELETE");
+export const compare = (id, earlier) => json(`api/jobs/${id}/comparison/${earlier}`);
+export const file = (id, name) => ask(`api/jobs/${id}/files/${name}`);
+
+// Uploads by XMLHttpRequest, which tells how much has been sent; fetch does not. Returns {done, abort}.
+export function upload(scan, modality, onProgress) {
+  const request = new XMLHttpRequest();
+  const done = new Promise((resolve, reject) => {
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.onload = () =>
+      request.status === 201
+        ? resolve(JSON.parse(request.responseText))
+        : reject(new ServerError(request.status, reason(request.status, request.responseText)));
+    request.onerror = () => reject(new ServerError(0, "the upload broke off; the file may be larger than the server takes"));
+    request.onabort = () => reject(new ServerError(0, "upload cancelled"));
+    request.open("POST", `api/jobs${modality ? `?modality=${modality}` : ""}`);
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.send(scan);
+  });
+  return { done, abort: () => request.abort() };
+}

@@ -1,0 +1,167 @@
+"""What arrived: its kind by its first bytes, and whether it is safe to read.
+
+An upload has no name that could be trusted. It is stored under a name made here, and what its header claims is compared
+with the limits before any reader allocates memory for it.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import math
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+from meddelinea.errors import InputRefusedError
+
+#: Enough of a file to tell what it is: a NIfTI-2 header has 540 bytes, a DICOM file its mark at 128.
+HEAD_BYTES = 540
+#: Longest text header of a NRRD file.
+NRRD_HEADER_BYTES = 1 << 16
+#: Most members of a zip: a long dynamic series has some thousand slices.
+ZIP_MEMBERS = 20_000
+_CHUNK_BYTES = 1 << 20
+
+
+def recognise(path: Path) -> str:
+    """The ending that a file's content calls for: `.nii`, `.nii.gz`, `.nrrd`, `.zip` or `.dcm`.
+
+    Raises
+    ------
+    InputRefusedError
+        If it is of no kind that is read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    if not head:
+        raise InputRefusedError("the upload is empty; choose the scan again")
+    if _is_nifti(head):
+        return ".nii"
+    if head[:2] == b"\x1f\x8b" and _is_nifti(_gzip_head(path)):
+        return ".nii.gz"
+    if head[:4] == b"NRRD":
+        return ".nrrd"
+    if head[:4] == b"PK\x03\x04":
+        return ".zip"
+    if head[128:132] == b"DICM":
+        return ".dcm"
+    raise InputRefusedError("the upload is none of NIfTI (.nii, .nii.gz), NRRD, DICOM or a zip of a DICOM series")
+
+
+def screen(path: Path, most_bytes: int) -> None:
+    """Refuse a file, named by `recognise`, that would cost more than `most_bytes` of memory or disk to read.
+
+    Raises
+    ------
+    InputRefusedError
+        If its header claims more voxels, it unpacks to more bytes, or it points to other files.
+    """
+    if path.name.endswith(".nii.gz"):
+        _check_nifti(_gzip_head(path), most_bytes)
+        with gzip.open(path) as stream:
+            _check_unpacked(stream, most_bytes)
+    elif path.name.endswith(".nii"):
+        with path.open("rb") as stream:
+            _check_nifti(stream.read(HEAD_BYTES), most_bytes)
+    elif path.name.endswith(".nrrd"):
+        _check_nrrd(path, most_bytes)
+    elif path.name.endswith(".zip"):
+        _check_zip(path, most_bytes)
+
+
+def _is_nifti(head: bytes) -> bool:
+    return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
+
+
+def _gzip_head(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as stream:
+            return stream.read(HEAD_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _check_nifti(head: bytes, most_bytes: int) -> None:
+    """The size that a NIfTI header claims; both versions, both byte orders."""
+    if len(head) < 348:
+        raise InputRefusedError("the NIfTI header is cut short; upload the file again")
+    if head[4:8] == b"n+2\0":
+        order = "<" if head[:4] == struct.pack("<i", 540) else ">"
+        dim = struct.unpack_from(f"{order}8q", head, 16)
+        bits = struct.unpack_from(f"{order}h", head, 14)[0]
+    else:
+        order = "<" if head[:4] == struct.pack("<i", 348) else ">"
+        dim = struct.unpack_from(f"{order}8h", head, 40)
+        bits = struct.unpack_from(f"{order}h", head, 72)[0]
+    if not 1 <= dim[0] <= 7:
+        raise InputRefusedError(f"the NIfTI header claims {dim[0]} dimensions; expected 3: the file is damaged")
+    _check_claim(dim[1 : dim[0] + 1], max(1, bits // 8), most_bytes)
+
+
+def _check_claim(sizes: tuple[int, ...], voxel_bytes: int, most_bytes: int) -> None:
+    if math.prod(max(1, size) for size in sizes) * voxel_bytes > most_bytes:
+        shape = " x ".join(map(str, sizes))
+        raise InputRefusedError(
+            f"the header claims {shape} voxels of {voxel_bytes} bytes; expected at most {most_bytes >> 20} MiB"
+        )
+
+
+def _check_unpacked(stream: gzip.GzipFile | bz2.BZ2File, most_bytes: int) -> None:
+    """Unpack a stream once, keeping nothing, and stop where it passes the limit."""
+    total = 0
+    try:
+        while chunk := stream.read(_CHUNK_BYTES):
+            total += len(chunk)
+            if total > most_bytes:
+                raise InputRefusedError(f"the upload unpacks to more than {most_bytes >> 20} MiB")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputRefusedError(f"the upload cannot be unpacked ({error}); is it complete?") from error
+
+
+def _check_nrrd(path: Path, most_bytes: int) -> None:
+    """A NRRD that holds its own data, of a size within the limit, once unpacked too."""
+    with path.open("rb") as stream:
+        head = stream.read(NRRD_HEADER_BYTES)
+    end = re.search(rb"\n[\t\v\f\r \x1c-\x1f]*\n", head)  # what pynrrd takes for an empty line
+    if end is None:
+        raise InputRefusedError(f"the NRRD header does not end within {NRRD_HEADER_BYTES >> 10} KiB")
+    lines = head[: end.start()].decode("latin-1").lower().split("\n")
+    fields = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+    elsewhere = {"datafile", "lineskip", "byteskip"}.intersection(name.replace(" ", "") for name in fields)
+    if elsewhere:
+        raise InputRefusedError(
+            f"the NRRD's voxels do not follow its header ({elsewhere.pop()}); upload one file that holds them"
+        )
+    try:
+        sizes = tuple(int(size) for size in fields.get("sizes", "").split())
+    except ValueError:
+        raise InputRefusedError("the NRRD header's sizes are no numbers; is the file complete?") from None
+    _check_claim(sizes, 8 if re.search("64|double|long", fields.get("type", "")) else 4, most_bytes)
+    with path.open("rb") as stream:
+        stream.seek(end.end())
+        if fields.get("encoding") in ("gzip", "gz"):
+            _check_unpacked(gzip.GzipFile(fileobj=stream), most_bytes)
+        elif fields.get("encoding") in ("bzip2", "bz2"):
+            _check_unpacked(bz2.BZ2File(stream), most_bytes)
+
+
+def _check_zip(path: Path, most_bytes: int) -> None:
+    """Few enough members, and small enough by their own account, which unpacking holds them to."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - (1 << 16) - 22))  # the record that ends a zip has a comment of 64 KiB
+        tail = stream.read()
+    place = tail.rfind(b"PK\x05\x06")
+    count = struct.unpack_from("<H", tail, place + 10)[0] if 0 <= place <= len(tail) - 22 else 0
+    listing_bytes = struct.unpack_from("<I", tail, place + 12)[0] if count else 0
+    if count > ZIP_MEMBERS or listing_bytes > most_bytes:  # 65535 stands for any larger number
+        raise InputRefusedError(f"the zip has {count} members or more; expected one DICOM series of {ZIP_MEMBERS}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except Exception as error:  # besides BadZipFile: struct's, the disk's, and those of unknown features
+        raise InputRefusedError(f"the zip cannot be opened ({error}); is it complete?") from error
+    if unpacked > most_bytes:
+        raise InputRefusedError(f"the zip unpacks to {unpacked >> 20} MiB; expected at most {most_bytes >> 20} MiB")

@@ -1,0 +1,126 @@
+"""The process that segments: it loads the model once and takes one scan at a time.
+
+A process rather than a thread, because a scan is foreign data in the hands of decoders: a crash, a scan that takes too
+long or too much memory must not take the server along, and only a process can be ended from outside at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from meddelinea.serving.jobs import Outcome
+from meddelinea.serving.limits import Limits
+from meddelinea.volume import Modality
+
+#: How long a worker is given to stop by itself.
+GRACE_SECONDS = 5.0
+
+
+class CancelledError(Exception):
+    """The job is not wanted any more."""
+
+
+class Worker:
+    """A process with a loaded model, started where it is first needed and again after it has ended.
+
+    Parameters
+    ----------
+    model, device
+        As `load_model` takes them.
+    limits
+        What a scan may cost.
+    """
+
+    def __init__(self, model: str, device: str, limits: Limits) -> None:
+        self._model, self._device, self._limits = model, device, limits
+        self._context = multiprocessing.get_context("spawn")  # a fork would share the server's sockets and locks
+        self._process: Any = None
+        self._cancelled: Any = None
+        self._channel: Connection | None = None
+
+    def begin(self, upload: Path, modality: Modality | None) -> Connection:
+        """Give a scan to the process; what is returned yields pairs of slices done and in all, then an `Outcome`.
+
+        Where the process ends before, reading from the connection raises `EOFError` or `OSError`.
+        """
+        if self._process is None or not self._process.is_alive():
+            self.stop()
+            self._cancelled = self._context.Event()
+            self._channel, theirs = self._context.Pipe()
+            self._process = self._context.Process(
+                target=work, args=(theirs, self._cancelled, self._model, self._device, self._limits), daemon=True
+            )
+            self._process.start()
+            theirs.close()
+        assert self._channel is not None
+        self._cancelled.clear()
+        with contextlib.suppress(OSError):  # it has just ended: reading tells
+            self._channel.send((upload, modality))
+        return self._channel
+
+    def cancel(self) -> None:
+        """Ask the process to leave its scan; it answers with an outcome, or must be stopped."""
+        if self._cancelled is not None:
+            self._cancelled.set()
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(GRACE_SECONDS)
+        self._process = self._channel = self._cancelled = None
+
+
+def work(channel: Connection, cancelled: Any, model_name: str, device: str, limits: Limits) -> None:
+    """The process: segment what comes through `channel` until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
+    _be_quiet()
+    from diffusers.utils import logging as diffusers_logging
+
+    from meddelinea.inference.model import load_model
+    from meddelinea.serving.segmenting import segment_upload
+
+    diffusers_logging.disable_progress_bar()
+    model = None
+
+    def progress(done: int, slices: int) -> None:
+        if cancelled.is_set():
+            raise CancelledError
+        channel.send((done, slices))
+
+    with contextlib.suppress(EOFError, OSError):  # the server has gone
+        while True:
+            upload, modality = channel.recv()
+            tempfile.tempdir = str(upload.parent)  # what is unpacked goes with the job's folder, however this ends
+            try:
+                model = model or load_model(model_name, device)
+                outcome = segment_upload(model, upload, modality, limits, progress)
+            except CancelledError:
+                outcome = Outcome("cancelled")
+            except MemoryError:
+                outcome = Outcome("failed", "the scan needs more memory than this computer has")
+            except BrokenPipeError:
+                return
+            except Exception as error:  # its text may quote the scan's header, so the kind alone is told
+                outcome = Outcome("failed", f"unexpected {type(error).__name__}; the server cannot segment this scan")
+            channel.send(outcome)
+
+
+def _be_quiet() -> None:
+    """Print and log nothing: libraries quote what they read, and a scan's header names its patient."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
