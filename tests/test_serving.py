@@ -26,6 +26,7 @@ from meddelinea.inference.model import load_model
 from meddelinea.inference.output import write_segmentation
 from meddelinea.inference.predict import segment
 from meddelinea.io import read_volume, write_volume
+from meddelinea.io.dicom_seg import read_dicom_seg
 from meddelinea.serving.app import create_app
 from meddelinea.serving.dicomweb import is_uid
 from meddelinea.serving.guard import Access, is_loopback
@@ -80,6 +81,7 @@ def series(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         slice_.file_meta.MediaStorageSOPClassUID = slice_.SOPClassUID = pydicom.uid.CTImageStorage
         slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID = f"{SERIES_UID}.{k + 1}"
         slice_.StudyInstanceUID, slice_.SeriesInstanceUID, slice_.Modality = STUDY_UID, SERIES_UID, "CT"
+        slice_.FrameOfReferenceUID = f"{STUDY_UID}.9"
         slice_.PatientName, slice_.PatientBirthDate = "Doe^Jane", "19700101"
         slice_.Columns, slice_.Rows = volume.array.shape[:2]
         slice_.PixelSpacing = [f"{j_mm:.12g}", f"{i_mm:.12g}"]
@@ -204,7 +206,7 @@ def bad_uploads(scan: Path) -> dict[str, tuple[bytes, str]]:
         opened.writestr("../../evil.dcm", b"x")
     return {
         "rescaled": (nifti(((values + 1024) / 4096).astype(np.float32)), "rescaled"),
-        "empty": (nifti(np.zeros_like(values)), "empty"),
+        "empty": (nifti(np.zeros_like(values)), "every voxel is 0"),
         "one slice": (nifti(values[:, :, :1]), "3 or more slices"),
         "cut short": (scan.read_bytes()[:5000], "unpacked"),
         "traversal": (archive.getvalue(), "leaves the folder"),
@@ -506,6 +508,26 @@ def test_a_series_may_be_sent_slice_by_slice(
     (tmp_path / "mask.nii.gz").write_bytes(reply.content)
     mask = read_volume(tmp_path / "mask.nii.gz").reorient("RAS")
     assert np.array_equal(mask.array, expected.reorient("RAS").array)
+
+
+def test_a_series_gives_a_dicom_seg_of_the_same_mask(
+    client: TestClient, series: Path, expected: Volume, tmp_path: Path
+) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        for path in series.iterdir():
+            members.write(path, path.name)
+    job = finished(client, client.post("/api/jobs", content=archive.getvalue()).json()["id"])
+    assert "dicom_seg" in [file["kind"] for file in job["files"]]
+    (tmp_path / "s.dcm").write_bytes(client.get(f"/api/jobs/{job['id']}/files/segmentation.dcm").content)
+    read, labels = read_dicom_seg(tmp_path / "s.dcm")
+    seen = read.onto(expected.affine, expected.array.shape)
+    assert seen is not None
+    assert np.array_equal(seen.array > 0, expected.array > 0)
+    known = client.get("/api/info").json()["organs"]
+    for organ in known:
+        if organ["name"] in labels:
+            assert np.array_equal(seen.array == labels[organ["name"]], expected.array == organ["id"])
 
 
 def test_only_uids_are_asked_of_the_pacs(client: TestClient) -> None:
