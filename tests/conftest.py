@@ -1,5 +1,6 @@
 """What tests share: where the real scans are, and a process that has not trained yet."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,3 +31,11 @@ def fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def logging_enabled() -> Iterator[None]:
+    """The command line switches libraries' logging off for its process, which in a test is that of all tests."""
+    logging.disable(logging.NOTSET)
+    yield
+    logging.disable(logging.NOTSET)

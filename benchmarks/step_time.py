@@ -1,0 +1,52 @@
+"""What a training step costs: CPU seconds of run files' steps, without their data, on one thread.
+
+meddelinea prepare --format btcv --size 128 --spacing-mm 3 ../shared/data/btcv stores/btcv-3mm
+small=src/meddelinea/weights/small
+python benchmarks/step_time.py recipes/small/control.yaml --set model.codec=$small/codec --set model.dit=$small/dit
+python benchmarks/step_time.py recipes/benchmark/unet.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from meddelinea.data.store import SliceStore
+from meddelinea.training.batches import TrainingBatches
+from meddelinea.training.config import load_config
+from meddelinea.training.stages import build_stage
+
+BATCHES, STEPS = 6, 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_file", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_config(given.run_file, tuple(given.set))
+    store = SliceStore(config.data.store, config.data.train)
+    stage = build_stage(config, store.manifest.organs).to(memory_format=torch.channels_last).train()
+    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, config.optimiser.learning_rate, fused=True)
+    data = TrainingBatches(store, config.data, config.batch_size, config.seed, 0, 1)
+    batches = [data[step] for step in range(BATCHES)]
+
+    def step(number: int) -> None:
+        stage(batches[number % BATCHES])["total"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    step(0)  # allocates what later steps use again
+    began = time.process_time()
+    for number in range(STEPS):
+        step(number)
+    print(f"{given.run_file}: {(time.process_time() - began) / STEPS:.3f} CPU seconds a step of {config.batch_size}")
+
+
+if __name__ == "__main__":
+    main()
