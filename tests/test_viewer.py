@@ -259,10 +259,24 @@ def test_a_narrow_window_shows_all(page: Any, served: Served, done: list[str]) -
         assert colourful(pixels(page, canvas)) > 0.02
 
 
+def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: Served, done: list[str]) -> None:
+    open_result(page, served, done[0])
+    assert not page.locator("#earlier-choice").is_visible()
+    mask = pixels(page, "#planes")
+    page.get_by_label("where it may be wrong").check()
+    unsure = pixels(page, "#planes")
+    page.locator("#planes").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "wrong with a probability of" in page.inner_text("#location")
+    set_opacity(page, 0)
+    bare = pixels(page, "#planes")
+    assert colourful(bare) + 0.002 < colourful(unsure) < colourful(mask)  # borders, and not whole organs
+
+
 def test_a_result_is_compared_with_an_earlier_one(page: Any, served: Served, done: list[str]) -> None:
     open_result(page, served, done[1])
     page.locator("#earlier").select_option(done[0])
-    page.locator("#shown").wait_for()
+    page.locator("#earlier-choice").wait_for()
     liver = page.locator("#organs tbody tr", has_text="liver").locator("td").all_inner_texts()
     assert liver[3] == "0.0"  # change in ml
     assert liver[4] == "1.000"  # Dice

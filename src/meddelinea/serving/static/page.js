@@ -130,11 +130,18 @@ async function organsOf(job) {
 }
 
 async function show(job) {
-  const [scan, mask, statistics, organs] = await Promise.all([bytes(job, "scan"), bytes(job, "mask"), contents(job, "statistics"), organsOf(job)]);
+  const [scan, mask, uncertainty, statistics, organs] = await Promise.all([
+    bytes(job, "scan"),
+    bytes(job, "mask"),
+    bytes(job, "uncertainty"),
+    contents(job, "statistics"),
+    organsOf(job),
+  ]);
   $("result").hidden = false;
   view ??= await View.on($("planes"), $("solid"), (text) => ($("location").textContent = text));
   result = { job, organs, statistics, hidden: new Set(), changes: null };
-  await view.open(scan, mask, organs);
+  await view.open(scan, mask, uncertainty, organs);
+  document.querySelector('input[name="shown"][value="this"]').checked = true;
   view.setOpacity($("opacity").value / 100);
   $("warnings").replaceChildren(...job.warnings.map((text) => element("li", {}, text)));
   const windows = job.modality === "CT" ? WINDOWS : {};
@@ -184,20 +191,25 @@ async function listEarlier() {
   const first = element("option", { value: "" }, others.length ? "no other result" : "no other result of this scan yet");
   $("earlier").replaceChildren(first, ...others.map((other) => element("option", { value: other.id }, when(other.created))));
   $("earlier").disabled = !others.length;
-  $("shown").hidden = true;
+  offer(false, false);
+}
+
+// Which choices there are beside this result and its uncertainty.
+function offer(earlier, difference) {
+  $("earlier-choice").hidden = !earlier;
+  $("difference-choice").hidden = !difference;
 }
 
 async function compareWith(id) {
   document.querySelector('input[name="shown"][value="this"]').checked = true;
   view.dropEarlier();
   result.changes = null;
-  $("shown").hidden = true;
+  offer(false, false);
   if (id) {
     const other = await server.job(id);
     const [changes, mask, organs] = await Promise.all([server.compare(result.job.id, id), bytes(other, "mask"), organsOf(other)]);
     result.changes = changes;
-    $("difference-choice").hidden = !(await view.addEarlier(mask, organs));
-    $("shown").hidden = false;
+    offer(true, await view.addEarlier(mask, organs));
   }
   drawOrgans();
 }

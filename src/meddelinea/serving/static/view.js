@@ -4,9 +4,9 @@ const { Niivue, NVImage, SLICE_TYPE, SHOW_RENDER, DRAG_MODE } = globalThis.niivu
 
 const SLICES = { all: SLICE_TYPE.MULTIPLANAR, axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL };
 const OPTIONS = { backColor: [0, 0, 0, 1], dragAndDropEnabled: false, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error", loadingText: "" };
-const THIS = 1; // places among the volumes of the planes; the scan is 0
-const EARLIER = 2;
-const DIFFERENCE = 3;
+const PLACES = { this: 1, uncertainty: 2, earlier: 3, difference: 4 }; // among the volumes of the planes; the scan is 0
+const TRANSPARENT_BELOW_MIN = 1; // of NiiVue's kinds of colour maps, which its bundle does not name
+const UNSURE = [5, 50]; // per cent, from just visible to the brightest
 const DIFFERENT = { name: "different", id: 1, colour: [255, 255, 0] };
 
 const read = (buffer, name) => NVImage.loadFromUrl({ url: buffer, name });
@@ -30,7 +30,7 @@ function sameGrid(a, b) {
 export class View {
   #planes;
   #solid;
-  #organs = []; // of each mask, as {name, id, colour}
+  #organs = new Map(); // of each mask by its place, as {name, id, colour}
   #hidden = new Set();
   #opacity = 0.5;
   #shown = "this";
@@ -57,16 +57,21 @@ export class View {
     return view;
   }
 
-  // Shows a scan with its mask; both are NIfTI files in memory.
-  async open(scan, mask, organs) {
+  // Shows a scan with its mask and its uncertainty; all are NIfTI files in memory.
+  async open(scan, mask, uncertainty, organs) {
     this.#empty(this.#planes);
     this.#empty(this.#solid);
-    this.#organs = [organs];
+    this.#organs = new Map([[PLACES.this, organs]]);
     this.#hidden = new Set();
     this.#shown = "this";
     this.#planes.addVolume(await read(scan, "scan.nii"));
     const image = await read(mask.slice(0), "mask.nii.gz");
     this.#planes.addVolume(image);
+    const unsure = await read(uncertainty, "uncertainty.nii.gz");
+    unsure.colormap = "warm";
+    unsure.colormapType = TRANSPARENT_BELOW_MIN;
+    [unsure.cal_min, unsure.cal_max] = UNSURE;
+    this.#planes.addVolume(unsure);
     this.#solid.addVolume(await read(mask, "mask.nii.gz"));
     this.#paint();
     this.#goTo(image);
@@ -78,22 +83,23 @@ export class View {
     this.dropEarlier();
     const image = await read(mask, "earlier.nii.gz");
     this.#planes.addVolume(image);
-    this.#organs.push(organs);
-    const ours = this.#planes.volumes[THIS];
+    this.#organs.set(PLACES.earlier, organs);
+    const ours = this.#planes.volumes[PLACES.this];
     if (!sameGrid(ours, image)) return false;
     const names = (list) => new Map(list.map((organ) => [organ.id, organ.name]));
-    const [here, there] = [names(this.#organs[0]), names(organs)];
+    const [here, there] = [names(this.#organs.get(PLACES.this)), names(organs)];
     const difference = ours.clone();
     difference.img = ours.img.map((id, index) => Number(here.get(id) !== there.get(image.img[index])));
     this.#planes.addVolume(difference);
-    this.#organs.push([DIFFERENT]);
+    this.#organs.set(PLACES.difference, [DIFFERENT]);
     this.#paint();
     return true;
   }
 
   dropEarlier() {
-    while (this.#planes.volumes.length > EARLIER) this.#planes.removeVolume(this.#planes.volumes.at(-1));
-    this.#organs.length = 1;
+    while (this.#planes.volumes.length > PLACES.earlier) this.#planes.removeVolume(this.#planes.volumes.at(-1));
+    this.#organs.delete(PLACES.earlier);
+    this.#organs.delete(PLACES.difference);
     this.show("this");
   }
 
@@ -130,16 +136,14 @@ export class View {
   }
 
   #paint() {
-    const shown = { this: THIS, earlier: EARLIER, difference: DIFFERENCE }[this.#shown];
-    this.#organs.forEach((organs, index) => {
-      const mask = this.#planes.volumes[index + 1];
-      mask.setColormapLabel(colours(organs, this.#hidden));
-      mask.opacity = index + 1 === shown ? this.#opacity : 0;
+    this.#organs.forEach((organs, place) => this.#planes.volumes[place].setColormapLabel(colours(organs, this.#hidden)));
+    this.#planes.volumes.slice(1).forEach((volume, index) => {
+      volume.opacity = index + 1 === PLACES[this.#shown] ? this.#opacity : 0;
     });
     this.#planes.updateGLVolume();
     const [solid] = this.#solid.volumes;
     if (solid) {
-      solid.setColormapLabel(colours(this.#organs[0], this.#hidden));
+      solid.setColormapLabel(colours(this.#organs.get(PLACES.this), this.#hidden));
       this.#solid.updateGLVolume();
     }
   }
@@ -170,9 +174,10 @@ export class View {
     const [x, y, z] = data.mm;
     const side = (value, plus, minus) => `${Math.abs(value).toFixed(0)} mm ${value < 0 ? minus : plus}`;
     const place = [side(x, "right", "left"), side(y, "front", "back"), side(z, "up", "down")].join(", ");
-    const at = { this: THIS, earlier: EARLIER, difference: DIFFERENCE }[this.#shown];
-    const id = data.values[at]?.value;
-    const organ = this.#organs[at - 1]?.find((candidate) => candidate.id === id);
+    const at = PLACES[this.#shown];
+    const value = data.values[at]?.value;
+    if (this.#shown === "uncertainty") return `${place}: wrong with a probability of ${value.toFixed(0)} %`;
+    const organ = this.#organs.get(at)?.find((candidate) => candidate.id === value);
     return `${place}: value ${data.values[0].value.toFixed(0)}${organ ? `, ${organ.name}` : ""}`;
   }
 
