@@ -42,7 +42,8 @@ class Baseline(nn.Module):
         masks = batch.masks[:, None].float()
         total = torch.zeros((), device=batch.images.device)
         for logits, weight in zip(outputs, supervision_weights(len(outputs)), strict=True):
-            mask = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()
+            coarse = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()
+            mask = batch.masks if logits is outputs[0] else coarse
             total = total + weight * segmentation_loss(logits, mask, ones, self.pixel_loss)
         return {"segmentation": total, "total": total}
 
