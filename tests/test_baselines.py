@@ -19,7 +19,6 @@ from meddelinea.baselines.networks import build_network
 from meddelinea.baselines.pipeline import BaselinePipeline
 from meddelinea.baselines.unet import UNet
 from meddelinea.cli.main import main
-from meddelinea.diffusion.losses import segmentation_loss
 from meddelinea.diffusion.method import Batch
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import UsageError
@@ -153,19 +152,6 @@ def test_the_loss_is_the_weighted_sum_over_the_resolutions() -> None:
     losses = method(given)
     assert losses["total"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses["segmentation"] is losses["total"]
-
-
-def test_only_the_finest_logits_see_finer_masks() -> None:
-    method, given = Baseline(tiny_network("dynunet"), "cross_entropy").train(), batch()
-    enlarged = given._replace(masks=given.masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2))
-    mixed = enlarged.masks.clone()
-    mixed[:, 1::2, 1::2] = 0  # a quarter of each pixel; not the part that stands for it in a coarser mask
-    losses = [float(method.loss(b)["total"].detach()) for b in (given, enlarged, given._replace(masks=mixed))]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    finest = method.network(given.images)[0]
-    ones = torch.ones(len(finest))
-    seen = [segmentation_loss(finest, m, ones, "cross_entropy") for m in (enlarged.masks, mixed)]
-    assert losses[2] - losses[1] == pytest.approx(4 / 7 * float((seen[1] - seen[0]).detach()), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -227,19 +227,6 @@ def test_a_smaller_resolution_is_a_block_mean_of_the_image_and_a_sample_of_the_m
     assert (of_block == small.masks[..., None]).any(dim=3).all()
 
 
-@pytest.mark.parametrize("crop", [0, 32])
-def test_finer_masks_keep_the_stores_pixels(tmp_path: Path, crop: int) -> None:
-    store = write_store(tmp_path / "store", make_blobs(2 * SIDE), size=2 * SIDE)
-    coarse, fine = (batches(store, 3, resolutions=[64], finer_masks=finer, crop=crop)[0] for finer in (False, True))
-    torch.testing.assert_close(coarse.images, fine.images, atol=1e-5, rtol=0)
-    assert fine.masks.shape == (3, 2 * coarse.masks.shape[1], 2 * coarse.masks.shape[2])
-    assert fine.noise.shape == coarse.noise.shape
-    parts = fine.masks.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
-    assert (parts == coarse.masks[..., None]).any(dim=3).all()
-    if not crop:
-        assert torch.equal(fine.masks, batches(store, 3)[0].masks)
-
-
 def test_the_slices_of_a_step_are_named_for_all_processes(blobs: Path) -> None:
     both = [batches(blobs, 2, rank=rank, processes=2) for rank in range(2)]
     names = both[0].slices(7)

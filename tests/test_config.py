@@ -83,6 +83,7 @@ def test_a_wrong_setting_is_named_with_its_value(tmp_path: Path, changes: dict[s
         ({"train": ["a"], "split": {"train": 0.5}}, "data.train, or data.split"),
         ({"split": {"train": 0.5}, "test": ["a"]}, "leave their names out"),
         ({"split": {"train": 0.8, "validation": 0.3}}, "add up to more than 1"),
+        ({"train": ["a"], "crop": 64, "resolutions": [64]}, "set one of them"),
     ],
 )
 def test_cases_that_contradict_each_other_are_refused(tmp_path: Path, data: dict[str, Any], words: str) -> None:

@@ -34,40 +34,6 @@ def test_cross_entropy_and_dice_are_monais_dice_ce() -> None:
     torch.testing.assert_close(segmentation_loss(logits, mask, torch.ones(4), "cross_entropy"), theirs)
 
 
-@pytest.mark.parametrize("kind", ["bce", "cross_entropy"])
-def test_a_finer_mask_is_the_shares_of_the_organs_in_a_pixel(kind: str) -> None:
-    logits, _ = example()
-    fine = torch.randint(0, 3, (4, 24, 18), generator=torch.Generator().manual_seed(4))  # many pixels hold several
-    weights = torch.tensor([1.0, 0.3, 0.0, 1.0])
-    truth = F.avg_pool2d(F.one_hot(fine, 6).permute(0, 3, 1, 2).float(), 2)
-    if kind == "bce":
-        share = logits.sigmoid()
-        per_pixel = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
-    else:
-        share = logits.softmax(dim=1)
-        per_pixel = F.cross_entropy(logits, truth, reduction="none")
-    weight = weights[:, None, None, None]
-    overlap, total = ((weight * part).sum(dim=(0, 2, 3))[1:] for part in (torch.minimum(share, truth), share + truth))
-    expected = (weights * per_pixel.mean(dim=(1, 2))).mean() + 1 - ((2 * overlap + 1) / (total + 1)).mean()
-    torch.testing.assert_close(segmentation_loss(logits, fine, weights, kind), expected)
-
-
-def test_the_best_shares_for_a_finer_mask_are_its_own() -> None:
-    fine = torch.randint(0, 3, (2, 24, 24), generator=torch.Generator().manual_seed(5))
-    truth = F.avg_pool2d(F.one_hot(fine, 3).permute(0, 3, 1, 2).float(), 2)
-    logits = truth.clamp(min=1e-6).log().requires_grad_()
-    at_truth = segmentation_loss(logits, fine, torch.ones(2), "cross_entropy")
-    for sharper in (0.5, 0.9, 1.1, 2.0):
-        assert segmentation_loss(sharper * logits, fine, torch.ones(2), "cross_entropy") > at_truth
-
-
-def test_a_mask_enlarged_is_the_mask() -> None:
-    logits, mask = example()
-    enlarged = mask.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-    losses = [segmentation_loss(logits, m, torch.ones(4), "cross_entropy") for m in (mask, enlarged)]
-    torch.testing.assert_close(*losses)
-
-
 def test_diffusion_loss_is_the_mean_of_squares() -> None:
     output, target = torch.randn(2, 3, 4, 5, 6).unbind()
     assert float(diffusion_loss(output, target)) == pytest.approx(float(((output - target) ** 2).sum() / 360), rel=1e-5)

@@ -42,8 +42,7 @@ class Baseline(nn.Module):
         masks = batch.masks[:, None].float()
         total = torch.zeros((), device=batch.images.device)
         for logits, weight in zip(outputs, supervision_weights(len(outputs)), strict=True):
-            coarse = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()
-            mask = batch.masks if logits is outputs[0] else coarse
+            mask = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()
             total = total + weight * segmentation_loss(logits, mask, ones, self.pixel_loss)
         return {"segmentation": total, "total": total}
 

@@ -137,7 +137,7 @@ def zoom(drawn: Drawn, centres: Tensor, share: float) -> Drawn:
     return replace(drawn, affine=affine)
 
 
-def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int, finer: int = 1) -> tuple[Tensor, Tensor]:
+def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Move and change a batch.
 
     Parameters
@@ -147,28 +147,23 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int, finer: int = 1
     masks
         (B, H, W) organ ids; moved by nearest neighbour.
     side
-        Rows and columns of the images.
-    finer
-        Pixels of the masks along each side of an image's pixel.
+        Rows and columns of the result.
 
     Returns
     -------
-    The images (B, C, side, side), clipped to [-1, 1], and the masks (B, finer * side, finer * side); -1 (air) and 0
-    (background) where the slice does not reach.
+    The images (B, C, side, side), clipped to [-1, 1], and the masks (B, side, side); -1 (air) and 0 (background) where
+    the slice does not reach.
     """
     B, C = images.shape[:2]
-    fine = finer * side
-    fine_grid = F.affine_grid(drawn.affine, [B, C, fine, fine], align_corners=False)
+    grid = F.affine_grid(drawn.affine, [B, C, side, side], align_corners=False)
     if drawn.displacement.any():
         # Smooth at a few pixels, linear between them: as good to the eye, and a tenth of the time.
         smooth = F.interpolate(drawn.displacement, (side // 4, side // 4), mode="bicubic", align_corners=False)
-        smooth = F.interpolate(smooth, (fine, fine), mode="bilinear", align_corners=False)
-        fine_grid = fine_grid + smooth.permute(0, 2, 3, 1)
-    grid = F.avg_pool2d(fine_grid.permute(0, 3, 1, 2), finer).permute(0, 2, 3, 1) if finer > 1 else fine_grid
+        smooth = F.interpolate(smooth, (side, side), mode="bilinear", align_corners=False)
+        grid = grid + smooth.permute(0, 2, 3, 1)
     # Shifted by one, so that the zeros beyond the border mean air.
     moved = F.grid_sample(images + 1.0, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1.0
-    pixels = masks[:, None].float()
-    ids = F.grid_sample(pixels, fine_grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0].long()
+    ids = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0]
     column = (slice(None), None, None, None)
     if drawn.sharpness.any():
         moved = moved + drawn.sharpness[column] * (moved - F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False))
@@ -180,14 +175,9 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int, finer: int = 1
         generators = [torch.Generator().manual_seed(seed) for seed in drawn.seeds]
         grain = torch.stack([torch.randn((C, side, side), generator=g) for g in generators])
         changed = changed + drawn.noise[column] * grain
-    changed = changed.clamp(-1.0, 1.0)
+    changed, ids = changed.clamp(-1.0, 1.0), ids.long()
     if (drawn.radius < CORNER).any():
-        changed = changed.masked_fill(_outside(drawn.radius, side)[:, None], -1.0)
-        ids = ids.masked_fill(_outside(drawn.radius, fine), 0)
+        across = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
+        outside = across.square()[None, :, None] + across.square()[None, None, :] > drawn.radius.square()[:, None, None]
+        changed, ids = changed.masked_fill(outside[:, None], -1.0), ids.masked_fill(outside, 0)
     return changed, ids
-
-
-def _outside(radius: Tensor, side: int) -> Tensor:
-    """(B, side, side) pixels whose centre lies further than the radius (B,) from that of the slice."""
-    across = ((torch.arange(side) + 0.5) * 2.0 / side - 1.0).square()
-    return across[None, :, None] + across[None, None, :] > radius.square()[:, None, None]

@@ -42,35 +42,28 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss:
     logits
         (B, L + 1, H, W), channel 0 the background.
     mask
-        (B, f H, f W) organ ids 0..L, f a whole number. Where a pixel holds several, its truth t are their shares of its
-        f x f parts, and the overlap of Dice is the sum of min(p, t): the product p t for a single organ, and largest
-        at p = t for several, which that of the product is not (Wang et al., MICCAI 2023).
+        (B, H, W) organ ids 0..L.
     weights
         (B,) weight of each slice, inside both terms.
     pixel_loss
         `bce`: a sigmoid for each channel, the paper's; `cross_entropy`: one softmax over the channels.
     """
     logits = logits.float()  # its sums run over a whole batch of pixels
-    channels = logits.shape[1]
-    index = F.pixel_unshuffle(mask[:, None], mask.shape[2] // logits.shape[3])  # (B, f * f, H, W): a pixel's parts
-    parts = index.shape[1]
+    channels, index = logits.shape[1], mask[:, None]
     # One-hot masks would be as large as the logits, and the loss then a third of a small network's step.
     if pixel_loss == "bce":
-        true_logit = logits.gather(1, index)
-        per_slice = (F.softplus(logits).sum(dim=1) - true_logit.mean(dim=1)).mean(dim=(1, 2)) / channels
+        true_logit = logits.gather(1, index)[:, 0]
+        per_slice = (F.softplus(logits).sum(dim=1) - true_logit).mean(dim=(1, 2)) / channels
         share, true_share = logits.sigmoid(), true_logit.sigmoid()
     else:
         log_share = logits.log_softmax(dim=1)
-        true_log_share = log_share.gather(1, index)
-        per_slice = -true_log_share.mean(dim=(1, 2, 3))
+        true_log_share = log_share.gather(1, index)[:, 0]
+        per_slice = -true_log_share.mean(dim=(1, 2))
         share, true_share = log_share.exp(), true_log_share.exp()
-    if parts > 1:  # min(p, t) of an organ, spread evenly over the parts that hold it
-        held = torch.stack([(index == part[:, None]).float().mean(dim=1) for part in index.unbind(1)], dim=1)
-        true_share = (true_share / held).clamp(max=1.0)
-    pixel_weight = (weights / parts).view(-1, 1, 1, 1).expand(index.shape)
+    pixel_weight = weights.view(-1, 1, 1).expand(mask.shape)
     none = torch.zeros(channels, device=logits.device)
-    overlap = none.index_add(0, index.flatten(), (pixel_weight * true_share).flatten())
-    truth = none.index_add(0, index.flatten(), pixel_weight.flatten())
+    overlap = none.index_add(0, mask.flatten(), (pixel_weight * true_share).flatten())
+    truth = none.index_add(0, mask.flatten(), pixel_weight.flatten())
     total = weights @ share.sum(dim=(2, 3)) + truth
     overlap, total = over_processes(torch.stack([overlap[1:], total[1:]]))
     dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)

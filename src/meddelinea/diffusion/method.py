@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """A training batch; the random numbers come with it, so that a loss is a function of its batch."""
 
     images: Tensor  # (B, slices, H, W) in [-1, 1]
-    masks: Tensor  # (B, f H, f W) organ ids, f a whole number; 1 unless masks are finer than images
+    masks: Tensor  # (B, H, W) organ ids
     noise: Tensor  # (B, 4, h, w) standard normal
     uniform: Tensor  # (B,) in [0, 1), from which the timestep is made
 
@@ -121,8 +121,7 @@ class MedDelinea(nn.Module):
         losses = {}
         if objective.diffusion:
             with torch.no_grad():
-                finer = batch.masks.shape[2] // batch.images.shape[3]
-                clean = self.segmenter.encode_mask(batch.masks[:, finer // 2 :: finer, finer // 2 :: finer])
+                clean = self.segmenter.encode_mask(batch.masks)
             t = timesteps(batch.uniform, len(schedule), objective)
             noisy = schedule.add_noise(clean, batch.noise, t)
             output, tokens = self.segmenter(noisy, t, view)

@@ -98,7 +98,6 @@ class TrainingBatches(Dataset[Batch]):
         total = self.batch_size * self.processes
         factor = self.factors[step % len(self.factors)]
         side = self.config.crop or self.store.manifest.preprocessing.size // factor
-        finer = factor if self.config.finer_masks else 1
         for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
             rng = self._rng(step, position)
             case, index = self._pick(rng)
@@ -113,7 +112,7 @@ class TrainingBatches(Dataset[Batch]):
         if self.config.crop:
             centres = torch.stack([_centre(mask, key) for mask, key in zip(masks, keys, strict=True)])
             drawn = zoom(drawn, centres, self.config.crop / pixels.shape[2])
-        moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), side, finer)
+        moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), side)
         return Batch(moved, ids, torch.from_numpy(np.stack(noise)), torch.tensor(uniform, dtype=torch.float32))
 
 

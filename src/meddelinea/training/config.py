@@ -56,9 +56,6 @@ class DataConfig(Strict):
     resolutions
         Sides of the slices in pixels, taken in turn by batch (App. A: 256 and 512); each the store's size over a
         whole number. The store's own size where empty. Validation, and inference with the result, use the first.
-    finer_masks
-        Whether masks keep the store's pixels where images are shrunk to a resolution: an image's pixel is then trained
-        on the shares of the organs in it.
     neighbours
         Distance in slices of the two neighbours in the outer image channels; 0 repeats the slice, as the paper does.
     neighbour_pairs
@@ -71,7 +68,7 @@ class DataConfig(Strict):
     empty_share
         Share of the slices without any organ that stays in the uniform draw.
     crop
-        Side of a random crop in pixels of the resolution; 0 for whole slices. For the `codec` stage: its view is local.
+        Side of a random crop in pixels; 0 for whole slices. For the `codec` stage, whose view is local.
     augmentation
         Ranges of random changes.
     """
@@ -83,7 +80,6 @@ class DataConfig(Strict):
     split: SplitConfig | None = None
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=64)], ...] = ()
-    finer_masks: bool = False
     neighbours: Annotated[int, Field(ge=0)] = 0
     neighbour_pairs: Positive = 1
     thickest: Positive = 1
@@ -103,6 +99,8 @@ class DataConfig(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"cases {', '.join(twice)} are named twice; split by patient")
+        if self.crop and self.resolutions:
+            raise ValueError("crop is for the codec stage, resolutions for whole slices; set one of them")
         if self.neighbour_pairs > 1 and not self.neighbours:
             raise ValueError("neighbour_pairs counts neighbours; set neighbours to their distance in slices")
         return self
