@@ -1,6 +1,7 @@
 """The accuracy benchmark: equal processor time, no leak between its parts, and a table that says what was measured."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from meddelinea.evaluation.bench_file import BenchFile, TrainedModel, folder_nam
 from meddelinea.evaluation.metrics import OrganScore, score_organ
 from meddelinea.evaluation.report import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.summary import read_report_document, report_document, summarise
-from meddelinea.io import write_volume
+from meddelinea.inference.api import segment
+from meddelinea.io import read_volume, write_volume
 from meddelinea.training import clock, engine
 from meddelinea.training.chain import StageCost
 from meddelinea.training.engine import train
@@ -103,6 +105,13 @@ def done(bench_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """Both methods, trained and tested."""
     output = tmp_path_factory.mktemp("done") / "out"
     return output, measure_accuracy(read_bench_file(bench_file), output, None)
+
+
+@pytest.fixture(scope="module")
+def folded(bench_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Accuracy]:
+    """One method, in three folds."""
+    output = tmp_path_factory.mktemp("folded") / "out"
+    return output, measure_accuracy(read_bench_file(bench_file), output, 3, ("Med Delinea",))
 
 
 def meddelinea(*words: object) -> int:
@@ -231,13 +240,13 @@ def test_cases_that_cannot_be_divided_are_refused(bench: BenchFile) -> None:
         divide(with_cases(bench, ("a", "b")), patients, None)
 
 
-def test_no_stage_of_a_fold_sees_its_test_cases(bench: BenchFile, tmp_path: Path) -> None:
-    accuracy = measure_accuracy(bench, tmp_path / "out", 3, ("Med Delinea",))
+def test_no_stage_of_a_fold_sees_its_test_cases(folded: tuple[Path, Accuracy]) -> None:
+    output, accuracy = folded
     assert [trial.part for trial in accuracy.trials] == [f"fold-{fold}-of-3" for fold in (1, 2, 3)]
     tested = [case.case for trial in accuracy.trials for case in trial.report.cases]
     assert tested == list(TRAIN)
     for part in accuracy.parts:
-        seen = sorted((tmp_path / "out" / part.name).rglob("training_cases.json"))
+        seen = sorted((output / part.name).rglob("training_cases.json"))
         assert len(seen) == 3  # a component a stage
         for path in seen:
             document = read(path)
@@ -465,3 +474,64 @@ def test_a_case_that_fails_is_counted(
     (trial,) = read(tmp_path / "out" / "accuracy.json")["trials"]
     assert [case["case"] for case in trial["report"]["cases"]] == ["d"]
     assert trial["stages"][0]["steps"] == 2  # 0.3 minutes are 18 seconds
+
+
+# The calibration
+
+
+def test_a_calibration_is_fitted_on_the_folds_and_measured_on_the_test(
+    bench_file: Path,
+    done: tuple[Path, Accuracy],
+    folded: tuple[Path, Accuracy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(done[0] / "test" / "med-delinea" / "3-control" / "pipeline", model)
+    words = ("benchmark", "calibration", bench_file, folded[0], tmp_path / "out", "--method", "Med Delinea")
+    assert meddelinea(*words, "--model", model, "-q") == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "calibration.md").read_text() == printed
+    document = read(tmp_path / "out" / "figures.json")
+    for side, cases in (("fitted", TRAIN), ("tested", TEST)):
+        for measured in document[side]:
+            assert [(row["case"], row["organ"]) for row in measured["rows"]] == [
+                (case, organ) for case in cases for organ in ORGANS
+            ]
+    # What is said of a test case is what `predict` says with the file in the model's folder.
+    scan = read_volume(read_bench_file(bench_file).source / "images" / "d.nii.gz")
+    without = segment(scan, model, modality="CT")
+    shutil.copy(tmp_path / "out" / "calibration.json", model)
+    result = segment(scan, model, modality="CT")
+    assert np.array_equal(result.mask.array, without.mask.array)
+    assert without.segmentation.calibration is None
+    for row in document["tested"][1]["rows"][: len(ORGANS)]:
+        organ = row["organ"]
+        assert row["volume_ml"] == pytest.approx(result.statistics[organ].volume_ml)
+        assert row["needs_review"] == result.reviews[organ].needs_review
+        assert row["interval_ml"] == (
+            result.reviews[organ].interval_ml and pytest.approx(result.reviews[organ].interval_ml)
+        )
+        assert row["confidence"]["expected_dice"] == result.segmentation.confidence[organ].expected_dice
+
+
+def test_a_calibration_wants_all_folds_and_an_unseen_test(
+    bench_file: Path,
+    done: tuple[Path, Accuracy],
+    folded: tuple[Path, Accuracy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("benchmark", "calibration", bench_file)
+    for folds in (done[0], tmp_path):
+        assert meddelinea(*words, folds, tmp_path / "out", "--method", "Med Delinea") == 2
+        assert "--folds first" in capsys.readouterr().err
+    assert meddelinea(*words, folded[0], tmp_path / "out", "--method", "U-Net") == 2
+    assert "not done" in capsys.readouterr().err
+    content = read(bench_file)
+    other = bench_file.with_name("other.yaml")  # its test is what the model was trained on
+    other.write_text(json.dumps(content | {"train": TEST, "test": TRAIN}))
+    model = done[0] / "test" / "med-delinea" / "3-control" / "pipeline"
+    given = ("--method", "Med Delinea", "--model", model)
+    assert meddelinea("benchmark", "calibration", other, folded[0], tmp_path / "out", *given) == 6
+    assert not (tmp_path / "out").exists()

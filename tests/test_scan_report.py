@@ -15,6 +15,7 @@ from PIL import Image
 from meddelinea.evaluation.scan_report import VIEWS, write_scan_report
 from meddelinea.findings import Finding
 from meddelinea.inference.api import Result
+from meddelinea.inference.calibration import Calibration
 from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.predict import Segmentation
 from meddelinea.inference.statistics import organ_statistics
@@ -52,7 +53,9 @@ class Page(HTMLParser):
             self.words.append(" ".join(data.split()))
 
 
-def written(tmp_path: Path, modality: str = "CT", name: str = "scan.nii.gz") -> Page:
+def written(
+    tmp_path: Path, modality: str = "CT", name: str = "scan.nii.gz", calibration: Calibration | None = None
+) -> Page:
     """A liver of 60 HU inside, a spleen at the left border, and no gallbladder."""
     ids = np.zeros((40, 30, 20), np.uint8)
     ids[25:35, 10:20, 5:15] = 1
@@ -61,7 +64,7 @@ def written(tmp_path: Path, modality: str = "CT", name: str = "scan.nii.gz") -> 
     affine = np.diag([2.0, 2.0, 4.0, 1.0])
     scan, mask = Volume(grey, affine, modality), Volume(ids, affine)
     sure = {"liver": OrganConfidence(0.914, 16.0, 15.0, 17.0), "spleen": OrganConfidence(0.5, 6.0, 1.0, 9.0)}
-    made = Segmentation(mask, LABELS, "small", "1.2", 4, "ddim", 1, 7, 3.21, sure)
+    made = Segmentation(mask, LABELS, "small", "1.2", 4, "ddim", 1, 7, 3.21, sure, None, calibration)
     findings = [Finding("windowed", "warn", "clipped & <b>bold</b>")]
     path = tmp_path / "report.html"
     result = Result(name, scan, made, organ_statistics(scan, mask, LABELS), findings)
@@ -90,9 +93,21 @@ def test_what_was_measured_stands_in_the_row_of_its_organ(tmp_path: Path) -> Non
     spleen = words[words.index("spleen") :][:8]
     assert spleen[1] == "5.8"
     assert spleen[-1] == "cut by the scan's edge (left): at least this volume"
-    assert words[words.index("gallbladder") + 1] == "not found"
+    assert words[words.index("gallbladder") + 1].startswith("not found")
     assert "4 steps of ddim, 1 sample a slice, seed 7" in words
     assert "CT, 40 x 30 x 20 voxels of 2 x 2 x 4 mm, axes RAS" in " ".join(words)
+
+
+def test_a_calibrated_models_report_has_intervals_and_reviews(tmp_path: Path) -> None:
+    assert "interval, ml" not in written(tmp_path).words
+    (tmp_path / "report.html").unlink()
+    words = written(tmp_path, calibration=Calibration(1.0, 0.8, 1.0, 0.0, 0.6, "ten cases")).words
+    # Liver: (17 - 15) / 16 ml is a softness of 0.125, and exp(0.125) = 1.133.
+    assert words[words.index("liver") :][:3] == ["liver", "16.0", "14.1 to 18.1"]
+    spleen = words[words.index("spleen") : words.index("gallbladder")]
+    assert "to be reviewed: the model is unsure of this mask" in spleen
+    assert "to be reviewed: the model is unsure of this mask" not in words[words.index("liver") : words.index("spleen")]
+    assert any("in 80 of 100 cases" in word and "ten cases" in word for word in words)
 
 
 def test_what_is_quoted_is_text_and_not_markup(tmp_path: Path) -> None:

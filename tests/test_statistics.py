@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.inference.calibration import Calibration
 from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.output import statistics_document
+from meddelinea.inference.predict import Segmentation
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.volume import Volume
 
@@ -93,12 +97,40 @@ def test_a_mask_of_another_shape_is_refused(pair: tuple[Volume, Volume]) -> None
         organ_statistics(image, replace(mask, array=mask.array[:, :, :11]), LABELS)
 
 
-def test_the_document_is_strict_json(pair: tuple[Volume, Volume]) -> None:
+SCHEMA = json.loads((files("meddelinea.inference") / "statistics.schema.json").read_text(encoding="utf-8"))
+CALIBRATION = Calibration(1.5, 0.9, 1.0, 0.1, 0.95, "made up")
+
+
+@pytest.mark.parametrize("calibration", [None, CALIBRATION])
+def test_the_document_is_strict_json_of_its_schema(
+    pair: tuple[Volume, Volume], calibration: Calibration | None
+) -> None:
     confidence = {"liver": OrganConfidence(0.9, 1.5, 1.0, 2.0)}
     measured = {**organ_statistics(*pair, LABELS)}
     measured["liver"] = replace(measured["liver"], touches_edge=("head",))
-    document = json.loads(json.dumps(statistics_document(measured, "CT", confidence), allow_nan=False))
+    made = Segmentation(pair[1], LABELS, "m", "1", 1, "ddim", 1, 0, 1.0, confidence, None, calibration)
+    document = json.loads(json.dumps(statistics_document(measured, "CT", made), allow_nan=False))
+    Draft202012Validator.check_schema(SCHEMA)
+    Draft202012Validator(SCHEMA).validate(document)
     assert document["intensity_unit"] == "HU"
     liver, pancreas = document["organs"]["liver"], document["organs"]["pancreas"]
     assert (liver["voxels"], liver["truncated"], liver["confidence"]["possibly_ml"]) == (80, True, 2.0)
     assert (pancreas["found"], pancreas["truncated"], pancreas["confidence"]) == (False, False, None)
+    assert (pancreas["needs_review"], pancreas["review_reasons"]) == (True, ["not_found"])
+    if calibration is None:
+        assert (document["interval_level"], liver["interval_ml"], liver["needs_review"]) == (None, None, False)
+    else:
+        low, high = liver["interval_ml"]
+        assert low < liver["volume_ml"] < high
+        assert (document["interval_level"], liver["review_reasons"]) == (0.9, ["low_expected_dice"])
+
+
+def test_the_schema_names_every_field_and_refuses_others(pair: tuple[Volume, Volume]) -> None:
+    made = Segmentation(pair[1], LABELS, "m", "1", 1, "ddim", 1, 0, 1.0)
+    document = json.loads(json.dumps(statistics_document(organ_statistics(*pair, LABELS), "MR", made)))
+    validator = Draft202012Validator(SCHEMA)
+    assert validator.is_valid(document)
+    for organ in document["organs"].values():
+        assert set(organ) == set(SCHEMA["$defs"]["organ"]["properties"])
+    assert not validator.is_valid({**document, "patient": "Doe"})
+    assert not validator.is_valid({**document, "intensity_unit": "kg"})

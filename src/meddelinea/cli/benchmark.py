@@ -159,6 +159,44 @@ def accuracy(
         raise PartialFailureError(f"{len(failed)} tests of cases failed; the means are without them")
 
 
+@app.command("calibration")
+def calibration(
+    bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="As of benchmark accuracy.")],
+    folds: Annotated[Path, typer.Argument(metavar="FOLDS", help="Output of benchmark accuracy --folds.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
+    method: Annotated[str, typer.Option(help="Whose models of the folds are used.")] = "MedDelinea",
+    model: Annotated[str, typer.Option(help="The model to calibrate: small, or a checkpoint folder.")] = "small",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the tables and errors.")] = False,
+) -> None:
+    """Fit probabilities, intervals and reviews on the folds' held-out cases; measure them on the test cases.
+
+    The calibration.json that it writes belongs into the folder of the model.
+    """
+    from meddelinea.data.store_writer import whole
+    from meddelinea.evaluation.bench_file import read_bench_file
+    from meddelinea.evaluation.calibration_bench import calibration_document, calibration_lines, measure_calibration
+    from meddelinea.inference.model import CALIBRATION_FILE
+    from meddelinea.inference.output import write_json
+
+    silence_diffusers()
+    with progress_bar(hidden=quiet) as bar:
+        task = bar.add_task("reading", total=None)
+        measured = measure_calibration(
+            read_bench_file(bench_file),
+            folds,
+            method,
+            model,
+            lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
+        )
+    lines = calibration_lines(measured)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(measured.calibration.to_json(), output / CALIBRATION_FILE)
+    write_json(calibration_document(measured), output / "figures.json")
+    with whole(output / "calibration.md") as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
 @app.command("store")
 def store(
     root: Annotated[Path, typer.Argument(metavar="STORE", help="Slice store, from `meddelinea prepare`.")],

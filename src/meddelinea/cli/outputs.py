@@ -68,7 +68,7 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) 
     made = result.segmentation
     files = {"mask": outputs.mask, "labels": sidecar_path(outputs.mask)}
     if outputs.statistics is not None:
-        document = statistics_document(result.statistics, result.scan.modality, made.confidence)
+        document = statistics_document(result.statistics, result.scan.modality, made)
         write_json({"input": source.name} | document, outputs.statistics)
         files["statistics"] = outputs.statistics
     if outputs.uncertainty is not None:

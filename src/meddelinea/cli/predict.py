@@ -23,8 +23,7 @@ from meddelinea.inference.settings import Settings
 
 if TYPE_CHECKING:
     from meddelinea.findings import Finding
-    from meddelinea.inference.predict import Segmentation
-    from meddelinea.inference.statistics import OrganStatistics
+    from meddelinea.inference.api import Result
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,13 @@ def run(job: Job, look: Look) -> None:
     result = Result(job.source.name, volume, segmentation, measured, [*findings, *of_mask])
     files = write_outputs(job.source, job.outputs, result, model)
     _warn(job.source, of_mask)
-    summary = _summary(job.source, segmentation, measured, files, result.findings)
+    summary = _summary(job.source, result, files)
     if look is Look.object:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     elif look is Look.events:
         print_event({"event": "case", "case": job.source.name, "state": "done", **summary})
     elif look is Look.text:
-        _print_table(segmentation, measured, files)
+        _print_table(result, files)
 
 
 def _warn(source: Path, findings: list[Finding]) -> None:
@@ -158,22 +157,18 @@ def _warn(source: Path, findings: list[Finding]) -> None:
         print(f"warning: {source}: {finding.message}", file=sys.stderr)
 
 
-def _summary(
-    source: Path,
-    segmentation: Segmentation,
-    measured: Mapping[str, OrganStatistics],
-    files: Mapping[str, Path],
-    findings: list[Finding],
-) -> dict[str, Any]:
+def _summary(source: Path, result: Result, files: Mapping[str, Path]) -> dict[str, Any]:
     """What `--json` prints."""
+    segmentation, measured = result.segmentation, result.statistics
     return {
         "input": str(source),
         "accepted": True,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [asdict(finding) for finding in result.findings],
         "files": {kind: str(path) for kind, path in files.items()},
         "found_ml": {name: round(organ.volume_ml, 2) for name, organ in measured.items() if organ.found},
         "not_found": [name for name, organ in measured.items() if not organ.found],
         "touches_edge": {name: list(organ.touches_edge) for name, organ in measured.items() if organ.touches_edge},
+        "needs_review": {name: list(review.reasons) for name, review in result.reviews.items() if review.reasons},
         "seconds": round(segmentation.seconds, 2),
         "model": segmentation.model,
         "version": segmentation.version,
@@ -184,16 +179,21 @@ def _summary(
     }
 
 
-def _print_table(
-    segmentation: Segmentation, measured: Mapping[str, OrganStatistics], files: Mapping[str, Path]
-) -> None:
+def _print_table(result: Result, files: Mapping[str, Path]) -> None:
     """What a person reads at the end: organs found and not found, time, and where the files are."""
-    table = Table("organ", "ml", "mean value", "note")
-    table.columns[1].justify = table.columns[2].justify = "right"
+    segmentation, measured, reviews = result.segmentation, result.statistics, result.reviews
+    calibration = segmentation.calibration
+    interval = [] if calibration is None else [f"{calibration.level:.0%} interval"]
+    table = Table("organ", "ml", *interval, "mean value", "note")
+    for column in table.columns[1:-1]:
+        column.justify = "right"
     for name, organ in measured.items():
         if organ.found:
-            note = f"cut by the scan's edge: {', '.join(organ.touches_edge)}" if organ.touches_edge else ""
-            table.add_row(name, f"{organ.volume_ml:,.1f}", f"{organ.mean_intensity:.0f}", note)
+            edges = f"cut by the scan's edge: {', '.join(organ.touches_edge)}" if organ.touches_edge else ""
+            span = reviews[name].interval_ml
+            between = [] if span is None else [f"{span[0]:,.1f} - {span[1]:,.1f}"]
+            note = "; ".join(part for part in (reviews[name].remark, edges) if part)
+            table.add_row(name, f"{organ.volume_ml:,.1f}", *between, f"{organ.mean_intensity:.0f}", note)
     Console().print(table)
     missing = [name for name, organ in measured.items() if not organ.found]
     print(f"not found: {', '.join(missing) or 'none'}")

@@ -119,7 +119,7 @@ def measure_accuracy(
     LeakFoundError
         If a model was trained on cases that it would be tested on.
     """
-    cases = _cases(bench)
+    cases = bench_cases(bench)
     patients = {name: case.patient for name, case in cases.items()}
     parts = divide(bench, patients, folds)
     unknown = [name for name in methods or () if name not in bench.methods]
@@ -131,7 +131,7 @@ def measure_accuracy(
     for method in chosen.values():  # before hours of training
         if isinstance(method, TrainedModel):
             for part in parts:
-                _refuse_leak(model_folder(method.model), tuple(cases[name] for name in part.test), bench.store)
+                refuse_leak(model_folder(method.model), tuple(cases[name] for name in part.test), bench.store)
     for part in parts:
         for name, method in chosen.items():
             folder = output / part.name / folder_name(name)
@@ -144,7 +144,7 @@ def measure_accuracy(
                 chain = _train(method, folder, bench, part, f"{part.name}, {name}", progress)
                 hours = sum(stage.cpu_seconds for stage in chain.stages) / 3600.0
             tested = tuple(cases[case] for case in part.test)
-            _refuse_leak(chain.model, tested, bench.store)
+            refuse_leak(chain.model, tested, bench.store)
             model = load_model(chain.model)
             found = run_test(model, tested, organs, f"{part.name}, {name}", progress)
             modules = [module for module in model.pipeline.components.values() if isinstance(module, torch.nn.Module)]
@@ -207,7 +207,7 @@ def _read_trial(path: Path) -> Trial:
     return Trial(**{**content, "stages": stages, "report": read_report_document(content["report"])})
 
 
-def _cases(bench: BenchFile) -> dict[str, Case]:
+def bench_cases(bench: BenchFile) -> dict[str, Case]:
     """The benchmark's cases by name."""
     found = find_cases(bench.format, bench.source)
     cases = {case.name: case for case in found.cases}
@@ -233,7 +233,7 @@ def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
     write_json(shared, path)
 
 
-def _refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
+def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
     """Refuse to test a model on cases that it was trained on or chosen by, whatever it was started from."""
     document = json.loads((model / "training_cases.json").read_text(encoding="utf-8"))
     seen = [case for role in ("train", "validation") for case in document[role]]

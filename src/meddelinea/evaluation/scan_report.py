@@ -59,6 +59,8 @@ def write_scan_report(path: Path, result: Result, card: str) -> None:
         colours={organ: "#{:02x}{:02x}{:02x}".format(*colour_of(organ)) for organ in result.statistics},
         segmentation=result.segmentation,
         confidence=result.segmentation.confidence,
+        reviews=result.reviews,
+        level=result.segmentation.calibration and result.segmentation.calibration.level,
         libraries={"Python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         card=card,
     )

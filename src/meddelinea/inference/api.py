@@ -17,6 +17,7 @@ from meddelinea.inference.output import write_segmentation
 from meddelinea.inference.predict import Segmentation
 from meddelinea.inference.predict import segment as segment_volume
 from meddelinea.inference.quality import as_modality, check_volume, raise_refusals
+from meddelinea.inference.review import OrganReview, review_organs
 from meddelinea.inference.statistics import OrganStatistics, organ_statistics
 from meddelinea.io import read_volume
 from meddelinea.io.nifti import from_nibabel, to_nibabel
@@ -57,6 +58,11 @@ class Result:
     def labels(self) -> dict[str, int]:
         """Organ name -> id in the mask."""
         return self.segmentation.labels
+
+    @property
+    def reviews(self) -> dict[str, OrganReview]:
+        """Of each organ an interval of its volume, and whether and why a person should look at its mask."""
+        return review_organs(self.statistics, self.segmentation.confidence, self.segmentation.calibration)
 
     @property
     def uncertainty(self) -> Volume:

@@ -126,7 +126,7 @@ class _Segmenter:
             segmentation = segment_scan(self._model, volume, self._settings, partial(progress, case.name))
         measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
         findings += check_mask(measured)
-        document = statistics_document(measured, volume.modality, segmentation.confidence)
+        document = statistics_document(measured, volume.modality, segmentation)
         remarks = {"request": request, "statistics": document}
         if self._run is not None:
             remarks["run"] = self._run
@@ -220,8 +220,9 @@ def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:
         if measured is None:
             continue
         for organ, values in measured["organs"].items():
-            flat = {**values, **(values["confidence"] or {})}
-            del flat["confidence"]
+            low, high = values["interval_ml"] or (None, None)
+            flat = {**values, "interval_low_ml": low, "interval_high_ml": high, **(values["confidence"] or {})}
+            del flat["confidence"], flat["interval_ml"]
             cells = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in flat.items()}
             rows.append({"case": case.name, "organ": organ, "intensity_unit": measured["intensity_unit"], **cells})
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["case", "organ"]

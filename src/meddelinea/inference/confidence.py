@@ -79,7 +79,7 @@ class Shares:
         found = {}
         for name, index in labels.items():
             inside = kept & (self.label == index)
-            voxels, total = int(np.count_nonzero(inside)), self._sums[0, index]
+            voxels, total = int(np.count_nonzero(inside)), float(self._sums[0, index])
             overlap = float(self.largest[inside].sum(dtype=np.float64))
             dice = 2.0 * overlap / (voxels + total) if voxels else None
             expected, surely, possibly = (float(number) * voxel_ml for number in self._sums[:, index])

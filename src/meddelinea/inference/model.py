@@ -14,8 +14,11 @@ from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
 if TYPE_CHECKING:
     from meddelinea.baselines.pipeline import BaselinePipeline
     from meddelinea.diffusion.pipeline import MedDelineaPipeline
+    from meddelinea.inference.calibration import Calibration
     from meddelinea.volume import Modality
 
+#: In the folder of a model that was calibrated (`meddelinea benchmark calibration`).
+CALIBRATION_FILE = "calibration.json"
 #: Models that ship inside the package.
 SHIPPED = ("small",)
 
@@ -40,6 +43,8 @@ class ModelFiles:
         Names of the cases by role: `train`, `validation`.
     licence
         From the model card, where stated.
+    calibration
+        What its shares mean; None where that was not measured.
     """
 
     name: str
@@ -50,6 +55,7 @@ class ModelFiles:
     least_component_share: float
     training_cases: dict[str, list[str]]
     licence: str | None
+    calibration: Calibration | None = None
 
     @property
     def card(self) -> str:
@@ -108,6 +114,7 @@ def read_model_files(model: str | Path) -> ModelFiles:
             least_component_share,
             {role: [case["name"] for case in cases[role]] for role in ("train", "validation")},
             _licence(_card(folder)),
+            _calibration(folder / CALIBRATION_FILE),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
@@ -158,6 +165,12 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
         component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
+
+
+def _calibration(path: Path) -> Calibration | None:
+    from meddelinea.inference.calibration import Calibration
+
+    return Calibration.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _card(folder: Path) -> str:

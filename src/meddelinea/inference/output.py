@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from meddelinea.errors import UsageError
-from meddelinea.inference.confidence import OrganConfidence
+from meddelinea.inference.review import review_organs
 from meddelinea.inference.statistics import OrganStatistics
 from meddelinea.io import VOLUME_SUFFIXES, SegmentationType, whole, write_volume
 
@@ -161,19 +161,29 @@ def write_segmentation(
 
 
 def statistics_document(
-    statistics: Mapping[str, OrganStatistics], modality: str | None, confidence: Mapping[str, OrganConfidence]
+    statistics: Mapping[str, OrganStatistics], modality: str | None, segmentation: Segmentation
 ) -> dict[str, Any]:
-    """The measurements as plain JSON types.
+    """The measurements as plain JSON types, as `statistics.schema.json` in this package describes them.
 
-    `intensity_unit` and, by organ name, every field of `OrganStatistics`; `truncated`, whether the organ may go on
-    beyond the scan; and `confidence` with the fields of `OrganConfidence`, null for a mask that no model made.
+    By organ name every field of `OrganStatistics`; `truncated`, whether the organ may go on beyond the scan;
+    `interval_ml`, `needs_review` and `review_reasons` as in `OrganReview`; and `confidence` with the fields of
+    `OrganConfidence`, null for a mask that no model made.
     """
+    confidence, calibration = segmentation.confidence, segmentation.calibration
+    reviews = review_organs(statistics, confidence, calibration)
     organs = {
         name: {
             **asdict(organ),
             "truncated": bool(organ.touches_edge),
+            "interval_ml": reviews[name].interval_ml,
+            "needs_review": reviews[name].needs_review,
+            "review_reasons": reviews[name].reasons,
             "confidence": asdict(confidence[name]) if name in confidence else None,
         }
         for name, organ in statistics.items()
     }
-    return {"intensity_unit": "arbitrary" if modality == "MR" else "HU", "organs": organs}
+    return {
+        "intensity_unit": "arbitrary" if modality == "MR" else "HU",
+        "interval_level": None if calibration is None else calibration.level,
+        "organs": organs,
+    }

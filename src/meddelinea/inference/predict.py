@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.inference.calibration import Calibration
 from meddelinea.inference.confidence import OrganConfidence, Shares
 from meddelinea.inference.model import Model
 from meddelinea.inference.postprocess import remove_small_components
@@ -53,6 +54,8 @@ class Segmentation:
     uncertainty
         Probability that a voxel's label is wrong, 0 to 1, float32 on the model's own grid, from which
         `uncertainty_percent` brings it to the scan's; None for a mask that no model made.
+    calibration
+        What made probabilities of the model's shares; None where it was not calibrated.
     """
 
     mask: Volume
@@ -66,6 +69,7 @@ class Segmentation:
     seconds: float
     confidence: Mapping[str, OrganConfidence] = field(default_factory=dict)
     uncertainty: Volume | None = None
+    calibration: Calibration | None = None
 
 
 def segment(
@@ -127,29 +131,19 @@ def segment(
         raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
     if samples < 1:
         raise UsageError(f"samples {samples}; expected at least 1 mask a slice")
-    method, steps, scheduler = _method(model.pipeline, steps, scheduler)
-    drawn = 1 if scheduler is None else samples
-    device = model.pipeline.device
+    _, used_steps, used_scheduler = _method(model.pipeline, steps, scheduler)
+    calibration = model.files.calibration
 
     grid = to_model_grid(volume, model.files.preprocessing)
-    case = int(fingerprint(volume)[:16], 16)
-    slices = grid.array.transpose(2, 1, 0)  # (S, rows, columns)
-    offsets = neighbour_offsets(model.pipeline.config.neighbours, model.pipeline.config.neighbour_pairs)
-    ids = np.zeros((len(slices), FINER * slices.shape[1], FINER * slices.shape[2]), np.uint8)
-    evidence = Shares((len(slices), slices.shape[1], slices.shape[2]), len(known) + 1)
-    share_bytes = 4 * (len(known) + 1) * slices.shape[1] * slices.shape[2]
-    batch_size = max(1, min(batch_size, SHARES_BYTES // share_bytes))
-    for start in range(0, len(slices), batch_size):
-        chunk = range(start, min(start + batch_size, len(slices)))
-        images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(device)
-        shares = torch.zeros(())
-        for sample in range(drawn):
-            keys = [NoiseKey(seed, case, index, sample) for index in chunk]
-            shares = shares.to(device) + method.segment(images, keys).softmax(dim=1) / drawn
-        evidence.add(start, shares)
-        ids[start : chunk.stop] = torch.cat([_largest_share(share[None]) for share in shares]).cpu().numpy()
+    columns, rows, count = grid.array.shape
+    ids = np.zeros((count, FINER * rows, FINER * columns), np.uint8)
+    evidence = Shares((count, rows, columns), len(known) + 1)
+    sampling = Sampling(steps, scheduler, samples, seed, batch_size)
+    for chunk, shares in sample_shares(model, grid, fingerprint(volume), sampling):
+        evidence.add(chunk.start, shares if calibration is None else calibration.probabilities(shares))
+        ids[chunk.start : chunk.stop] = torch.cat([_largest_share(share[None]) for share in shares]).cpu().numpy()
         if progress is not None:
-            progress(chunk.stop, len(slices))
+            progress(chunk.stop, count)
     kept = np.zeros(256, np.uint8)
     kept[list(labels.values())] = list(labels.values())
     cleaned = remove_small_components(kept[ids], model.files.least_component_share)
@@ -159,8 +153,51 @@ def segment(
     confidence = evidence.confidence(_kept(cleaned, evidence.label), labels, float(np.prod(grid.spacing_mm)) / 1000.0)
     uncertainty = Volume(evidence.uncertainty().transpose(2, 1, 0), grid.affine)
     seconds = time.monotonic() - began
-    made = (model.files.name, __version__, steps, scheduler, None if scheduler is None else samples, seed)
-    return Segmentation(mask, dict(labels), *made, seconds, confidence, uncertainty)
+    drawn = None if used_scheduler is None else samples
+    made = (model.files.name, __version__, used_steps, used_scheduler, drawn, seed)
+    return Segmentation(mask, dict(labels), *made, seconds, confidence, uncertainty, calibration)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How masks are sampled, as `segment` has it."""
+
+    steps: int | None = None
+    scheduler: str | None = None
+    samples: int = 1
+    seed: int = 0
+    batch_size: int = 16
+
+
+def sample_shares(model: Model, grid: Volume, scan: str, sampling: Sampling) -> Iterator[tuple[range, Tensor]]:
+    """The shares of all organs in each slice of a scan, a batch of slices after the other.
+
+    Parameters
+    ----------
+    grid
+        The scan on the model's grid, from `to_model_grid`.
+    scan
+        Its `fingerprint`, which keys the noise.
+
+    Yields
+    ------
+    The slices' numbers, and their shares (B, L + 1, rows, columns), which sum to 1 in each pixel.
+    """
+    method, _, used_scheduler = _method(model.pipeline, sampling.steps, sampling.scheduler)
+    drawn = 1 if used_scheduler is None else sampling.samples
+    slices, case = grid.array.transpose(2, 1, 0), int(scan[:16], 16)  # (S, rows, columns)
+    config = model.pipeline.config
+    offsets = neighbour_offsets(config.neighbours, config.neighbour_pairs)
+    share_bytes = 4 * (len(model.files.labels) + 1) * slices.shape[1] * slices.shape[2]
+    batch_size = max(1, min(sampling.batch_size, SHARES_BYTES // share_bytes))
+    for start in range(0, len(slices), batch_size):
+        chunk = range(start, min(start + batch_size, len(slices)))
+        images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(model.pipeline.device)
+        shares = torch.zeros((), device=images.device)
+        for sample in range(drawn):
+            keys = [NoiseKey(sampling.seed, case, index, sample) for index in chunk]
+            shares = shares + method.segment(images, keys).softmax(dim=1) / drawn
+        yield chunk, shares
 
 
 def _largest_share(share: Tensor) -> Tensor:

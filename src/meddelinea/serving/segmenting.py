@@ -87,7 +87,7 @@ def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile
     folder, made = upload.parent, result.segmentation
     mask = folder / "mask.nii.gz"
     write_segmentation(made, mask, Path("scan"))  # an upload has no name
-    document = statistics_document(result.statistics, result.scan.modality, made.confidence)
+    document = statistics_document(result.statistics, result.scan.modality, made)
     write_json(document, folder / "statistics.json")
     write_volume(result.scan, folder / "scan.nii")  # not compressed: it is looked at more often than it is sent far
     write_volume(result.uncertainty, folder / "uncertainty.nii.gz")

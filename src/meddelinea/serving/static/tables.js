@@ -11,10 +11,16 @@ const header = (text, className = "") => element("th", { scope: "col", className
 const number = (text) => element("td", { className: "number" }, text);
 const millilitres = (value) => (value === null || value === undefined ? "unknown" : value.toFixed(1));
 
+// Why a person should look at an organ's mask.
+const REASONS = { not_found: "not found", low_expected_dice: "to be reviewed: the model is unsure of this mask" };
+
 // The organs of a result: what to show, volume, grey values, and where compared, the earlier result beside them.
 export function organTable(table, organs, statistics, hidden, changes, onToggle) {
   const unit = statistics.intensity_unit === "HU" ? "HU" : "value";
-  const columns = [header("Organ"), header("ml", "number"), header(`mean ${unit} ± SD`, "number")];
+  const level = statistics.interval_level;
+  const columns = [header("Organ"), header("ml", "number")];
+  if (level) columns.push(header(`${Math.round(100 * level)} % interval`, "number"));
+  columns.push(header(`mean ${unit} ± SD`, "number"));
   if (changes) columns.push(header("earlier ml", "number"), header("change ml", "number"), header("Dice", "number"));
   table.tHead.replaceChildren(element("tr", {}, ...columns, header("Note")));
   table.tBodies[0].replaceChildren(
@@ -28,6 +34,7 @@ export function organTable(table, organs, statistics, hidden, changes, onToggle)
       const cells = [
         element("th", { scope: "row" }, element("label", {}, box, swatch, organ.name)),
         number(measured.found ? millilitres(measured.volume_ml) : ""),
+        ...(level ? [number(measured.interval_ml ? measured.interval_ml.map(millilitres).join(" – ") : "")] : []),
         number(measured.found ? `${measured.mean_intensity.toFixed(0)} ± ${measured.sd_intensity.toFixed(0)}` : ""),
       ];
       if (changes) {
@@ -40,8 +47,10 @@ export function organTable(table, organs, statistics, hidden, changes, onToggle)
         );
       }
       const edges = measured.touches_edge.join(", ");
-      const note = !measured.found ? "not found" : edges ? `cut by the scan's edge: ${edges}` : "";
-      return element("tr", { className: measured.found ? "" : "absent" }, ...cells, element("td", {}, note));
+      const remarks = measured.review_reasons.map((reason) => REASONS[reason] ?? reason);
+      if (edges) remarks.push(`cut by the scan's edge: ${edges}`);
+      const className = !measured.found ? "absent" : measured.needs_review ? "review" : "";
+      return element("tr", { className }, ...cells, element("td", {}, remarks.join("; ")));
     }),
   );
 }

@@ -1,0 +1,305 @@
+"""Fitting what a model's shares mean on cases that it has not seen, and measuring on others whether it is so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from meddelinea.data.case import Case, read_case
+from meddelinea.data.fingerprint import fingerprint
+from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
+from meddelinea.evaluation.metrics import dice
+from meddelinea.evaluation.testing import Progress
+from meddelinea.inference.calibration import Calibration, softness
+from meddelinea.inference.confidence import OrganConfidence
+from meddelinea.inference.model import Model
+from meddelinea.inference.predict import Sampling, sample_shares, segment, with_modality
+from meddelinea.inference.review import review_organs
+from meddelinea.inference.statistics import organ_statistics
+from meddelinea.labels import organ_ids
+
+#: Temperatures that are tried.
+TEMPERATURES = tuple(float(t) for t in np.round(np.geomspace(0.5, 4.0, 25), 3))
+#: Bins of confidence, of equal width, for the expected calibration error.
+BINS = 20
+#: Voxels that are surely background by this share are left out of that error: most of a scan, and all right.
+SURELY_BACKGROUND = 0.99
+#: Share of the volume intervals that are to hold the truth.
+LEVEL = 0.9
+#: Added to the softness of a mask's border, so that a hard one has no interval of width 0.
+FLOOR = 0.05
+#: A mask with a Dice below this is a bad one, of which this share is to be caught.
+BAD_DICE, CAUGHT = 0.7, 0.9
+
+
+#: Shares of the organs that are kept, the surest first.
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
+
+
+@dataclass(frozen=True)
+class OrganRow:
+    """What was said of an organ in one case, and what is so.
+
+    Parameters
+    ----------
+    case, organ
+        Which.
+    dice
+        Against the labels, on the scan's grid; NaN where neither holds the organ.
+    volume_ml, true_ml
+        Of the mask and of the labels.
+    confidence
+        As the model stated it.
+    interval_ml
+        As stated; None where the mask holds nothing.
+    needs_review
+        As stated.
+    """
+
+    case: str
+    organ: str
+    dice: float
+    volume_ml: float
+    true_ml: float
+    confidence: OrganConfidence
+    interval_ml: tuple[float, float] | None
+    needs_review: bool
+
+
+class Reliability:
+    """How often the likeliest label is right, by the probability that it was given, for several temperatures.
+
+    Parameters
+    ----------
+    temperatures
+        Each is kept apart.
+    """
+
+    def __init__(self, temperatures: tuple[float, ...]) -> None:
+        self.temperatures = temperatures
+        self._counts = np.zeros((len(temperatures), BINS))
+        self._right = np.zeros((len(temperatures), BINS))
+        self._stated = np.zeros((len(temperatures), BINS))
+        self._surprise = np.zeros(len(temperatures))
+        self._voxels = 0
+
+    def add(self, shares: Tensor, truth: Tensor) -> None:
+        """Take in shares (B, L + 1, rows, columns) and true labels (B, rows, columns)."""
+        shares, truth = shares.movedim(1, -1).flatten(0, 2), truth.flatten().long()
+        self._voxels += len(truth)
+        # Where the background is sure and right a temperature changes nothing worth counting; where it is wrong, much.
+        counted = (shares[:, 0] < SURELY_BACKGROUND) | (truth > 0)
+        shares, truth = shares[counted], truth[counted]
+        asked = shares[:, 0] < SURELY_BACKGROUND
+        logs = shares.double().clamp(min=1e-12).log()
+        for row, temperature in enumerate(self.temperatures):
+            stated = (logs / temperature).log_softmax(dim=1)
+            self._surprise[row] -= float(stated.gather(1, truth[:, None]).sum())
+            likeliest, label = stated[asked].exp().max(dim=1)
+            bins = (likeliest * BINS).long().clamp(max=BINS - 1)
+            for sums, values in (
+                (self._counts, torch.ones_like(likeliest)),
+                (self._right, (label == truth[asked]).double()),
+                (self._stated, likeliest),
+            ):
+                sums[row] += torch.bincount(bins, values, BINS).numpy()
+
+    def surprise(self) -> NDArray[np.float64]:
+        """Mean negative log-likelihood of the true label, by temperature; per voxel of the scan."""
+        means: NDArray[np.float64] = self._surprise / max(self._voxels, 1)
+        return means
+
+    def expected_error(self) -> NDArray[np.float64]:
+        """Expected calibration error by temperature, 0 to 1: mean distance of stated probability and truth."""
+        gaps = np.abs(self._right - self._stated).sum(axis=1)
+        errors: NDArray[np.float64] = gaps / np.maximum(self._counts.sum(axis=1), 1.0)
+        return errors
+
+
+def gather_reliability(
+    models: Iterable[tuple[Model, tuple[Case, ...]]],
+    organs: tuple[str, ...],
+    temperatures: tuple[float, ...] = TEMPERATURES,
+    progress: Progress | None = None,
+) -> Reliability:
+    """Shares against labels on the models' own grids, each model on its cases; `organs` are the models' own."""
+    found = Reliability(temperatures)
+    for model, cases in models:
+        for done, case in enumerate(cases):
+            if progress is not None:
+                progress("shares against labels", done, len(cases))
+            read = read_case(case, organs)
+            scan = with_modality(read.scan, model.files.modalities)
+            grid = to_model_grid(scan, model.files.preprocessing)
+            truth = torch.from_numpy(mask_to_model_grid(read.mask, grid).array.transpose(2, 1, 0).copy())
+            for chunk, shares in sample_shares(model, grid, fingerprint(scan), Sampling()):
+                found.add(shares.cpu(), truth[chunk.start : chunk.stop])
+    return found
+
+
+def gather_rows(
+    models: Iterable[tuple[Model, tuple[Case, ...]]],
+    organs: tuple[str, ...],
+    calibration: Calibration,
+    progress: Progress | None = None,
+) -> tuple[OrganRow, ...]:
+    """What `calibration` says of each organ of each case, and what is so; each model on its cases."""
+    rows = []
+    for model, cases in models:
+        calibrated = replace(model, files=replace(model.files, calibration=calibration))
+        for done, case in enumerate(cases):
+            if progress is not None:
+                progress("masks against labels", done, len(cases))
+            read = read_case(case, organs)
+            made = segment(calibrated, read.scan)
+            measured = organ_statistics(read.scan, made.mask, made.labels)
+            reviews = review_organs(measured, made.confidence, calibration)
+            voxel_ml = math.prod(read.mask.spacing_mm) / 1000.0
+            for organ, index in organ_ids(organs).items():
+                true = read.mask.array == index
+                score = dice(made.mask.array == made.labels[organ], true)
+                true_ml = float(np.count_nonzero(true)) * voxel_ml
+                review = reviews[organ]
+                rows.append(
+                    OrganRow(
+                        case.name,
+                        organ,
+                        score,
+                        measured[organ].volume_ml,
+                        true_ml,
+                        made.confidence[organ],
+                        review.interval_ml,
+                        review.needs_review,
+                    )
+                )
+    return tuple(rows)
+
+
+def fit(
+    reliability: Reliability, measure: Callable[[Calibration], tuple[OrganRow, ...]], fitted_on: str
+) -> tuple[Calibration, tuple[OrganRow, ...]]:
+    """The calibration of models, from cases that they had not seen.
+
+    The temperature is the one under which the labels surprise least; then `spread` holds a share `LEVEL` of the true
+    volumes, and `review_below` catches a share `CAUGHT` of the bad masks.
+
+    Parameters
+    ----------
+    reliability
+        Of models and cases.
+    measure
+        `gather_rows` of the same; it is called with the fitted temperature.
+    fitted_on
+        What to say of them.
+
+    Returns
+    -------
+    The calibration, and the rows that it was fitted on, as it judges them.
+    """
+    temperature = reliability.temperatures[int(np.argmin(reliability.surprise()))]
+    open_ended = Calibration(temperature, LEVEL, 0.0, FLOOR, 0.0, fitted_on)
+    rows = measure(open_ended)
+    calibration = replace(open_ended, spread=_spread(rows), review_below=_review_below(rows))
+    return calibration, tuple(judged(row, calibration) for row in rows)
+
+
+def judged(row: OrganRow, calibration: Calibration) -> OrganRow:
+    """The row as a calibration of the same temperature judges it."""
+    expected = row.confidence.expected_dice
+    return replace(
+        row,
+        interval_ml=calibration.interval_ml(row.volume_ml, row.confidence),
+        needs_review=expected is None or expected < calibration.review_below,
+    )
+
+
+def _spread(rows: tuple[OrganRow, ...]) -> float:
+    """The split-conformal quantile of |log(true / mask)| over the softness, of organs that both hold."""
+    scores = sorted(
+        abs(math.log(row.true_ml / row.volume_ml)) / (softness(row.volume_ml, row.confidence) + FLOOR)
+        for row in rows
+        if row.volume_ml > 0 and row.true_ml > 0
+    )
+    rank = math.ceil((len(scores) + 1) * LEVEL)
+    return scores[min(rank, len(scores)) - 1] if scores else 0.0
+
+
+def _review_below(rows: tuple[OrganRow, ...]) -> float:
+    """The smallest expected Dice under which a share `CAUGHT` of the bad masks lie, those without a mask apart."""
+    bad = sorted(
+        row.confidence.expected_dice for row in rows if row.dice < BAD_DICE and row.confidence.expected_dice is not None
+    )
+    if not bad:
+        return 0.0
+    return float(np.nextafter(bad[math.ceil(CAUGHT * len(bad)) - 1], np.inf))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far what was said of organs is so.
+
+    Parameters
+    ----------
+    organs
+        Rows with a Dice: the organ is in the mask or in the labels.
+    bad, caught
+        Those with a Dice under `BAD_DICE`, and how many of them were said to need a review.
+    good, false_alarms
+        The others, and how many of them were said to need one.
+    absent, absent_flagged
+        Organs that neither mask nor labels hold, and how many of them were said to need a review.
+    intervals, covered
+        Volumes with an interval whose organ the labels hold, and how many it holds.
+    half_width
+        Median of the intervals' upper end over the mask's volume, less 1.
+    dice_error
+        Mean distance of expected and true Dice where both are known.
+    risk
+        Mean of 1 - Dice over the share of rows that are most sure, by that share.
+    """
+
+    organs: int
+    bad: int
+    caught: int
+    good: int
+    false_alarms: int
+    absent: int
+    absent_flagged: int
+    intervals: int
+    covered: int
+    half_width: float
+    dice_error: float
+    risk: dict[float, float]
+
+
+def figures(rows: tuple[OrganRow, ...]) -> Figures:
+    """Count and average over organs and cases."""
+    known = [row for row in rows if not math.isnan(row.dice)]
+    absent = [row for row in rows if math.isnan(row.dice)]
+    bad = [row for row in known if row.dice < BAD_DICE]
+    good = [row for row in known if row.dice >= BAD_DICE]
+    spans = [(row, row.interval_ml) for row in known if row.interval_ml is not None and row.true_ml > 0]
+    widths = [high / row.volume_ml - 1.0 for row, (_, high) in spans]
+    pairs = [(row.confidence.expected_dice, row.dice) for row in known if row.confidence.expected_dice is not None]
+    surest = sorted(known, key=lambda row: -(row.confidence.expected_dice or 0.0))
+    kept = {share: surest[: max(1, round(share * len(surest)))] for share in COVERAGES} if surest else {}
+    return Figures(
+        organs=len(known),
+        bad=len(bad),
+        caught=sum(row.needs_review for row in bad),
+        good=len(good),
+        false_alarms=sum(row.needs_review for row in good),
+        absent=len(absent),
+        absent_flagged=sum(row.needs_review for row in absent),
+        intervals=len(spans),
+        covered=sum(low <= row.true_ml <= high for row, (low, high) in spans),
+        half_width=float(np.median(widths)) if widths else math.nan,
+        dice_error=float(np.mean([abs(stated - true) for stated, true in pairs])) if pairs else math.nan,
+        risk={share: float(np.mean([1.0 - row.dice for row in part])) for share, part in kept.items()},
+    )
