@@ -19,9 +19,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from meddelinea.cli.main import main
 from meddelinea.errors import InputRefusedError
 from meddelinea.inference import batch
-from meddelinea.inference.batch import segment_scans
+from meddelinea.inference.batch import NOTHING, segment_scans
 from meddelinea.inference.crew import Outcome, on_this_machine
 from meddelinea.inference.folder import FoundScans, ScanCase, find_scans
 from meddelinea.inference.model import load_model
@@ -53,6 +54,12 @@ def scans(data: Path, tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("no scan")
     (folder / ".hidden.nii.gz").write_bytes(b"a file that somebody is writing")
     return folder
+
+
+def meddelinea(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
 
 
 def run(found: FoundScans, output: Path, settings: Settings, overwrite: bool = False) -> dict[str, Outcome]:
@@ -116,6 +123,41 @@ def test_a_folder_is_done_once_and_again_where_something_changed(scans: Path, tm
         assert {row["case"] for row in csv.DictReader(stream)} == {"b"}
 
 
+def test_what_stands_beside_the_masks_is_made_once_and_goes_with_them(
+    scans: Path, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = {kind: tmp_path / kind for kind in ("report", "uncertainty", "preview")}
+    words = ["predict", "-i", scans, "-o", tmp_path / "masks", "--model", model, "--steps", 1, "--workers", 1]
+    for kind, folder in beside.items():
+        words += [f"--{kind}", folder]
+
+    def files() -> set[str]:
+        return {path.name for folder in beside.values() for path in folder.iterdir()}
+
+    assert meddelinea(*words) == 4  # one of the scans is damaged
+    made = {f"{name}{suffix}" for name in ("a", "b") for suffix in (".html", ".nii.gz", ".png")}
+    assert files() == made
+    uncertainty = read_volume(beside["uncertainty"] / "a.nii.gz")
+    assert uncertainty.array.shape == read_volume(scans / "a.nii.gz").array.shape
+    assert "liver" in (beside["report"] / "b.html").read_text()
+
+    kept = {path: path.stat().st_ino for folder in (tmp_path / "masks", *beside.values()) for path in folder.glob("b*")}
+    (beside["report"] / "a.html").unlink()
+    assert meddelinea(*words) == 4
+    assert files() == made
+    assert {path: path.stat().st_ino for path in kept} == kept
+
+    (scans / "a.nii.gz").write_bytes(b"damaged since")
+    assert meddelinea(*words) == 4
+    assert files() == {name for name in made if name.startswith("b")}
+
+    for folder in (tmp_path / "masks", scans):  # where masks or scans would be overwritten
+        capsys.readouterr()
+        assert meddelinea(*words[:11], "--uncertainty", folder) == 2
+        assert "choose another folder" in capsys.readouterr().err
+    assert (scans / "a.nii.gz").read_bytes() == b"damaged since"
+
+
 def test_a_case_is_read_while_another_is_on_the_network(
     scans: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +182,7 @@ def test_a_case_is_read_while_another_is_on_the_network(
 
     monkeypatch.setattr(batch, "read_scan", read_scan)
     monkeypatch.setattr(batch, "segment_scan", segment_scan)
-    work = batch._Segmenter(Settings(str(model), device="cpu"), "", None, None)
+    work = batch._Segmenter(Settings(str(model), device="cpu"), "", None, NOTHING, None)
 
     def attempt(name: str) -> None:
         both_read.wait(60)

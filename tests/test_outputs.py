@@ -92,6 +92,10 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
 
 def test_outputs_of_one_scan_are_refused_of_a_folder(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
-    met, _, err = predict("-i", tmp_path, "-o", tmp_path / "masks", "--report", tmp_path / "report.html")
-    assert met == 2
-    assert "are of one scan" in err
+    for words, says in (
+        (("--statistics", tmp_path / "statistics.json"), "are of one scan"),
+        (("--report", tmp_path / "report.html"), "name a folder each"),
+    ):
+        met, _, err = predict("-i", tmp_path, "-o", tmp_path / "masks", *words)
+        assert met == 2
+        assert says in err

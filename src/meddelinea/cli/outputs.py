@@ -10,6 +10,7 @@ from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
     from meddelinea.inference.api import Result
+    from meddelinea.inference.folder import ScanCase
     from meddelinea.inference.model import Model
     from meddelinea.inference.output import OutputType
     from meddelinea.io import SegmentationType
@@ -26,6 +27,44 @@ class Outputs:
     preview: Path | None = None
     report: Path | None = None
     uncertainty: Path | None = None
+
+
+@dataclass(frozen=True)
+class BesideMasks:
+    """Folders for what is made of each scan beside its mask, under the mask's name; None: not wanted.
+
+    Parameters
+    ----------
+    masks
+        Folder of the masks.
+    """
+
+    masks: Path
+    previews: Path | None = None
+    reports: Path | None = None
+    uncertainties: Path | None = None
+
+    def of(self, case: ScanCase) -> Outputs:
+        """The files of one scan."""
+        from meddelinea.inference.output import sidecar_path
+
+        name = sidecar_path(case.output).relative_to(self.masks)
+
+        def there(folder: Path | None, suffix: str) -> Path | None:
+            return None if folder is None else folder / name.with_name(name.name.removesuffix(".json") + suffix)
+
+        places = ((self.previews, ".png"), (self.reports, ".html"), (self.uncertainties, ".nii.gz"))
+        preview, report, uncertainty = (there(folder, suffix) for folder, suffix in places)
+        return Outputs(case.output, preview=preview, report=report, uncertainty=uncertainty)
+
+    def paths(self, case: ScanCase) -> tuple[Path, ...]:
+        """As `inference.batch.Beside` has it."""
+        of = self.of(case)
+        return tuple(path for path in (of.preview, of.report, of.uncertainty) if path is not None)
+
+    def write(self, case: ScanCase, result: Result, card: str) -> None:
+        """As `inference.batch.Beside` has it."""
+        _write_beside(self.of(case), result, card)
 
 
 def check_outputs(source: Path, outputs: Outputs) -> None:
@@ -63,7 +102,6 @@ def check_outputs(source: Path, outputs: Outputs) -> None:
 def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) -> dict[str, Path]:
     """Write what was asked for, the mask last: where it stands, all stands."""
     from meddelinea.inference.output import sidecar_path, statistics_document, write_json, write_segmentation
-    from meddelinea.io import write_volume
 
     made = result.segmentation
     files = {"mask": outputs.mask, "labels": sidecar_path(outputs.mask)}
@@ -71,6 +109,17 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) 
         document = statistics_document(result.statistics, result.scan.modality, made)
         write_json({"input": source.name} | document, outputs.statistics)
         files["statistics"] = outputs.statistics
+    files |= _write_beside(outputs, result, model.files.card)
+    kind, stored = _kinds(outputs)
+    write_segmentation(made, outputs.mask, source, kind=kind, segmentation_type=stored)
+    return files
+
+
+def _write_beside(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
+    """Uncertainty, picture and report, as far as they are wanted."""
+    from meddelinea.io import write_volume
+
+    files, made = {}, result.segmentation
     if outputs.uncertainty is not None:
         write_volume(result.uncertainty, outputs.uncertainty)
         files["uncertainty"] = outputs.uncertainty
@@ -78,16 +127,14 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) 
         from meddelinea.evaluation.figures import preview
 
         preview(
-            result.scan, result.mask, result.labels, outputs.preview, f"{source.name}: {made.model}, not for diagnosis"
+            result.scan, result.mask, result.labels, outputs.preview, f"{result.name}: {made.model}, not for diagnosis"
         )
         files["preview"] = outputs.preview
     if outputs.report is not None:
         from meddelinea.evaluation.scan_report import write_scan_report
 
-        write_scan_report(outputs.report, result, model.files.card)
+        write_scan_report(outputs.report, result, card)
         files["report"] = outputs.report
-    kind, stored = _kinds(outputs)
-    write_segmentation(made, outputs.mask, source, kind=kind, segmentation_type=stored)
     return files
 
 

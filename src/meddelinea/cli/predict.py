@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meddelinea.cli.modality import MODALITY_HELP, read_modality
-from meddelinea.cli.outputs import Outputs, check_outputs, write_outputs
+from meddelinea.cli.outputs import BesideMasks, Outputs, check_outputs, write_outputs
 from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar, silence_diffusers
 from meddelinea.cli.refusal import refusal_as_json
@@ -59,10 +59,17 @@ def predict(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise; the same seed gives the same mask.")] = 0,
     organs: Annotated[str | None, typer.Option(help="Only these, such as liver,spleen (default: all).")] = None,
     statistics: Annotated[Path | None, typer.Option(help="Write measurements of each organ to this JSON file.")] = None,
-    preview: Annotated[Path | None, typer.Option(help="Write a picture of the result to this PNG file.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write pictures and measurements as one HTML page.")] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Write a picture of the result to this PNG file; of a folder's, here.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write pictures and measurements as one HTML page; of a folder's, here.")
+    ] = None,
     uncertainty: Annotated[
-        Path | None, typer.Option(help="Write, in per cent, how likely each voxel's label is wrong: .nii.gz or .nrrd.")
+        Path | None,
+        typer.Option(
+            help="Write in per cent how likely a voxel's label is wrong: .nii.gz, .nrrd; of a folder's, here."
+        ),
     ] = None,
     output_type: Annotated[
         str | None, typer.Option(help="nifti, nrrd, dicom_seg or rtstruct (default: by OUT's ending).")
@@ -100,12 +107,16 @@ def predict(
     look = Look.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
     outputs = Outputs(output, output_type, segmentation_type, statistics, preview, report, uncertainty)
     if is_batch(source, output):
-        if outputs != Outputs(output):
+        if outputs != Outputs(output, preview=preview, report=report, uncertainty=uncertainty):
             raise UsageError(
-                "--statistics, --preview, --report, --uncertainty, --output-type and --segmentation-type are of one "
-                "scan; a folder gets NIfTI masks and its own statistics.csv"
+                "--statistics, --output-type and --segmentation-type are of one scan; a folder gets NIfTI masks and a "
+                "statistics.csv of all"
             )
-        run_batch(Batch(source, output, settings, overwrite, engine, address, workers), look)
+        for folder in (preview, report, uncertainty):
+            if folder is not None and folder.suffix:
+                raise UsageError(f"{folder}: of many scans --preview, --report and --uncertainty name a folder each")
+        beside = BesideMasks(output, preview, report, uncertainty)
+        run_batch(Batch(source, output, settings, beside, overwrite, engine, address, workers), look)
     elif overwrite or engine is not EngineName.local or address is not None or workers is not None:
         raise UsageError("--overwrite, --engine, --address and --workers are of a folder or list, with a folder as -o")
     else:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meddelinea.cli.outputs import BesideMasks
 from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar
 from meddelinea.errors import PartialFailureError, UsageError
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Scans to segment: where they are, where the masks go, how to do it, and who does it."""
+    """Scans to segment: where they are, where masks and other files go, how to do it, and who does it."""
 
     source: Path
     output: Path
     settings: Settings
+    beside: BesideMasks
     overwrite: bool
     engine: EngineName
     address: str | None
@@ -76,6 +78,7 @@ def run_batch(batch: Batch, look: Look) -> None:
         batch.settings,
         engine=_engine(batch),
         overwrite=batch.overwrite,
+        beside=batch.beside,
         progress=count_slices,
     )
     # ray tells of a worker that died on stdout, where programs read.

@@ -17,10 +17,11 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from meddelinea import __version__
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.inference.api import Result
 from meddelinea.inference.crew import Engine, Outcome, Outcomes, Progress, in_this_process
 from meddelinea.inference.folder import FoundScans, ScanCase
 from meddelinea.inference.mask_check import check_mask
@@ -34,6 +35,30 @@ STATUS_FILE = "status.jsonl"
 STATISTICS_FILE = "statistics.csv"
 
 
+class Beside(Protocol):
+    """What else is to be made of each case. It goes to the workers, so it can be pickled."""
+
+    def paths(self, case: ScanCase) -> tuple[Path, ...]:
+        """The files, which stand where the case is done."""
+
+    def write(self, case: ScanCase, result: Result, card: str) -> None:
+        """Write them; `card` is the model's."""
+
+
+class Nothing:
+    """Masks and no more."""
+
+    def paths(self, case: ScanCase) -> tuple[Path, ...]:
+        return ()
+
+    def write(self, case: ScanCase, result: Result, card: str) -> None:
+        return
+
+
+#: Masks and no more.
+NOTHING: Beside = Nothing()
+
+
 def segment_scans(
     found: FoundScans,
     output: Path,
@@ -41,6 +66,7 @@ def segment_scans(
     *,
     engine: Engine = in_this_process,
     overwrite: bool = False,
+    beside: Beside = NOTHING,
     progress: Progress = lambda name, done, total: None,
 ) -> Outcomes:
     """Segment scans and yield what became of each as it ends; the table is written after the last, or when closed.
@@ -60,6 +86,8 @@ def segment_scans(
         Where: see `inference.crew`.
     overwrite
         Segment also what was done before.
+    beside
+        What else is made of each case.
     progress
         Called with (name of the case, slices done, slices in all).
 
@@ -69,39 +97,44 @@ def segment_scans(
         If the model cannot be loaded, or the engine not be had.
     InputRefusedError
         If the output folder cannot be written.
+    UsageError
+        If two files would be one, or a scan be overwritten.
     """
+    _require_apart(found, beside)
     run = uuid.uuid4().hex if overwrite else None
     model = _model_digest(read_model_files(settings.model).folder)
-    _make_folders(found.cases, output)
+    _make_folders(output, (path for case in found.cases for path in (case.output, *beside.paths(case))))
     ensure_writable(output / STATUS_FILE, (".jsonl",))
     due = []
     with _status(output / STATUS_FILE) as tell:
         for case in found.cases:
             remove_unfinished(case.output)
             remove_unfinished(sidecar_path(case.output))
-            if _is_done(case, _request(case, settings, model), run):
+            if _is_done(case, _request(case, settings, model), run, beside):
                 yield tell(Outcome(case, "present"))
             else:
                 due.append(case)
         try:
-            with closing(engine(partial(_Segmenter, settings, model, run), due, progress)) as outcomes:
+            with closing(engine(partial(_Segmenter, settings, model, run, beside), due, progress)) as outcomes:
                 for outcome in outcomes:
                     if outcome.state == "present":  # its worker died between writing it and saying so
                         outcome = replace(outcome, state="done")
                     elif outcome.state != "done":
-                        _discard(outcome.case)
+                        _discard(outcome.case, beside)
                     yield tell(outcome)
         finally:
             for case in due:
-                remove_unfinished(case.output)
-                remove_unfinished(sidecar_path(case.output))
+                for path in (case.output, sidecar_path(case.output), *beside.paths(case)):
+                    remove_unfinished(path)
             _write_statistics(found.cases, output / STATISTICS_FILE)
 
 
 class _Segmenter:
     """What a worker does with a case: the model is loaded once, and its network is used by one case at a time."""
 
-    def __init__(self, settings: Settings, model_digest: str, run: str | None, threads: int | None) -> None:
+    def __init__(
+        self, settings: Settings, model_digest: str, run: str | None, beside: Beside, threads: int | None
+    ) -> None:
         import torch
         from diffusers.utils.logging import disable_progress_bar
 
@@ -109,14 +142,14 @@ class _Segmenter:
         if threads is not None:
             torch.set_num_threads(threads)
         self.writing = threading.Lock()
-        self._settings, self._digest, self._run = settings, model_digest, run
+        self._settings, self._digest, self._run, self._beside = settings, model_digest, run, beside
         self._files = read_model_files(settings.model)
         self._network = threading.Lock()
         self._model = load_model(settings.model, settings.device)
 
     def __call__(self, case: ScanCase, progress: Progress) -> Outcome:
         request = _request(case, self._settings, self._digest)
-        if _is_done(case, request, self._run):
+        if _is_done(case, request, self._run, self._beside):
             return Outcome(case, "present")
         began = time.monotonic()
         volume, findings = read_scan(case.source, self._settings.modality, self._files.modalities)
@@ -130,8 +163,10 @@ class _Segmenter:
         remarks = {"request": request, "statistics": document}
         if self._run is not None:
             remarks["run"] = self._run
+        result = Result(case.source.name, volume, segmentation, measured, findings)
         with self.writing:
             case.output.unlink(missing_ok=True)  # an outdated mask must not stand beside the new sidecar
+            self._beside.write(case, result, self._files.card)
             write_segmentation(segmentation, case.output, case.source, remarks=remarks)
         seconds = round(read_seconds + time.monotonic() - began, 3)
         return Outcome(case, "done", "", seconds, tuple(finding.message for finding in findings))
@@ -157,8 +192,17 @@ def _status(path: Path) -> Iterator[Callable[[Outcome], Outcome]]:
         yield tell
 
 
-def _make_folders(cases: Iterable[ScanCase], output: Path) -> None:
-    for folder in {output, *(case.output.parent for case in cases)}:
+def _require_apart(found: FoundScans, beside: Beside) -> None:
+    """Refuse files beside the masks that are a mask, a sidecar or a scan."""
+    taken = {path.resolve() for case in found.cases for path in (case.source, case.output, sidecar_path(case.output))}
+    for case in found.cases:
+        for path in beside.paths(case):
+            if path.resolve() in taken:
+                raise UsageError(f"{path}: is a scan or a mask; choose another folder for what stands beside the masks")
+
+
+def _make_folders(output: Path, files: Iterable[Path]) -> None:
+    for folder in {output, *(path.parent for path in files)}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -190,10 +234,11 @@ def _files_of(scan: Path) -> list[Path]:
     return [scan] if scan.exists() else []
 
 
-def _is_done(case: ScanCase, request: str, run: str | None) -> bool:
-    """Whether the case's mask stands, is what is asked for, and was made by this run where `run` is given."""
+def _is_done(case: ScanCase, request: str, run: str | None, beside: Beside) -> bool:
+    """Whether the case's files stand, are what is asked for, and were made by this run where `run` is given."""
     sidecar = _read_sidecar(case)
-    return case.output.is_file() and sidecar.get("request") == request and run in (None, sidecar.get("run"))
+    there = all(path.is_file() for path in (case.output, *beside.paths(case)))
+    return there and sidecar.get("request") == request and run in (None, sidecar.get("run"))
 
 
 def _read_sidecar(case: ScanCase) -> dict[str, Any]:
@@ -205,11 +250,11 @@ def _read_sidecar(case: ScanCase) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _discard(case: ScanCase) -> None:
-    """Remove the mask that an earlier run made of what is now refused or fails."""
+def _discard(case: ScanCase, beside: Beside) -> None:
+    """Remove what an earlier run made of what is now refused or fails."""
     if "request" in _read_sidecar(case):
-        case.output.unlink(missing_ok=True)
-        sidecar_path(case.output).unlink(missing_ok=True)
+        for path in (case.output, sidecar_path(case.output), *beside.paths(case)):
+            path.unlink(missing_ok=True)
 
 
 def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:
