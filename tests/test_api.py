@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from diffusers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
 import meddelinea
 from meddelinea import load_model, segment
@@ -88,3 +89,12 @@ def test_the_package_names_its_front_door_and_loads_nothing_for_it() -> None:
         meddelinea.segmet  # noqa: B018
     code = "import sys, meddelinea; print(sorted({'torch', 'numpy', 'nibabel'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_model_is_loaded_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = write_model(tmp_path)
+    enable_progress_bar()  # as diffusers has it at first
+    capfd.readouterr()
+    load_model(folder, "cpu")
+    assert capfd.readouterr() == ("", "")
+    assert is_progress_bar_enabled()

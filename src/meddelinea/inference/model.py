@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -149,7 +151,8 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     try:
         name = MedDelineaPipeline.load_config(model_files.folder)["_class_name"]
         kind = BaselinePipeline if name == BaselinePipeline.__name__ else MedDelineaPipeline
-        pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
+        with _no_bar():
+            pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
     except MedDelineaError:
         raise
     except Exception as error:  # a damaged folder raises whatever it leads the loader to
@@ -165,6 +168,20 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
         component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without the bar that diffusers draws on stderr while it loads, even where nobody watches."""
+    from diffusers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _calibration(path: Path) -> Calibration | None:
