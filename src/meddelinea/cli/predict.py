@@ -16,7 +16,7 @@ from rich.table import Table
 from meddelinea.cli.modality import MODALITY_HELP, read_modality
 from meddelinea.cli.outputs import BesideMasks, Outputs, check_outputs, write_outputs
 from meddelinea.cli.prepare import EngineName
-from meddelinea.cli.progress import Look, print_event, progress_bar, silence_diffusers
+from meddelinea.cli.progress import Look, print_event, progress_bar
 from meddelinea.cli.refusal import refusal_as_json
 from meddelinea.errors import UsageError
 from meddelinea.inference.settings import Settings
@@ -137,7 +137,6 @@ def run(job: Job, look: Look) -> None:
     check_outputs(job.source, job.outputs)
     volume, findings = read_scan(job.source, job.settings.modality, described.modalities)
     _warn(job.source, findings)
-    silence_diffusers()
     model = load_model(job.settings.model, job.settings.device)
     with progress_bar(hidden=look is not Look.text) as bar:
         task = bar.add_task("slices", total=None)

@@ -136,9 +136,7 @@ class _Segmenter:
         self, settings: Settings, model_digest: str, run: str | None, beside: Beside, threads: int | None
     ) -> None:
         import torch
-        from diffusers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         if threads is not None:
             torch.set_num_threads(threads)
         self.writing = threading.Lock()

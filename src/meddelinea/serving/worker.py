@@ -86,12 +86,9 @@ def work(channel: Connection, cancelled: Any, model_name: str, device: str, limi
     """The process: segment what comes through `channel` until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
     _be_quiet()
-    from diffusers.utils import logging as diffusers_logging
-
     from meddelinea.inference.model import load_model
     from meddelinea.serving.segmenting import segment_upload
 
-    diffusers_logging.disable_progress_bar()
     model = None
 
     def progress(done: int, slices: int) -> None:
