@@ -127,10 +127,8 @@ def predict(
 def run(job: Job, look: Look) -> None:
     """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
     from meddelinea.inference.api import Result
-    from meddelinea.inference.mask_check import check_mask
     from meddelinea.inference.model import load_model, read_model_files
     from meddelinea.inference.settings import check_settings, read_scan, segment_scan
-    from meddelinea.inference.statistics import organ_statistics
 
     described = read_model_files(job.settings.model)
     check_settings(job.settings, tuple(described.labels))
@@ -147,11 +145,9 @@ def run(job: Job, look: Look) -> None:
                 print_event({"event": "slices", "case": job.source.name, "done": done, "total": total})
 
         segmentation = segment_scan(model, volume, job.settings, tell)
-    measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
-    of_mask = check_mask(measured)
-    result = Result(job.source.name, volume, segmentation, measured, [*findings, *of_mask])
+    result = Result.of(job.source.name, volume, segmentation, findings)
     files = write_outputs(job.source, job.outputs, result, model)
-    _warn(job.source, of_mask)
+    _warn(job.source, result.findings[len(findings) :])
     summary = _summary(job.source, result, files)
     if look is Look.object:
         print(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -49,6 +49,12 @@ class Result:
     statistics: dict[str, OrganStatistics]
     findings: list[Finding]
 
+    @classmethod
+    def of(cls, name: str, scan: Volume, segmentation: Segmentation, findings: list[Finding]) -> Result:
+        """The result with its organs measured, and what their sizes ask to be said added to `findings` of the scan."""
+        statistics = organ_statistics(scan, segmentation.mask, segmentation.labels)
+        return cls(name, scan, segmentation, statistics, [*findings, *check_mask(statistics)])
+
     @property
     def mask(self) -> Volume:
         """Organ ids, uint8, on the grid of the scan."""
@@ -146,5 +152,4 @@ def segment(
         organs=None if organs is None else tuple(canonical_name(organ) for organ in organs),
         progress=progress,
     )
-    statistics = organ_statistics(volume, segmentation.mask, segmentation.labels)
-    return Result(name, volume, segmentation, statistics, [*findings, *check_mask(statistics)])
+    return Result.of(name, volume, segmentation, findings)

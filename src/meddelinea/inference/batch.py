@@ -24,11 +24,9 @@ from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.inference.api import Result
 from meddelinea.inference.crew import Engine, Outcome, Outcomes, Progress, in_this_process
 from meddelinea.inference.folder import FoundScans, ScanCase
-from meddelinea.inference.mask_check import check_mask
 from meddelinea.inference.model import load_model, read_model_files
 from meddelinea.inference.output import sidecar_path, statistics_document, write_segmentation
 from meddelinea.inference.settings import Settings, read_scan, segment_scan
-from meddelinea.inference.statistics import organ_statistics
 from meddelinea.io import ensure_writable, remove_unfinished, whole
 
 STATUS_FILE = "status.jsonl"
@@ -155,19 +153,17 @@ class _Segmenter:
         with self._network:
             began = time.monotonic()
             segmentation = segment_scan(self._model, volume, self._settings, partial(progress, case.name))
-        measured = organ_statistics(volume, segmentation.mask, segmentation.labels)
-        findings += check_mask(measured)
-        document = statistics_document(measured, volume.modality, segmentation)
+        result = Result.of(case.source.name, volume, segmentation, findings)
+        document = statistics_document(result.statistics, volume.modality, segmentation)
         remarks = {"request": request, "statistics": document}
         if self._run is not None:
             remarks["run"] = self._run
-        result = Result(case.source.name, volume, segmentation, measured, findings)
         with self.writing:
             case.output.unlink(missing_ok=True)  # an outdated mask must not stand beside the new sidecar
             self._beside.write(case, result, self._files.card)
             write_segmentation(segmentation, case.output, case.source, remarks=remarks)
         seconds = round(read_seconds + time.monotonic() - began, 3)
-        return Outcome(case, "done", "", seconds, tuple(finding.message for finding in findings))
+        return Outcome(case, "done", "", seconds, tuple(finding.message for finding in result.findings))
 
 
 def status_line(outcome: Outcome) -> dict[str, Any]:
