@@ -23,10 +23,11 @@ from meddelinea.cli.main import main
 from meddelinea.errors import InputRefusedError
 from meddelinea.inference import batch
 from meddelinea.inference.batch import NOTHING, segment_scans
-from meddelinea.inference.crew import Outcome, on_this_machine
+from meddelinea.inference.crew import Outcome
 from meddelinea.inference.folder import FoundScans, ScanCase, find_scans
 from meddelinea.inference.model import load_model
 from meddelinea.inference.predict import segment
+from meddelinea.inference.processes import on_this_machine
 from meddelinea.inference.settings import Settings
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.io import read_volume, write_volume

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
-from meddelinea.inference.crew import Outcome, Progress, in_this_process, on_cluster, on_this_machine
+from meddelinea.inference.cluster import on_cluster
+from meddelinea.inference.crew import Outcome, Progress, in_this_process
 from meddelinea.inference.folder import ScanCase
+from meddelinea.inference.processes import on_this_machine
 
 
 class Writer:

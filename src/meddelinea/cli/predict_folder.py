@@ -113,7 +113,8 @@ def run_batch(batch: Batch, look: Look) -> None:
 
 
 def _engine(batch: Batch) -> Engine:
-    from meddelinea.inference.crew import on_cluster, on_this_machine
+    from meddelinea.inference.cluster import on_cluster
+    from meddelinea.inference.processes import on_this_machine
 
     if batch.engine is EngineName.ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine reports to nobody
