@@ -13,11 +13,11 @@ from meddelinea.evaluation.calibration import (
     FLOOR,
     LEVEL,
     OrganRow,
-    Reliability,
     figures,
     fit,
     judged,
 )
+from meddelinea.evaluation.reliability import Reliability
 from meddelinea.inference.calibration import Calibration
 from meddelinea.inference.confidence import OrganConfidence
 

@@ -195,9 +195,16 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(page: Any, served: Serve
     assert np.array_equal(mask.array, expected.array)
     assert np.allclose(mask.affine, expected.affine)
     measured = json.loads(download(page, "Measurements (JSON)", tmp_path).read_text())["organs"]
+    reviewed = set()
     for row in page.locator("#organs tbody tr").all():
-        name, millilitres = row.locator("th").inner_text().strip(), row.locator("td").first.inner_text()
-        assert millilitres == (f"{measured[name]['volume_ml']:.1f}" if measured[name]["found"] else "")
+        organ = measured[row.locator("th").inner_text().strip()]
+        millilitres, interval, *_, note = row.locator("td").all_inner_texts()
+        assert millilitres == (f"{organ['volume_ml']:.1f}" if organ["found"] else "")
+        assert interval == " – ".join(f"{ml:.1f}" for ml in organ["interval_ml"] or ())
+        assert ("to be reviewed" in note) == (organ["review_reasons"] == ["low_expected_dice"])
+        assert ("not found" in note) == (not organ["found"])
+        reviewed.add(organ["needs_review"])
+    assert reviewed == {True, False}  # of thorax and upper abdomen some is seen, and some is not
 
 
 def test_a_zipped_dicom_series_gives_the_same_mask(page: Any, served: Served, data: Path, tmp_path: Path) -> None:
@@ -277,9 +284,10 @@ def test_a_result_is_compared_with_an_earlier_one(page: Any, served: Served, don
     open_result(page, served, done[1])
     page.locator("#earlier").select_option(done[0])
     page.locator("#earlier-choice").wait_for()
-    liver = page.locator("#organs tbody tr", has_text="liver").locator("td").all_inner_texts()
-    assert liver[3] == "0.0"  # change in ml
-    assert liver[4] == "1.000"  # Dice
+    _, *columns = page.locator("#organs thead th").all_inner_texts()
+    cells = page.locator("#organs tbody tr", has_text="liver").locator("td").all_inner_texts()
+    liver = dict(zip(columns, cells, strict=True))
+    assert (liver["change ml"], liver["Dice"]) == ("0.0", "1.000")
     ours = pixels(page, "#planes")
     page.get_by_label("the earlier one").check()
     assert np.array_equal(pixels(page, "#planes"), ours)

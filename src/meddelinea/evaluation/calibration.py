@@ -1,4 +1,4 @@
-"""Fitting what a model's shares mean on cases that it has not seen, and measuring on others whether it is so."""
+"""Fitting what a model says of a mask on cases that it has not seen, and measuring on others whether it is so."""
 
 from __future__ import annotations
 
@@ -7,37 +7,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from meddelinea.data.case import Case, read_case
-from meddelinea.data.fingerprint import fingerprint
-from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
 from meddelinea.evaluation.metrics import dice
+from meddelinea.evaluation.reliability import Reliability
 from meddelinea.evaluation.testing import Progress
 from meddelinea.inference.calibration import Calibration, softness
 from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.model import Model
-from meddelinea.inference.predict import Sampling, sample_shares, segment, with_modality
+from meddelinea.inference.predict import segment
 from meddelinea.inference.review import review_organs
 from meddelinea.inference.statistics import organ_statistics
 from meddelinea.labels import organ_ids
 
-#: Temperatures that are tried.
-TEMPERATURES = tuple(float(t) for t in np.round(np.geomspace(0.5, 4.0, 25), 3))
-#: Bins of confidence, of equal width, for the expected calibration error.
-BINS = 20
-#: Voxels that are surely background by this share are left out of that error: most of a scan, and all right.
-SURELY_BACKGROUND = 0.99
 #: Share of the volume intervals that are to hold the truth.
 LEVEL = 0.9
 #: Added to the softness of a mask's border, so that a hard one has no interval of width 0.
 FLOOR = 0.05
 #: A mask with a Dice below this is a bad one, of which this share is to be caught.
 BAD_DICE, CAUGHT = 0.7, 0.9
-
-
 #: Shares of the organs that are kept, the surest first.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 
@@ -70,77 +58,6 @@ class OrganRow:
     confidence: OrganConfidence
     interval_ml: tuple[float, float] | None
     needs_review: bool
-
-
-class Reliability:
-    """How often the likeliest label is right, by the probability that it was given, for several temperatures.
-
-    Parameters
-    ----------
-    temperatures
-        Each is kept apart.
-    """
-
-    def __init__(self, temperatures: tuple[float, ...]) -> None:
-        self.temperatures = temperatures
-        self._counts = np.zeros((len(temperatures), BINS))
-        self._right = np.zeros((len(temperatures), BINS))
-        self._stated = np.zeros((len(temperatures), BINS))
-        self._surprise = np.zeros(len(temperatures))
-        self._voxels = 0
-
-    def add(self, shares: Tensor, truth: Tensor) -> None:
-        """Take in shares (B, L + 1, rows, columns) and true labels (B, rows, columns)."""
-        shares, truth = shares.movedim(1, -1).flatten(0, 2), truth.flatten().long()
-        self._voxels += len(truth)
-        # Where the background is sure and right a temperature changes nothing worth counting; where it is wrong, much.
-        counted = (shares[:, 0] < SURELY_BACKGROUND) | (truth > 0)
-        shares, truth = shares[counted], truth[counted]
-        asked = shares[:, 0] < SURELY_BACKGROUND
-        logs = shares.double().clamp(min=1e-12).log()
-        for row, temperature in enumerate(self.temperatures):
-            stated = (logs / temperature).log_softmax(dim=1)
-            self._surprise[row] -= float(stated.gather(1, truth[:, None]).sum())
-            likeliest, label = stated[asked].exp().max(dim=1)
-            bins = (likeliest * BINS).long().clamp(max=BINS - 1)
-            for sums, values in (
-                (self._counts, torch.ones_like(likeliest)),
-                (self._right, (label == truth[asked]).double()),
-                (self._stated, likeliest),
-            ):
-                sums[row] += torch.bincount(bins, values, BINS).numpy()
-
-    def surprise(self) -> NDArray[np.float64]:
-        """Mean negative log-likelihood of the true label, by temperature; per voxel of the scan."""
-        means: NDArray[np.float64] = self._surprise / max(self._voxels, 1)
-        return means
-
-    def expected_error(self) -> NDArray[np.float64]:
-        """Expected calibration error by temperature, 0 to 1: mean distance of stated probability and truth."""
-        gaps = np.abs(self._right - self._stated).sum(axis=1)
-        errors: NDArray[np.float64] = gaps / np.maximum(self._counts.sum(axis=1), 1.0)
-        return errors
-
-
-def gather_reliability(
-    models: Iterable[tuple[Model, tuple[Case, ...]]],
-    organs: tuple[str, ...],
-    temperatures: tuple[float, ...] = TEMPERATURES,
-    progress: Progress | None = None,
-) -> Reliability:
-    """Shares against labels on the models' own grids, each model on its cases; `organs` are the models' own."""
-    found = Reliability(temperatures)
-    for model, cases in models:
-        for done, case in enumerate(cases):
-            if progress is not None:
-                progress("shares against labels", done, len(cases))
-            read = read_case(case, organs)
-            scan = with_modality(read.scan, model.files.modalities)
-            grid = to_model_grid(scan, model.files.preprocessing)
-            truth = torch.from_numpy(mask_to_model_grid(read.mask, grid).array.transpose(2, 1, 0).copy())
-            for chunk, shares in sample_shares(model, grid, fingerprint(scan), Sampling()):
-                found.add(shares.cpu(), truth[chunk.start : chunk.stop])
-    return found
 
 
 def gather_rows(

@@ -15,18 +15,16 @@ from meddelinea.evaluation.accuracy import RESULT, bench_cases, refuse_leak
 from meddelinea.evaluation.bench_file import BenchFile, folder_name
 from meddelinea.evaluation.calibration import (
     BAD_DICE,
-    BINS,
     CAUGHT,
     COVERAGES,
     LEVEL,
-    SURELY_BACKGROUND,
     Figures,
     OrganRow,
     figures,
     fit,
-    gather_reliability,
     gather_rows,
 )
+from meddelinea.evaluation.reliability import BINS, SURELY_BACKGROUND, gather_reliability
 from meddelinea.evaluation.summary import plain
 from meddelinea.evaluation.testing import Progress
 from meddelinea.inference.calibration import Calibration
