@@ -15,9 +15,12 @@ from meddelinea.volume import Volume
 from planted import mirrored
 
 #: Ids of the organs that sizes are compared of, in BTCV.
-BTCV = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6}
+BTCV = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6, "aorta": 8, "inferior vena cava": 9}
 #: Millilitres of an ordinary adult.
-ORDINARY = {"liver": 1500.0, "spleen": 200.0, "left kidney": 150.0, "right kidney": 150.0}
+ORDINARY = {
+    **{"liver": 1500.0, "spleen": 200.0, "left kidney": 150.0, "right kidney": 150.0},
+    **{"aorta": 90.0, "inferior vena cava": 90.0},
+}
 
 
 def measured(**volumes_ml: float | None) -> dict[str, OrganStatistics]:
@@ -49,6 +52,9 @@ def test_only_a_mask_without_any_organ_is_empty() -> None:
         ({"left_kidney": 0.0}, []),
         ({"left_kidney": 0.0, "right_kidney": 74.0}, ["unlikely_sizes"]),
         ({"spleen": 1200.0, "left_kidney": 0.0, "right_kidney": 0.0}, ["unlikely_sizes"] * 2),
+        ({"aorta": 0.0, "inferior_vena_cava": 31.0}, []),
+        ({"aorta": 10.0, "inferior_vena_cava": 19.0}, ["unlikely_sizes"]),
+        ({"aorta": None, "inferior_vena_cava": 1.0}, []),
         ({"liver": 0.0}, []),
         ({"liver": 250.0, "spleen": 240.0, "left_kidney": 0.0, "right_kidney": 0.0}, []),
         ({"liver": None, "spleen": 900.0}, []),

@@ -13,12 +13,14 @@ from meddelinea.findings import Finding, warn
 from meddelinea.inference.statistics import OrganStatistics
 
 #: Volumes as shares of the liver's. Spleen: 0.04 to 0.27 in 21 patients of BTCV, 1.4 in one with a spleen of 3 litres.
-#: Kidneys, both together: 0.07 to 0.27.
+#: Kidneys, both together: 0.07 to 0.27. Aorta and inferior vena cava, both together: 0.06 to 0.23 in 18 patients.
 LARGEST_SPLEEN = 0.6
 SMALLEST_KIDNEYS = 0.05
+SMALLEST_VESSELS = 0.02
 #: Liver and spleen, or the liver alone, must be seen in this many millilitres for their shares to mean anything.
 SEEN_ML = 500.0
 KIDNEYS = ("left kidney", "right kidney")
+VESSELS = ("aorta", "inferior vena cava")
 
 
 def check_mask(measured: Mapping[str, OrganStatistics]) -> list[Finding]:
@@ -56,4 +58,12 @@ def _sizes(measured: Mapping[str, OrganStatistics]) -> list[Finding]:
         if share < SMALLEST_KIDNEYS:
             met = f"the kidneys have {share:.2g} times the liver's volume; expected {SMALLEST_KIDNEYS:g} at least"
             findings.append(warn("unlikely_sizes", f"{met}: removed, or the scan is turned front to back"))
+    vessels = [measured[name] for name in VESSELS if name in measured]
+    if len(vessels) == 2 and liver.volume_ml >= SEEN_ML:  # they run along the whole liver, however it is cut
+        share = sum(vessel.volume_ml for vessel in vessels) / liver.volume_ml
+        if share < SMALLEST_VESSELS:
+            met = (
+                f"aorta and vena cava have {share:.2g} times the liver's volume; expected {SMALLEST_VESSELS:g} at least"
+            )
+            findings.append(warn("unlikely_sizes", f"{met}: the scan is turned front to back, or the mask is wrong"))
     return findings
