@@ -27,7 +27,8 @@ def shares_of(generator: np.random.Generator, slices: int = 6, side: int = 40) -
 def gathered(shares: torch.Tensor, batch: int) -> Shares:
     evidence = Shares((len(shares), *shares.shape[2:]), shares.shape[1])
     for start in range(0, len(shares), batch):
-        evidence.add(start, shares[start : start + batch])
+        part = shares[start : start + batch]
+        evidence.add(start, part, part)
     return evidence
 
 
@@ -61,6 +62,14 @@ def test_a_sure_mask_is_expected_to_be_right_and_a_missing_organ_has_no_expected
     assert (liver.expected_dice, liver.expected_ml, liver.surely_ml, liver.possibly_ml) == (1.0, 16.0, 16.0, 16.0)
     assert (spleen.expected_dice, spleen.expected_ml) == (None, 0.0)
     assert not evidence.uncertainty().any()
+
+
+def test_uncertainty_is_of_the_probabilities_and_an_organs_confidence_of_the_shares() -> None:
+    shares = torch.tensor([0.1, 0.9, 0.0]).view(1, 3, 1, 1)
+    evidence = Shares((1, 1, 1), 3)
+    evidence.add(0, shares, torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1))
+    assert evidence.uncertainty()[0, 0, 0] == pytest.approx(0.4, abs=1e-3)
+    assert evidence.confidence(np.ones((1, 1, 1), bool), LABELS, 1.0)["liver"].expected_ml == pytest.approx(0.9)
 
 
 def test_what_cleaning_took_counts_against_the_mask() -> None:

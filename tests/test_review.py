@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from meddelinea.inference.confidence import OrganConfidence
 from meddelinea.inference.review import REASONS, review_organs
 from meddelinea.inference.statistics import NOT_FOUND, OrganStatistics
 
-CALIBRATION = Calibration(2.0, 0.9, 1.5, 0.1, 0.8, "made up")
+CALIBRATION = Calibration(2.0, 0.9, 1.5, 0.1, ((0.0, 0.0), (1.0, 1.0)), 0.8, "made up")
 FOUND = OrganStatistics(True, 100, 50.0, 60.0, 5.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ())
 
 
@@ -23,7 +24,18 @@ def test_a_temperature_flattens_shares_and_keeps_their_order() -> None:
     torch.testing.assert_close(CALIBRATION.probabilities(shares), roots / roots.sum())
     certain = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     assert CALIBRATION.probabilities(certain).isfinite().all()
-    assert torch.equal(Calibration(1.0, 0.9, 1.0, 0.1, 0.8, "").probabilities(shares), shares)
+    assert torch.equal(replace(CALIBRATION, temperature=1.0).probabilities(shares), shares)
+
+
+def test_an_expected_dice_becomes_what_it_came_to() -> None:
+    calibration = replace(CALIBRATION, dice=((0.4, 0.1), (0.8, 0.5), (0.9, 0.9)))
+    stated = {0.2: 0.1, 0.4: 0.1, 0.6: 0.3, 0.85: 0.7, 1.0: 0.9}
+    for expected, true in stated.items():
+        corrected = calibration.corrected(OrganConfidence(expected, 1.0, 2.0, 3.0))
+        assert corrected.expected_dice == pytest.approx(true)
+        assert corrected.possibly_ml == 3.0
+    nothing = OrganConfidence(None, 0.0, 0.0, 0.0)
+    assert calibration.corrected(nothing) == nothing
 
 
 def test_an_interval_is_wider_the_softer_the_mask() -> None:
@@ -67,6 +79,6 @@ def test_a_calibration_comes_back_from_its_file() -> None:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_probabilities_sum_to_one(temperature: float) -> None:
     shares = torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(5), 64)).float().T.reshape(1, 5, 8, 8)
-    found = Calibration(temperature, 0.9, 1.0, 0.1, 0.8, "").probabilities(shares)
+    found = replace(CALIBRATION, temperature=temperature).probabilities(shares)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(1, 8, 8))
     assert torch.equal(found.argmax(dim=1), shares.argmax(dim=1))

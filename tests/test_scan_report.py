@@ -101,7 +101,9 @@ def test_what_was_measured_stands_in_the_row_of_its_organ(tmp_path: Path) -> Non
 def test_a_calibrated_models_report_has_intervals_and_reviews(tmp_path: Path) -> None:
     assert "interval, ml" not in written(tmp_path).words
     (tmp_path / "report.html").unlink()
-    words = written(tmp_path, calibration=Calibration(1.0, 0.8, 1.0, 0.0, 0.6, "ten cases")).words
+    words = written(
+        tmp_path, calibration=Calibration(1.0, 0.8, 1.0, 0.0, ((0.0, 0.0), (1.0, 1.0)), 0.6, "ten cases")
+    ).words
     # Liver: (17 - 15) / 16 ml is a softness of 0.125, and exp(0.125) = 1.133.
     assert words[words.index("liver") :][:3] == ["liver", "16.0", "14.1 to 18.1"]
     spleen = words[words.index("spleen") : words.index("gallbladder")]

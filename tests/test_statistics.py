@@ -98,7 +98,7 @@ def test_a_mask_of_another_shape_is_refused(pair: tuple[Volume, Volume]) -> None
 
 
 SCHEMA = json.loads((files("meddelinea.inference") / "statistics.schema.json").read_text(encoding="utf-8"))
-CALIBRATION = Calibration(1.5, 0.9, 1.0, 0.1, 0.95, "made up")
+CALIBRATION = Calibration(1.5, 0.9, 1.0, 0.1, ((0.0, 0.0), (1.0, 1.0)), 0.95, "made up")
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from meddelinea.data.case import Case, read_case
 from meddelinea.evaluation.metrics import dice
@@ -26,6 +28,8 @@ LEVEL = 0.9
 FLOOR = 0.05
 #: A mask with a Dice below this is a bad one, of which this share is to be caught.
 BAD_DICE, CAUGHT = 0.7, 0.9
+#: An expected Dice that is left as it is.
+AS_STATED = ((0.0, 0.0), (1.0, 1.0))
 #: Shares of the organs that are kept, the surest first.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 
@@ -103,15 +107,16 @@ def fit(
 ) -> tuple[Calibration, tuple[OrganRow, ...]]:
     """The calibration of models, from cases that they had not seen.
 
-    The temperature is the one under which the labels surprise least; then `spread` holds a share `LEVEL` of the true
-    volumes, and `review_below` catches a share `CAUGHT` of the bad masks.
+    The temperature is the one of the least calibration error; then the expected Dice becomes what it came to, by
+    isotonic regression, `spread` holds a share `LEVEL` of the true volumes, and `review_below` catches a share `CAUGHT`
+    of the bad masks.
 
     Parameters
     ----------
     reliability
         Of models and cases.
     measure
-        `gather_rows` of the same; it is called with the fitted temperature.
+        `gather_rows` of the same.
     fitted_on
         What to say of them.
 
@@ -119,18 +124,21 @@ def fit(
     -------
     The calibration, and the rows that it was fitted on, as it judges them.
     """
-    temperature = reliability.temperatures[int(np.argmin(reliability.surprise()))]
-    open_ended = Calibration(temperature, LEVEL, 0.0, FLOOR, 0.0, fitted_on)
+    temperature = reliability.temperatures[int(np.argmin(reliability.expected_error()))]
+    open_ended = Calibration(temperature, LEVEL, 0.0, FLOOR, AS_STATED, 0.0, fitted_on)
     rows = measure(open_ended)
-    calibration = replace(open_ended, spread=_spread(rows), review_below=_review_below(rows))
+    calibration = replace(open_ended, spread=_spread(rows), dice=_true_dice(rows))
+    calibration = replace(calibration, review_below=_review_below([judged(row, calibration) for row in rows]))
     return calibration, tuple(judged(row, calibration) for row in rows)
 
 
 def judged(row: OrganRow, calibration: Calibration) -> OrganRow:
-    """The row as a calibration of the same temperature judges it."""
-    expected = row.confidence.expected_dice
+    """A row whose expected Dice is as its shares state it, as a calibration judges it."""
+    confidence = calibration.corrected(row.confidence)
+    expected = confidence.expected_dice
     return replace(
         row,
+        confidence=confidence,
         interval_ml=calibration.interval_ml(row.volume_ml, row.confidence),
         needs_review=expected is None or expected < calibration.review_below,
     )
@@ -147,7 +155,19 @@ def _spread(rows: tuple[OrganRow, ...]) -> float:
     return scores[min(rank, len(scores)) - 1] if scores else 0.0
 
 
-def _review_below(rows: tuple[OrganRow, ...]) -> float:
+def _true_dice(rows: tuple[OrganRow, ...]) -> tuple[tuple[float, float], ...]:
+    """What expected Dice came to: the blocks of an isotonic regression, each a point at its mean."""
+    pairs = [(row.confidence.expected_dice, row.dice) for row in rows if row.confidence.expected_dice is not None]
+    stated, true = np.array(sorted((e, dice) for e, dice in pairs if not math.isnan(dice))).reshape(-1, 2).T
+    if not len(stated):
+        return AS_STATED
+    fitted = isotonic_regression(true)
+    return tuple(
+        (float(stated[first:end].mean()), float(fitted.x[first])) for first, end in pairwise(fitted.blocks.tolist())
+    )
+
+
+def _review_below(rows: Sequence[OrganRow]) -> float:
     """The smallest expected Dice under which a share `CAUGHT` of the bad masks lie, those without a mask apart."""
     bad = sorted(
         row.confidence.expected_dice for row in rows if row.dice < BAD_DICE and row.confidence.expected_dice is not None

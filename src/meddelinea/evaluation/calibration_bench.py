@@ -14,6 +14,7 @@ from meddelinea.errors import UsageError
 from meddelinea.evaluation.accuracy import RESULT, bench_cases, refuse_leak
 from meddelinea.evaluation.bench_file import BenchFile, folder_name
 from meddelinea.evaluation.calibration import (
+    AS_STATED,
     BAD_DICE,
     CAUGHT,
     COVERAGES,
@@ -31,7 +32,7 @@ from meddelinea.inference.calibration import Calibration
 from meddelinea.inference.model import Model, load_model, model_folder
 
 #: A calibration that changes nothing, and says of a volume what lies between the sure and the possible voxels.
-NONE = Calibration(1.0, LEVEL, 0.0, 0.0, 0.0, "nothing")
+NONE = Calibration(1.0, LEVEL, 0.0, 0.0, AS_STATED, 0.0, "nothing")
 
 
 @dataclass(frozen=True)

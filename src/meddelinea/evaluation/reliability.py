@@ -38,34 +38,23 @@ class Reliability:
         self._counts = np.zeros((len(temperatures), BINS))
         self._right = np.zeros((len(temperatures), BINS))
         self._stated = np.zeros((len(temperatures), BINS))
-        self._surprise = np.zeros(len(temperatures))
-        self._voxels = 0
 
     def add(self, shares: Tensor, truth: Tensor) -> None:
         """Take in shares (B, L + 1, rows, columns) and true labels (B, rows, columns)."""
         shares, truth = shares.movedim(1, -1).flatten(0, 2), truth.flatten().long()
-        self._voxels += len(truth)
-        # Where the background is sure and right a temperature changes nothing worth counting; where it is wrong, much.
-        counted = (shares[:, 0] < SURELY_BACKGROUND) | (truth > 0)
-        shares, truth = shares[counted], truth[counted]
         asked = shares[:, 0] < SURELY_BACKGROUND
+        shares, truth = shares[asked], truth[asked]
         logs = shares.double().clamp(min=1e-12).log()
         for row, temperature in enumerate(self.temperatures):
-            stated = (logs / temperature).log_softmax(dim=1)
-            self._surprise[row] -= float(stated.gather(1, truth[:, None]).sum())
-            likeliest, label = stated[asked].exp().max(dim=1)
+            stated = (logs / temperature).softmax(dim=1)
+            likeliest, label = stated.max(dim=1)
             bins = (likeliest * BINS).long().clamp(max=BINS - 1)
             for sums, values in (
                 (self._counts, torch.ones_like(likeliest)),
-                (self._right, (label == truth[asked]).double()),
+                (self._right, (label == truth).double()),
                 (self._stated, likeliest),
             ):
                 sums[row] += torch.bincount(bins, values, BINS).numpy()
-
-    def surprise(self) -> NDArray[np.float64]:
-        """Mean negative log-likelihood of the true label, by temperature; per voxel of the scan."""
-        means: NDArray[np.float64] = self._surprise / max(self._voxels, 1)
-        return means
 
     def expected_error(self) -> NDArray[np.float64]:
         """Expected calibration error by temperature, 0 to 1: mean distance of stated probability and truth."""

@@ -30,8 +30,8 @@ class OrganConfidence:
     Parameters
     ----------
     expected_dice
-        Dice that the mask would have on average, 0 to 1, if the shares are true probabilities; None where the organ was
-        not found.
+        Dice that the mask has on average, 0 to 1: as its shares state it, and where the model was calibrated, as that
+        came to on other scans; None where the organ was not found.
     expected_ml
         Mean volume under the shares, in millilitres.
     surely_ml, possibly_ml
@@ -57,12 +57,14 @@ class Shares:
 
     def __init__(self, shape: tuple[int, int, int], channels: int) -> None:
         self.largest = np.zeros(shape, np.float16)
+        self.likeliest = np.zeros(shape, np.float16)
         self.label = np.zeros(shape, np.uint8)
         self._sums = np.zeros((3, channels))
 
-    def add(self, start: int, shares: Tensor) -> None:
-        """Take in the shares (B, L + 1, rows, columns) of the slices from `start` on."""
+    def add(self, start: int, shares: Tensor, probabilities: Tensor) -> None:
+        """Take in the shares (B, L + 1, rows, columns) of the slices from `start` on, and their probabilities."""
         largest, label = shares.max(dim=1)
+        self.likeliest[start : start + len(shares)] = probabilities.amax(dim=1).cpu().numpy()
         self.largest[start : start + len(shares)] = largest.cpu().numpy()
         self.label[start : start + len(shares)] = label.cpu().numpy()
         for row, part in enumerate((shares, shares > SURELY, shares > POSSIBLY)):
@@ -88,7 +90,7 @@ class Shares:
 
     def uncertainty(self) -> NDArray[np.float32]:
         """(slices, rows, columns) probability that the label with the largest share is not the true one."""
-        return 1.0 - self.largest.astype(np.float32)
+        return 1.0 - self.likeliest.astype(np.float32)
 
 
 def uncertainty_percent(uncertainty: Volume, scan: Volume) -> Volume:

@@ -140,7 +140,7 @@ def segment(
     evidence = Shares((count, rows, columns), len(known) + 1)
     sampling = Sampling(steps, scheduler, samples, seed, batch_size)
     for chunk, shares in sample_shares(model, grid, fingerprint(volume), sampling):
-        evidence.add(chunk.start, shares if calibration is None else calibration.probabilities(shares))
+        evidence.add(chunk.start, shares, shares if calibration is None else calibration.probabilities(shares))
         ids[chunk.start : chunk.stop] = torch.cat([_largest_share(share[None]) for share in shares]).cpu().numpy()
         if progress is not None:
             progress(chunk.stop, count)
@@ -151,6 +151,8 @@ def segment(
     to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
     mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine @ to_grid), volume)
     confidence = evidence.confidence(_kept(cleaned, evidence.label), labels, float(np.prod(grid.spacing_mm)) / 1000.0)
+    if calibration is not None:
+        confidence = {name: calibration.corrected(organ) for name, organ in confidence.items()}
     uncertainty = Volume(evidence.uncertainty().transpose(2, 1, 0), grid.affine)
     seconds = time.monotonic() - began
     drawn = None if used_scheduler is None else samples
