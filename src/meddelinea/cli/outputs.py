@@ -11,7 +11,6 @@ from meddelinea.errors import InputRefusedError, UsageError
 if TYPE_CHECKING:
     from meddelinea.inference.api import Result
     from meddelinea.inference.folder import ScanCase
-    from meddelinea.inference.model import Model
     from meddelinea.inference.output import OutputType
     from meddelinea.io import SegmentationType
 
@@ -99,8 +98,8 @@ def check_outputs(source: Path, outputs: Outputs) -> None:
     require_referable(source, kind)
 
 
-def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) -> dict[str, Path]:
-    """Write what was asked for, the mask last: where it stands, all stands."""
+def write_outputs(source: Path, outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
+    """Write what was asked for, the mask last: where it stands, all stands. `card` is the model's."""
     from meddelinea.inference.output import sidecar_path, statistics_document, write_json, write_segmentation
 
     made = result.segmentation
@@ -109,7 +108,7 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, model: Model) 
         document = statistics_document(result.statistics, result.scan.modality, made)
         write_json({"input": source.name} | document, outputs.statistics)
         files["statistics"] = outputs.statistics
-    files |= _write_beside(outputs, result, model.files.card)
+    files |= _write_beside(outputs, result, card)
     kind, stored = _kinds(outputs)
     write_segmentation(made, outputs.mask, source, kind=kind, segmentation_type=stored)
     return files

@@ -146,7 +146,7 @@ def run(job: Job, look: Look) -> None:
 
         segmentation = segment_scan(model, volume, job.settings, tell)
     result = Result.of(job.source.name, volume, segmentation, findings)
-    files = write_outputs(job.source, job.outputs, result, model)
+    files = write_outputs(job.source, job.outputs, result, described.card)
     _warn(job.source, result.findings[len(findings) :])
     summary = _summary(job.source, result, files)
     if look is Look.object:
