@@ -17,9 +17,6 @@ from meddelinea.errors import MedDelineaError
 from meddelinea.inference.crew import AT_ONCE, Make, Outcome, Outcomes, Progress, attempt, share_out
 from meddelinea.inference.folder import ScanCase
 
-#: How long the news of a worker that has ended are waited for.
-GRACE_SECONDS = 5.0
-
 
 def on_this_machine(make: Make, cases: Sequence[ScanCase], progress: Progress, *, workers: int = 1) -> Outcomes:
     """In `workers` processes, started afresh: the calling script needs `if __name__ == "__main__":`."""
@@ -64,8 +61,7 @@ class _ProcessWorker:
     def stop(self) -> None:
         self._process.terminate()  # it finishes what it is writing
         self._process.join()
-        # An interrupt may have left `wait` with a future's lock in its hands, on which the listener then hangs.
-        self._listener.join(GRACE_SECONDS)
+        self._listener.join()
         self._ours.close()
 
     def _listen(self) -> None:
