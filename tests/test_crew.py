@@ -118,7 +118,9 @@ def test_an_interrupt_from_the_keyboard_leaves_whole_files(tmp_path: Path) -> No
         f"folder = Path({str(tmp_path)!r})\n"
         f"list(t.on_this_machine(partial(t.Writer, folder), t.cases_of(folder, {names!r}), lambda *step: None))"
     )
-    with subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", program]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, preexec_fn=heard) as process:
         until = time.monotonic() + 120
         while len(list(tmp_path.glob("*.out"))) < 3:
             assert process.poll() is None
