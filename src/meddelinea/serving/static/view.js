@@ -6,7 +6,7 @@ const SLICES = { all: SLICE_TYPE.MULTIPLANAR, axial: SLICE_TYPE.AXIAL, coronal: 
 const OPTIONS = { backColor: [0, 0, 0, 1], dragAndDropEnabled: false, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error", loadingText: "" };
 const PLACES = { this: 1, uncertainty: 2, earlier: 3, difference: 4 }; // among the volumes of the planes; the scan is 0
 const TRANSPARENT_BELOW_MIN = 1; // of NiiVue's kinds of colour maps, which its bundle does not name
-const UNSURE = [5, 50]; // per cent, from just visible to the brightest
+const UNSURE = [20, 60]; // per cent, from just visible to the brightest
 const DIFFERENT = { name: "different", id: 1, colour: [255, 255, 0] };
 
 const read = (buffer, name) => NVImage.loadFromUrl({ url: buffer, name });
