@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss, DiceLoss
+from monai.losses import DiceLoss
 
-from meddelinea.diffusion.losses import diffusion_loss, segmentation_loss, segmentation_weights
+from meddelinea.diffusion.losses import PixelLoss, diffusion_loss, segmentation_loss, segmentation_weights
 from meddelinea.diffusion.method import Objective, timesteps
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import NoiseSchedule
@@ -18,20 +18,28 @@ def example(slices: int = 4, organs: int = 5) -> tuple[torch.Tensor, torch.Tenso
     return logits, torch.randint(0, organs, (slices, 12, 9), generator=generator)
 
 
-def test_bce_and_dice_are_torchs_and_monais() -> None:
+@pytest.mark.parametrize("kind", ["bce", "cross_entropy"])
+def test_pixel_loss_and_dice_are_torchs_and_monais(kind: PixelLoss) -> None:
+    """Dice as MONAI has it for the four organs that the batch holds, and nothing for the fifth."""
     logits, mask = example()
     truth = F.one_hot(mask, 6).permute(0, 3, 1, 2).float()
-    dice = DiceLoss(include_background=False, sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
-    theirs = F.binary_cross_entropy_with_logits(logits, truth) + dice(logits, truth)
-    torch.testing.assert_close(segmentation_loss(logits, mask, torch.ones(4), "bce"), theirs)
+    if kind == "bce":
+        pixel, share = F.binary_cross_entropy_with_logits(logits, truth), logits.sigmoid()
+    else:
+        pixel, share = F.cross_entropy(logits, mask), logits.softmax(dim=1)
+    monai = DiceLoss(include_background=False, batch=True, smooth_nr=1.0, smooth_dr=1.0, reduction="none")
+    by_organ = monai(share, truth)
+    assert by_organ[4] > 0.9
+    expected = pixel + by_organ[:4].sum() / 5
+    torch.testing.assert_close(segmentation_loss(logits, mask, torch.ones(4), kind), expected)
 
 
-def test_cross_entropy_and_dice_are_monais_dice_ce() -> None:
+def test_an_organ_that_the_batch_lacks_is_the_pixel_losss_alone() -> None:
     logits, mask = example()
-    theirs = DiceCELoss(
-        include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1.0, smooth_dr=1.0
-    )(logits, mask[:, None])
-    torch.testing.assert_close(segmentation_loss(logits, mask, torch.ones(4), "cross_entropy"), theirs)
+    leaf = logits.clone().requires_grad_()
+    segmentation_loss(leaf, mask, torch.ones(4), "bce").backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad[:, 5], logits[:, 5].sigmoid() / logits.numel())
 
 
 def test_diffusion_loss_is_the_mean_of_squares() -> None:

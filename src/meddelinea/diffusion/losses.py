@@ -14,7 +14,7 @@ from meddelinea.diffusion.schedule import NoiseSchedule
 PixelLoss = Literal["bce", "cross_entropy"]
 SegmentationWeighting = Literal["none", "alpha_bar"]
 
-#: Added to both sides of a Dice fraction, in pixels: an organ absent from mask and prediction scores 1.
+#: Added to both sides of a Dice fraction, in pixels.
 SMOOTH = 1.0
 
 
@@ -36,6 +36,10 @@ def segmentation_weights(schedule: NoiseSchedule, t: Tensor, weighting: Segmenta
 
 def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """L_seg = L_BCE + L_Dice over the organ channels, scalar; Dice over the batch of all processes.
+
+    An organ that no slice of the batch holds has no part in L_Dice. Its Dice would fall from 1 to 1/2 with the first
+    pixel that is taken for it, a slope thousands of times that of the pixel loss, and most batches lack the rare
+    organs: they would be learnt late, or not at all.
 
     Parameters
     ----------
@@ -65,9 +69,9 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss:
     overlap = none.index_add(0, mask.flatten(), (pixel_weight * true_share).flatten())
     truth = none.index_add(0, mask.flatten(), pixel_weight.flatten())
     total = weights @ share.sum(dim=(2, 3)) + truth
-    overlap, total = over_processes(torch.stack([overlap[1:], total[1:]]))
+    overlap, total, truth = over_processes(torch.stack([overlap[1:], total[1:], truth[1:]]))
     dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)
-    return (weights * per_slice).mean() + 1.0 - dice.mean()
+    return (weights * per_slice).mean() + 1.0 - torch.where(truth > 0, dice, 1.0).mean()
 
 
 def over_processes(sums: Tensor) -> Tensor:
