@@ -187,7 +187,7 @@ def test_the_recipes_of_small_follow_each_other(store: Path, tmp_path: Path) -> 
 def test_a_baselines_recipe_starts_and_sees_what_control_sees(store: Path, tmp_path: Path, name: str) -> None:
     run, control = (load_config(RECIPES / f"{path}.yaml") for path in (f"benchmark/{name}", "small/control"))
     assert (run.data, run.objective) == (control.data, control.objective)
-    assert (run.batch_size, run.model.network, run.saved_dtype) == (8, name, "float32")
+    assert (run.batch_size, run.model.network, run.saved_dtype) == (4, name, "float32")
     folder = train(scaled_down(f"benchmark/{name}", store, tmp_path / "run")) / "pipeline"
     assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
 
