@@ -5,16 +5,10 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 
-from meddelinea.diffusion.losses import (
-    PixelLoss,
-    diffusion_loss,
-    min_snr_weights,
-    segmentation_loss,
-    segmentation_weights,
-)
+from meddelinea.diffusion.losses import PixelLoss, diffusion_loss, segmentation_loss, segmentation_weights
 from meddelinea.diffusion.method import Objective, timesteps
 from meddelinea.diffusion.sampling import make_scheduler
-from meddelinea.diffusion.schedule import NoiseSchedule, PredictionType
+from meddelinea.diffusion.schedule import NoiseSchedule
 
 
 def example(slices: int = 4, organs: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,25 +136,3 @@ def test_timesteps_trained_at_are_those_that_sampling_visits(steps: int) -> None
     assert set(drawn.tolist()) == set(scheduler.timesteps.tolist())
     counts = torch.bincount(drawn)
     assert counts[counts > 0].float().std(correction=0) <= 1
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
-def test_min_snr_weights_ask_the_same_of_the_clean_latent_whatever_is_predicted(kind: PredictionType) -> None:
-    """An error of the clean latent costs min(SNR, limit) times its square, by the closed forms of the targets."""
-    schedule = NoiseSchedule.linear()
-    t = torch.tensor([0, 200, 500, 999])
-    clean, noise, error = torch.randn(3, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    noisy = schedule.add_noise(clean, noise, t)
-    epsilon = schedule.epsilon(clean + error, noisy, t, "sample")
-    output = schedule.target(clean + error, epsilon, t, kind)
-    asked = schedule.target(clean, noise, t, kind)
-    cost = diffusion_loss(output, asked, min_snr_weights(schedule, t, 5.0, kind))
-    expected = (schedule.snr(t).clamp(max=5.0) * error.square().mean(dim=(1, 2, 3))).mean()
-    assert float(cost) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_logit_normal_timesteps_keep_to_their_quantiles() -> None:
-    """Half of them below T / 2; a sixth below sigmoid(-1) T = 269: the logistic of a standard normal variable."""
-    t = timesteps(torch.arange(10_000) / 10_000, 1000, Objective(logit_normal=True))
-    assert float((t < 500).float().mean()) == pytest.approx(0.5, abs=0.002)
-    assert float((t < 269).float().mean()) == pytest.approx(0.1587, abs=0.003)

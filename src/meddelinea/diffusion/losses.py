@@ -9,7 +9,7 @@ import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor
 
-from meddelinea.diffusion.schedule import NoiseSchedule, PredictionType
+from meddelinea.diffusion.schedule import NoiseSchedule
 
 PixelLoss = Literal["bce", "cross_entropy"]
 SegmentationWeighting = Literal["none", "alpha_bar"]
@@ -18,20 +18,9 @@ SegmentationWeighting = Literal["none", "alpha_bar"]
 SMOOTH = 1.0
 
 
-def diffusion_loss(output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """L_diff: mean squared error of the network's output, (B, C, h, w) each, weighted by slice (B,) -> scalar."""
-    if weights is None:
-        return F.mse_loss(output, target)
-    return (weights * F.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3))).mean()
-
-
-def min_snr_weights(schedule: NoiseSchedule, t: Tensor, limit: float, prediction_type: PredictionType) -> Tensor:
-    """Weight of L_diff at each timestep, (B,) (Hang et al. 2023); ones where `limit` is 0."""
-    snr = schedule.snr(t)
-    if limit == 0:
-        return torch.ones_like(snr, dtype=torch.float32)
-    asked = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1.0}[prediction_type]
-    return (snr.clamp(max=limit) / asked).float()
+def diffusion_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L_diff: mean squared error of the network's output, (B, C, h, w) each -> scalar."""
+    return F.mse_loss(output, target)
 
 
 def segmentation_weights(schedule: NoiseSchedule, t: Tensor, weighting: SegmentationWeighting) -> Tensor:
@@ -45,9 +34,7 @@ def segmentation_weights(schedule: NoiseSchedule, t: Tensor, weighting: Segmenta
     return schedule.alpha_bar[t.cpu().long()].float().to(t.device)
 
 
-def segmentation_loss(
-    logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss: PixelLoss, dice_weight: float = 1.0
-) -> Tensor:
+def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """L_seg = L_BCE + L_Dice over the organ channels, scalar; Dice over the batch of all processes.
 
     An organ that no slice of the batch holds has no part in L_Dice. Its Dice would fall from 1 to 1/2 with the first
@@ -84,7 +71,7 @@ def segmentation_loss(
     total = weights @ share.sum(dim=(2, 3)) + truth
     overlap, total, truth = over_processes(torch.stack([overlap[1:], total[1:], truth[1:]]))
     dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)
-    return (weights * per_slice).mean() + dice_weight * (1.0 - torch.where(truth > 0, dice, 1.0).mean())
+    return (weights * per_slice).mean() + 1.0 - torch.where(truth > 0, dice, 1.0).mean()
 
 
 def over_processes(sums: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from meddelinea.diffusion.losses import (
     PixelLoss,
     SegmentationWeighting,
     diffusion_loss,
-    min_snr_weights,
     segmentation_loss,
     segmentation_weights,
 )
@@ -61,13 +60,6 @@ class Objective:
         Share of the batch at t = T - 1, where sampling in few steps starts; the rest is uniform. The paper: 0.
     trained_steps
         Where above 0, the rest is uniform over the timesteps that sampling in so many steps visits. The paper: 0.
-    logit_normal
-        Whether the rest is logit-normal over the timesteps (Esser et al. 2024), and not uniform.
-    snr_limit
-        Where above 0: L_diff of a slice is weighted as min-SNR has it (Hang et al. 2023), by min(SNR, limit) over what
-        the prediction type asks.
-    dice_weight
-        Of L_Dice beside the pixel loss.
     segmentation_weighting, pixel_loss
         See `diffusion.losses`.
     segmentation
@@ -81,9 +73,6 @@ class Objective:
     diffusion_weight: float = 1.0
     last_timestep_share: float = 0.0
     trained_steps: int = 0
-    logit_normal: bool = False
-    snr_limit: float = 0.0
-    dice_weight: float = 1.0
     segmentation_weighting: SegmentationWeighting = "alpha_bar"
     pixel_loss: PixelLoss = "bce"
     segmentation: bool = True
@@ -94,8 +83,6 @@ def timesteps(uniform: Tensor, count: int, objective: Objective) -> Tensor:
     """Uniform numbers (B,) in [0, 1) -> timesteps (B,) in 0..count - 1, distributed as the objective says."""
     last_share = objective.last_timestep_share
     rest = (uniform - last_share) / (1.0 - last_share) if last_share < 1.0 else uniform
-    if objective.logit_normal:
-        rest = torch.special.ndtri(rest.clamp(1e-6, 1.0 - 1e-6)).sigmoid()
     levels = objective.trained_steps or count
     level = (rest * levels).long().clamp(0, levels - 1)
     t = ((level + 1) * (count / levels)).round().long() - 1  # trailing spacing, as `sampling.make_scheduler` has it
@@ -140,18 +127,14 @@ class MedDelinea(nn.Module):
             output, tokens = self.segmenter(noisy, t, view)
             estimate = schedule.clean(output, noisy, t, objective.prediction_type)
             target = schedule.target(clean, batch.noise, t, objective.prediction_type)
-            losses["diffusion"] = objective.diffusion_weight * diffusion_loss(
-                output, target, min_snr_weights(schedule, t, objective.snr_limit, objective.prediction_type)
-            )
+            losses["diffusion"] = objective.diffusion_weight * diffusion_loss(output, target)
             weights = segmentation_weights(schedule, t, objective.segmentation_weighting)
         else:
             estimate, tokens = self._direct(view)
             weights = torch.ones(len(batch.images), device=batch.images.device)
         if objective.segmentation:
             logits = self.segmenter.decode(estimate, view, tokens)
-            losses["segmentation"] = segmentation_loss(
-                logits, batch.masks, weights, objective.pixel_loss, objective.dice_weight
-            )
+            losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, objective.pixel_loss)
         auxiliary = self.segmenter.auxiliary_logits(tokens, view)
         if auxiliary is not None:
             coarse = F.interpolate(batch.masks[:, None].float(), auxiliary.shape[2:], mode="nearest-exact")[:, 0].long()
