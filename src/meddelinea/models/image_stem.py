@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from meddelinea.models.layers import FREQUENCIES, ConvUnit, timestep_frequencies, zero_linear
+from meddelinea.models.layers import ConvUnit
 
 
 class ImageStem(nn.Module):
@@ -30,15 +30,12 @@ class ImageStem(nn.Module):
         self.units = nn.ModuleList([ConvUnit(channels[0], channels[0])])
         self.units.extend(ConvUnit(fine, coarse, stride=2) for fine, coarse in pairwise(channels))
         self.proj = nn.Conv2d(channels[-1], width, 1)
-        self.height = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), zero_linear(width))
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images (B, slices, H, W) in [-1, 1] -> tokens (B, T, D), and the features of each level, the finest first."""
-        images, height = images[:, :-1], images[:, -1].mean(dim=(1, 2))  # 0 at the scan's lower end, 1 at its upper
         h = self.finest(images)  # (B, c0, H/f, W/f)
         levels = []
         for unit in self.units:
             h = unit(h)
             levels.append(h)
-        tokens = self.proj(h).flatten(2).transpose(1, 2)
-        return tokens + self.height(timestep_frequencies(1000.0 * height))[:, None], levels
+        return self.proj(h).flatten(2).transpose(1, 2), levels

@@ -113,13 +113,7 @@ class TrainingBatches(Dataset[Batch]):
             centres = torch.stack([_centre(mask, key) for mask, key in zip(masks, keys, strict=True)])
             drawn = zoom(drawn, centres, self.config.crop / pixels.shape[2])
         moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), side)
-        heights = [k[3] / max(1, self.store.cases[k[2]].slices - 1) for k in keys]
-        return Batch(
-            with_height(moved, heights),
-            ids,
-            torch.from_numpy(np.stack(noise)),
-            torch.tensor(uniform, dtype=torch.float32),
-        )
+        return Batch(moved, ids, torch.from_numpy(np.stack(noise)), torch.tensor(uniform, dtype=torch.float32))
 
 
 def shrink_factors(config: DataConfig, size: int) -> tuple[int, ...]:
@@ -134,12 +128,6 @@ def shrink_factors(config: DataConfig, size: int) -> tuple[int, ...]:
     if odd:
         raise UsageError(f"data.resolutions: {odd[0]}; expected {config.store}'s size {size} over a whole number")
     return tuple(size // side for side in config.resolutions) or (1,)
-
-
-def with_height(images: Tensor, heights: list[float]) -> Tensor:
-    """Images (B, C, H, W) and one channel more, which holds the place of each slice in its scan, 0 to 1."""
-    plane = torch.tensor(heights, device=images.device).view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
-    return torch.cat([images, plane], dim=1)
 
 
 def shrink(images: Tensor, factor: int) -> Tensor:

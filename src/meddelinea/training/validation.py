@@ -12,7 +12,7 @@ from torch import Tensor
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.labels import PAPER_ORGANS
-from meddelinea.training.batches import shrink, shrink_factors, with_height
+from meddelinea.training.batches import shrink, shrink_factors
 from meddelinea.training.config import RunConfig
 
 Predict = Callable[[Tensor, Tensor, list[NoiseKey]], Tensor | None]
@@ -55,8 +55,7 @@ def validation_dice(
             masks = torch.from_numpy(np.stack([store.mask(case, i) for i in chunk])).long().to(device)
             masks = masks[:, factor // 2 :: factor, factor // 2 :: factor]
             keys = [NoiseKey(config.seed, case, i, 0) for i in chunk]
-            heights = [i / max(1, stored.slices - 1) for i in chunk]
-            logits = predict(with_height(shrink(pixels.to(device), factor), heights), masks, keys)
+            logits = predict(shrink(pixels.to(device), factor), masks, keys)
             if logits is None:
                 return {}
             found = to_store[logits.argmax(dim=1)]
