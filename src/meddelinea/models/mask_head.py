@@ -56,8 +56,7 @@ class MaskHead(ModelMixin, ConfigMixin):
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairwise(hidden))
         below = [*hidden[:-1], feature_channels + token_width // 4]  # what comes from the coarser level
         self.units = nn.ModuleList(
-            nn.Sequential(ConvUnit(coarse + image, width), ConvUnit(width, width))
-            for coarse, image, width in zip(below, image_channels, hidden, strict=True)
+            ConvUnit(coarse + image, width) for coarse, image, width in zip(below, image_channels, hidden, strict=True)
         )
         finest = feature_factor // 2 ** (len(hidden) - 1)
         self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 1)
