@@ -38,8 +38,8 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss:
     """L_seg = L_BCE + L_Dice over the organ channels, scalar; Dice over the batch of all processes.
 
     An organ that no slice of the batch holds has no part in L_Dice. Its Dice would fall from 1 to 1/2 with the first
-    pixel that is taken for it, a slope thousands of times that of the pixel loss, and most batches lack the rare
-    organs: they would be learnt late, or not at all.
+    pixel that is taken for it, where each of the n pixels of one that the batch holds brings 2 / n: a few batches
+    without a small organ would teach not to find it.
 
     Parameters
     ----------
