@@ -1,6 +1,7 @@
 """Baselines: MONAI's networks as methods, trained by the same engine and used by the same commands."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from meddelinea.baselines.unet import UNet
 from meddelinea.cli.main import main
 from meddelinea.diffusion.method import Batch
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import UsageError
+from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.inference.model import load_model
 from meddelinea.inference.predict import segment
 from meddelinea.io import write_volume
@@ -255,6 +256,45 @@ def test_a_baseline_is_neither_adapted_nor_fine_tuned(store: Path, trained: dict
     assert not any(tmp_path.iterdir())
     with pytest.raises(UsageError, match="only a model of MedDelinea"):
         train(run_config("control", store, tmp_path / "run", model={"pipeline": trained["dynunet"]}))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_baseline_is_trained_on_where_it_stopped(
+    store: Path, trained: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    model = {"network": name, "pipeline": trained[name]}
+    data = {"resolutions": (SIDE // 2,)}
+    before = BaselinePipeline.from_pretrained(trained[name]).network.state_dict()
+    for steps, changed in ((0, False), (1, True)):
+        config = run_config("baseline", store, tmp_path / str(steps), model=model, data=data, steps=steps)
+        after = BaselinePipeline.from_pretrained(train(config) / "pipeline").network.state_dict()
+        assert any(not torch.equal(after[key], value.float()) for key, value in before.items()) == changed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"network": "dynunet"}}, "model.network: unet"),
+        ({"data": {"neighbours": 2}}, "data.neighbours: 1"),
+        ({"data": {"neighbours": 2, "neighbour_pairs": 2}}, "data.neighbours: 1, data.neighbour_pairs: 1"),
+    ],
+)
+def test_a_baseline_is_not_trained_on_as_another(
+    store: Path, trained: dict[str, Path], tmp_path: Path, change: dict, words: str
+) -> None:
+    model = {"network": "unet", "pipeline": trained["unet"]} | change.get("model", {})
+    with pytest.raises(UsageError, match=f"was trained with {words}; set that"):
+        train(run_config("baseline", store, tmp_path / "run", model=model, data=change.get("data", {})))
+
+
+def test_a_baseline_goes_on_from_baselines_only(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    shutil.copytree(trained["unet"], odd)
+    index = json.loads((odd / "model_index.json").read_text())
+    (odd / "model_index.json").write_text(json.dumps(index | {"_class_name": "MedDelineaPipeline"}))
+    for folder, error in ((odd, UsageError), (tmp_path / "nowhere", WeightsMissingError)):
+        with pytest.raises(error, match=folder.name):
+            train(run_config("baseline", store, tmp_path / "run", model={"network": "unet", "pipeline": folder}))
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,22 @@ from pathlib import Path
 
 from torch import Tensor
 
+from meddelinea.baselines.dynunet import DynUNet
 from meddelinea.baselines.method import Baseline
 from meddelinea.baselines.networks import build_network
 from meddelinea.baselines.pipeline import BaselinePipeline
+from meddelinea.baselines.unet import UNet
 from meddelinea.data.store import read_settings
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.training.config import RunConfig
 
 
 class BaselineStage(Baseline):
-    """A network that stands on nothing trained before."""
+    """A network with random weights, or one that is trained on, such as on finer slices than before."""
 
     def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
-        assert config.model.network is not None  # the run file was checked
-        side = min(config.data.resolutions or (read_settings(config.data.store).preprocessing.size,))
-        slices = 2 * config.data.neighbour_pairs + 1
-        network = build_network(config.model.network, len(organs), slices, side, config.model.sizes)
+        network = _new(config, organs) if config.model.pipeline is None else _trained(config, organs)
         super().__init__(network, config.objective.pixel_loss)
         self.organs = organs
         self.halve = config.saved_dtype == "float16"
@@ -36,3 +36,32 @@ class BaselineStage(Baseline):
         pipeline = BaselinePipeline(network, list(self.organs), self.neighbours, self.neighbour_pairs)
         pipeline.save_pretrained(folder / "pipeline")
         return folder / "pipeline"
+
+
+def _new(config: RunConfig, organs: tuple[str, ...]) -> UNet | DynUNet:
+    assert config.model.network is not None  # the run file was checked
+    side = min(config.data.resolutions or (read_settings(config.data.store).preprocessing.size,))
+    slices = 2 * config.data.neighbour_pairs + 1
+    return build_network(config.model.network, len(organs), slices, side, config.model.sizes)
+
+
+def _trained(config: RunConfig, organs: tuple[str, ...]) -> UNet | DynUNet:
+    folder = config.model.pipeline
+    if folder is None or not (folder / "model_index.json").is_file():
+        raise WeightsMissingError(f"{folder}: no model_index.json; model.pipeline expects a trained model's folder")
+    name = BaselinePipeline.load_config(folder)["_class_name"]
+    if name != BaselinePipeline.__name__:
+        raise UsageError(f"{folder}: a {name}; the baseline stage goes on with baselines only")
+    pipeline = BaselinePipeline.from_pretrained(folder, use_safetensors=True)
+    there = {
+        "model.network": type(pipeline.network).__name__.lower(),
+        "organs": tuple(pipeline.config.organs),
+        "data.neighbours": pipeline.config.neighbours,
+        "data.neighbour_pairs": pipeline.config.neighbour_pairs,
+    }
+    asked = (config.model.network, organs, config.data.neighbours, config.data.neighbour_pairs)
+    odd = [f"{name}: {value}" for (name, value), want in zip(there.items(), asked, strict=True) if value != want]
+    if odd:
+        raise UsageError(f"{folder}: it was trained with {', '.join(odd)}; set that, or train anew")
+    network: UNet | DynUNet = pipeline.network
+    return network

@@ -114,8 +114,9 @@ def train_chain(
 
 def _parts(results: dict[str, Path]) -> list[str]:
     """Settings that let a stage start from the results of those before it."""
-    if "control" in results:
-        return [f"model.pipeline={json.dumps(str(results['control']))}", "model.codec=null", "model.dit=null"]
+    for stage in ("control", "baseline"):
+        if stage in results:
+            return [f"model.pipeline={json.dumps(str(results[stage]))}", "model.codec=null", "model.dit=null"]
     keys = {"codec": "model.codec", "base": "model.dit"}
     return [f"{key}={json.dumps(str(results[stage]))}" for stage, key in keys.items() if stage in results]
 

@@ -79,7 +79,7 @@ class DataConfig(Strict):
     test: tuple[str, ...] = ()
     split: SplitConfig | None = None
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=64)], ...] = ()
+    resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=32)], ...] = ()
     neighbours: Annotated[int, Field(ge=0)] = 0
     neighbour_pairs: Positive = 1
     thickest: Positive = 1
@@ -119,7 +119,7 @@ class ModelConfig(Strict):
         Folders of trained components that the `base` and `control` stages stand on; the `codec` stage goes on from
         `codec` where it is given.
     pipeline
-        Folder of a whole model to fine-tune, in place of `codec` and `dit`.
+        Folder of a whole model to fine-tune, in place of `codec` and `dit`; in the `baseline` stage, of a baseline.
     trainable_decoder
         How much of the decoder the `control` stage trains.
     trainable_dit
@@ -242,8 +242,8 @@ class RunConfig(Strict):
             raise ValueError("the codec sees three slices; set data.neighbour_pairs: 1 for its stage")
         if (self.stage == "baseline") != (self.model.network is not None):
             raise ValueError("model.network is what the baseline stage trains; set it there and nowhere else")
-        if self.stage == "baseline" and (self.model.codec or self.model.dit or self.model.pipeline):
-            raise ValueError("the baseline stage stands on no trained component; set model.codec, dit, pipeline: null")
+        if self.stage == "baseline" and (self.model.codec or self.model.dit):
+            raise ValueError("the baseline stage has no codec and no transformer; set model.codec, dit: null")
         if self.sharding and self.precision == "fp16":
             raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
         if self.validation.patience and not self.validation.every:

@@ -225,7 +225,7 @@ def _from_pipeline(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
         raise WeightsMissingError(f"{folder}: no model_index.json; model.pipeline expects a trained model's folder")
     name = MedDelineaPipeline.load_config(folder)["_class_name"]
     if name != MedDelineaPipeline.__name__:
-        raise UsageError(f"{folder}: a {name}; only a model of MedDelinea can be gone on with, baselines start anew")
+        raise UsageError(f"{folder}: a {name}; only a model of MedDelinea can be gone on with here")
     pipeline = MedDelineaPipeline.from_pretrained(folder, use_safetensors=True)
     kind = pipeline.config.prediction_type
     if kind != config.objective.prediction_type:
