@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meddelinea.baselines.dynunet import nnunet_widths
 from meddelinea.diffusion.method import Objective
 from meddelinea.evaluation.bench_file import read_bench_file
 from meddelinea.inference.model import load_model
@@ -34,6 +35,8 @@ NARROW: dict[str, Any] = {
         "scaling_factor": 0.18215,
     },
 }
+#: Sides of the recipes' slices in the tiny store, whose own are 128.
+SHRUNK = {512: 128, 256: 64, 96: 64}
 FINETUNE = {"steps": 1500, "schedule": "linear", "resolutions": (256,), "shares": (0.8, 0.1), "start": "pipeline"}
 SAMPLING = {"steps": 0, "resolutions": (256,), "start": "pipeline"}
 #: Appendix A's and Table 5's settings where they are not those of pre-training.
@@ -142,7 +145,7 @@ def scaled_down(recipe: str, store: Path, output: Path, *overrides: str) -> RunC
         *(f"model.sizes.{name}={json.dumps(size)}" for name, size in {**sizes, **run.model.sizes}.items()),
     ]
     if run.data.resolutions:
-        changes.append(f"data.resolutions={[side // 4 for side in run.data.resolutions]}")
+        changes.append(f"data.resolutions={[SHRUNK[side] for side in run.data.resolutions]}")
     if run.data.train:
         changes.append("data.train=[a, b]")
     return load_config(RECIPES / f"{recipe}.yaml", (*changes, *overrides))
@@ -176,30 +179,51 @@ def test_a_dit_of_the_papers_width_is_trained_as_the_guide_says(store: Path, imp
 
 
 def test_the_recipes_of_small_follow_each_other(store: Path, tmp_path: Path) -> None:
-    assert set(SMALL) == {"codec", "base", "control"}
+    assert set(SMALL) == {"codec", "base", "coarse", "control"}
     codec = train(scaled_down("small/codec", store, tmp_path / "codec")) / "codec"
     dit = train(scaled_down("small/base", store, tmp_path / "base", f"model.codec={codec}")) / "dit"
     parts = (f"model.codec={codec}", f"model.dit={dit}")
-    assert (train(scaled_down("small/control", store, tmp_path / "control", *parts)) / "pipeline").is_dir()
+    coarse = train(scaled_down("small/coarse", store, tmp_path / "coarse", *parts)) / "pipeline"
+    run = scaled_down("small/control", store, tmp_path / "control", f"model.pipeline={coarse}")
+    model = load_model(train(run) / "pipeline", "cpu")
+    assert model.files.preprocessing.size == 128  # the store's, not that of `coarse`
+    assert load_model(coarse, "cpu").files.preprocessing.size == 64
 
 
 @pytest.mark.parametrize("name", ["unet", "dynunet"])
-def test_a_baselines_recipe_starts_and_sees_what_control_sees(store: Path, tmp_path: Path, name: str) -> None:
-    run, control = (load_config(RECIPES / f"{path}.yaml") for path in (f"benchmark/{name}", "small/control"))
-    assert (run.data, run.objective) == (control.data, control.objective)
-    assert (run.batch_size, run.model.network, run.saved_dtype) == (4, name, "float32")
-    folder = train(scaled_down(f"benchmark/{name}", store, tmp_path / "run")) / "pipeline"
-    assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
+def test_a_baselines_recipes_follow_each_other_and_see_what_control_sees(
+    store: Path, tmp_path: Path, name: str
+) -> None:
+    start = ""
+    for ending, like in (("-coarse", "coarse"), ("", "control")):
+        run, control = (
+            load_config(RECIPES / f"{path}.yaml") for path in (f"benchmark/{name}{ending}", f"small/{like}")
+        )
+        assert (run.data, run.objective) == (control.data, control.objective)
+        assert (run.batch_size, run.model.network, run.saved_dtype) == (4, name, "float32")
+        small = scaled_down(f"benchmark/{name}{ending}", store, tmp_path / f"run{ending}", *([start] if start else []))
+        folder = train(small) / "pipeline"
+        assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
+        start = f"model.pipeline={folder}"
+
+
+def test_the_dynunets_widths_are_those_of_nnunets_rules() -> None:
+    run = load_config(RECIPES / "benchmark" / "dynunet-coarse.yaml")
+    assert tuple(run.model.sizes["widths"]) == nnunet_widths(192)
 
 
 def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they_say(
     store: Path, tmp_path: Path
 ) -> None:
-    small, direct, faithful = (
-        load_config(RECIPES / f"{path}.yaml") for path in ("small/control", "benchmark/direct", "benchmark/faithful")
-    )
-    assert direct.model_dump(exclude={"output", "objective"}) == small.model_dump(exclude={"output", "objective"})
-    assert vars(direct.objective) == {**vars(small.objective), "diffusion": False}
+    for ending, like in (("-coarse", "coarse"), ("", "control")):
+        small, direct = (
+            load_config(RECIPES / f"{path}.yaml") for path in (f"small/{like}", f"benchmark/direct{ending}")
+        )
+        ours = small.model_dump(exclude={"output", "objective", "model"})
+        assert direct.model_dump(exclude={"output", "objective", "model"}) == ours
+        assert direct.model.model_copy(update={"pipeline": small.model.pipeline}) == small.model
+        assert vars(direct.objective) == {**vars(small.objective), "diffusion": False}
+    faithful = load_config(RECIPES / "benchmark" / "faithful.yaml")
     preset = find_preset("small", faithful.model.sizes)
     assert not any((preset.stem_channels, preset.head_hidden, preset.auxiliary))
     assert (faithful.data.neighbours, faithful.model.trainable_decoder) == (0, "final_layer")
@@ -207,7 +231,7 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
     assert (faithful.optimiser, faithful.batch_size) == (small.optimiser, small.batch_size)
 
     codec = f"model.codec={train(scaled_down('small/codec', store, tmp_path / 'codec')) / 'codec'}"
-    for base, control in (("small/base", "direct"), ("benchmark/faithful-base", "faithful")):
+    for base, control in (("small/base", "direct-coarse"), ("benchmark/faithful-base", "faithful")):
         dit = train(scaled_down(base, store, tmp_path / f"{control}-base", codec)) / "dit"
         run = scaled_down(f"benchmark/{control}", store, tmp_path / control, codec, f"model.dit={dit}")
         model = load_model(train(run) / "pipeline", "cpu")
@@ -215,15 +239,16 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
 
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
-    assert set(BENCHMARK) == {"accuracy", "faithful-base", "faithful", "direct", "unet", "dynunet"}
+    both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet") for ending in ("", "-coarse")}
+    assert set(BENCHMARK) == {"accuracy", "faithful-base", "faithful", *both}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
-        "MedDelinea": ["codec", "base", "control"],
+        "MedDelinea": ["codec", "base", "control", "control"],
         "MedDelinea as the paper has it": ["codec", "base", "control"],
-        "Without diffusion": ["codec", "base", "control"],
-        "U-Net": ["baseline"],
-        "DynUNet": ["baseline"],
+        "Without diffusion": ["codec", "base", "control", "control"],
+        "U-Net": ["baseline", "baseline"],
+        "DynUNet": ["baseline", "baseline"],
     }
     for run in (run for runs in stages.values() for run in runs):
         assert (run.data.store, run.data.train) == (bench.store, bench.train)
