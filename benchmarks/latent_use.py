@@ -1,6 +1,6 @@
 """What a model takes from its transformer: Dice where slices of a batch exchange latents, or tokens, before decoding.
 
-    python benchmarks/latent_use.py runs/fold/control stores/btcv-3mm --cases img0005,img0009
+    python benchmarks/latent_use.py runs/fold/control stores/btcv-2mm --cases img0005,img0009
 
 A model whose Dice does not fall has learned to draw masks from the image alone, and its diffusion is idle.
 """

@@ -1,11 +1,12 @@
 """What a training step costs: CPU seconds of run files' steps on one thread, and what their data would cost besides.
 
-meddelinea prepare --format btcv --size 128 --spacing-mm 3 ../shared/data/btcv stores/btcv-3mm
+meddelinea prepare --format btcv --size 192 --spacing-mm 2 ../shared/data/btcv stores/btcv-2mm
 small=src/meddelinea/weights/small
-python benchmarks/step_time.py recipes/small/control.yaml --set model.codec=$small/codec --set model.dit=$small/dit
-python benchmarks/step_time.py recipes/benchmark/unet.yaml
-With `--set compile=true` the whole network is compiled. Of the control stage also what its frozen encoder takes of a
-step, which cached latents would save.
+python benchmarks/step_time.py recipes/small/coarse.yaml --set model.codec=$small/codec --set model.dit=$small/dit
+python benchmarks/step_time.py recipes/benchmark/unet-coarse.yaml
+With `--set data.resolutions=[]` the slices are as fine as the last stages have them, and with `--set compile=true` the
+whole network is compiled. Of the control stage also what its frozen encoder takes of a step, which cached latents
+would save.
 """
 
 from __future__ import annotations
