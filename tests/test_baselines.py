@@ -251,10 +251,10 @@ def test_a_baseline_predicts_and_claims_no_sampler(
 
 
 def test_a_baseline_is_neither_adapted_nor_fine_tuned(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="only a model of MedDelinea"):
+    with pytest.raises(UsageError, match="only a MedDelineaPipeline"):
         adapt(trained["unet"], store, CASES, tmp_path / "adapted", AdaptSettings(steps=1))
     assert not any(tmp_path.iterdir())
-    with pytest.raises(UsageError, match="only a model of MedDelinea"):
+    with pytest.raises(UsageError, match="only a MedDelineaPipeline"):
         train(run_config("control", store, tmp_path / "run", model={"pipeline": trained["dynunet"]}))
 
 

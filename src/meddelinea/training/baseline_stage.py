@@ -13,8 +13,9 @@ from meddelinea.baselines.pipeline import BaselinePipeline
 from meddelinea.baselines.unet import UNet
 from meddelinea.data.store import read_settings
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import UsageError, WeightsMissingError
+from meddelinea.errors import UsageError
 from meddelinea.training.config import RunConfig
+from meddelinea.training.start import load_start
 
 
 class BaselineStage(Baseline):
@@ -47,12 +48,7 @@ def _new(config: RunConfig, organs: tuple[str, ...]) -> UNet | DynUNet:
 
 def _trained(config: RunConfig, organs: tuple[str, ...]) -> UNet | DynUNet:
     folder = config.model.pipeline
-    if folder is None or not (folder / "model_index.json").is_file():
-        raise WeightsMissingError(f"{folder}: no model_index.json; model.pipeline expects a trained model's folder")
-    name = BaselinePipeline.load_config(folder)["_class_name"]
-    if name != BaselinePipeline.__name__:
-        raise UsageError(f"{folder}: a {name}; the baseline stage goes on with baselines only")
-    pipeline = BaselinePipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline = load_start(folder, BaselinePipeline)
     there = {
         "model.network": type(pipeline.network).__name__.lower(),
         "organs": tuple(pipeline.config.organs),

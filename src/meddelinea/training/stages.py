@@ -28,6 +28,7 @@ from meddelinea.models.presets import Preset, build_codec, build_control, build_
 from meddelinea.models.segmenter import Segmenter
 from meddelinea.training.baseline_stage import BaselineStage
 from meddelinea.training.config import RunConfig
+from meddelinea.training.start import load_start
 
 
 class Stage(Protocol):
@@ -221,12 +222,7 @@ def _assemble(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
 def _from_pipeline(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
     """A whole model to go on with, its channels and colours carried over to the store's organs by their names."""
     folder = config.model.pipeline
-    if folder is None or not (folder / "model_index.json").is_file():
-        raise WeightsMissingError(f"{folder}: no model_index.json; model.pipeline expects a trained model's folder")
-    name = MedDelineaPipeline.load_config(folder)["_class_name"]
-    if name != MedDelineaPipeline.__name__:
-        raise UsageError(f"{folder}: a {name}; only a model of MedDelinea can be gone on with here")
-    pipeline = MedDelineaPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline = load_start(folder, MedDelineaPipeline)
     kind = pipeline.config.prediction_type
     if kind != config.objective.prediction_type:
         raise UsageError(f"{folder}: it predicts '{kind}'; set objective.prediction_type to that")
