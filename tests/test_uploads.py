@@ -64,6 +64,7 @@ def test_other_kinds_are_known_by_their_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"\x89PNG\r\n\x1a\n", b"<html>", gzip.compress(b"a letter"), b"\x1f\x8b broken", bytes(600), b"\x7fELF"],
+    ids=["empty", "PNG", "HTML", "gzip of a letter", "broken gzip", "zeros", "ELF"],
 )
 def test_wrong_types_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
