@@ -192,6 +192,28 @@ def test_nothing_left_of_the_budget_is_told(bench: BenchFile, tmp_path: Path) ->
         measure_accuracy(little, tmp_path / "out", None, ("Med Delinea",))
 
 
+def test_stages_with_a_time_of_their_own_share_what_the_others_leave(
+    bench: BenchFile, bench_file: Path, tmp_path: Path
+) -> None:
+    codec, base, control = (bench_file.parent / f"{name}.yaml" for name in ("codec", "base", "control"))
+    coarse, fine = tmp_path / "coarse.yaml", tmp_path / "fine.yaml"
+    coarse.write_text(json.dumps({"extends": str(control), "cpu_minutes": 14}))
+    fine.write_text(json.dumps({"extends": str(control), "cpu_minutes": 42}))
+    methods = {"Coarse first": (codec, base, coarse, fine)}
+    chosen = bench.model_copy(update={"methods": methods, "cpu_minutes": 118 / 60})
+    (trial,) = measure_accuracy(chosen, tmp_path / "out", None).trials
+    assert [(stage.stage, stage.cpu_seconds) for stage in trial.stages] == [
+        ("codec", 20.0),
+        ("base", 20.0),
+        ("control", 20.0),  # the step of ten seconds that a quarter of 78 ends in
+        ("control", 60.0),
+    ]
+    limitless = chosen.model_copy(update={"methods": {"Coarse first": (codec, base, coarse, control)}})
+    with pytest.raises(UsageError, match=r"control.yaml: no cpu_minutes; expected its share"):
+        measure_accuracy(limitless, tmp_path / "other", None)
+    assert not (tmp_path / "other" / "test" / "coarse-first" / "1-codec").exists()
+
+
 def test_an_output_of_another_benchmark_is_left_alone(
     bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path
 ) -> None:

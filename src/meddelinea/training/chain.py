@@ -67,8 +67,9 @@ def train_chain(
 ) -> Chain:
     """Train the stages in order, each on the results of those before; finished ones are kept, a stopped one resumed.
 
-    All but the last run as long as their files say; the last has what is left of the budget. Validation and test cases
-    of the files are not used.
+    Stages without `cpu_minutes` take their steps. Those with it share what is left of the budget in proportion of it,
+    so that the same files fit any budget; the last has all that is left then. Validation and test cases of the files
+    are not used.
 
     Parameters
     ----------
@@ -80,9 +81,13 @@ def train_chain(
     Raises
     ------
     UsageError
-        If nothing of the budget is left for the last stage, the last stage leaves no whole model, or `folder` holds
-        runs of other settings.
+        If nothing of the budget is left for a stage, the last stage leaves no whole model or has no `cpu_minutes` where
+        another has, or `folder` holds runs of other settings.
     """
+    shares = [load_config(path).cpu_minutes or 0.0 for path in run_files]
+    if any(shares) and not shares[-1]:
+        raise UsageError(f"{run_files[-1]}: no cpu_minutes; expected its share of the time, as of the stages before it")
+    shares[-1] = shares[-1] or 1.0
     results: dict[str, Path] = {}
     costs: list[StageCost] = []
     for number, path in enumerate(run_files, start=1):
@@ -94,14 +99,15 @@ def train_chain(
             f"seed={settings.seed}",
             *_parts(results),
         ]
-        if number == len(run_files):
+        timed = shares[number - 1 :]
+        if timed[0]:
             left = settings.cpu_minutes - sum(cost.cpu_seconds for cost in costs) / 60.0
             if left <= 0:
                 raise UsageError(
                     f"{path}: the stages before it took {settings.cpu_minutes - left:.1f} of "
                     f"{settings.cpu_minutes:g} CPU minutes; give more, or shorten them"
                 )
-            changes += [f"cpu_minutes={left}", "minutes=null", f"steps={ENDLESS}"]
+            changes += [f"cpu_minutes={left * timed[0] / sum(timed)}", "minutes=null", f"steps={ENDLESS}"]
         config = load_config(path, tuple(changes))
         results[config.stage] = _trained(config, report)
         costs.append(_cost(config))
