@@ -240,7 +240,7 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet") for ending in ("", "-coarse")}
-    assert set(BENCHMARK) == {"accuracy", "faithful-base", "faithful", *both}
+    assert set(BENCHMARK) == {"accuracy", "first-fold", "faithful-base", "faithful", *both}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
@@ -253,3 +253,7 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     for run in (run for runs in stages.values() for run in runs):
         assert (run.data.store, run.data.train) == (bench.store, bench.train)
     assert not set(bench.train) & set(bench.test)
+    fold = read_bench_file(RECIPES / "benchmark" / "first-fold.yaml")
+    assert {*fold.train, *fold.test} == set(bench.train)
+    assert fold.cpu_minutes / len(fold.train) == bench.cpu_minutes / len(bench.train)
+    assert fold.methods.items() <= bench.methods.items()
