@@ -545,9 +545,11 @@ def test_a_calibration_wants_all_folds_and_an_unseen_test(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("benchmark", "calibration", bench_file)
-    for folds in (done[0], tmp_path):
+    for folds, reason in ((done[0], f"tested on {', '.join(TEST)}, which"), (tmp_path, "no benchmark")):
         assert meddelinea(*words, folds, tmp_path / "out", "--method", "Med Delinea") == 2
-        assert "--folds first" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert reason in message
+        assert "--folds first" in message
     assert meddelinea(*words, folded[0], tmp_path / "out", "--method", "U-Net") == 2
     assert "not done" in capsys.readouterr().err
     content = read(bench_file)
@@ -555,5 +557,5 @@ def test_a_calibration_wants_all_folds_and_an_unseen_test(
     other.write_text(json.dumps(content | {"train": TEST, "test": TRAIN}))
     model = done[0] / "test" / "med-delinea" / "3-control" / "pipeline"
     given = ("--method", "Med Delinea", "--model", model)
-    assert meddelinea("benchmark", "calibration", other, folded[0], tmp_path / "out", *given) == 6
+    assert meddelinea("benchmark", "calibration", other, done[0], tmp_path / "out", *given) == 6
     assert not (tmp_path / "out").exists()

@@ -162,7 +162,7 @@ def accuracy(
 @app.command("calibration")
 def calibration(
     bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="As of benchmark accuracy.")],
-    folds: Annotated[Path, typer.Argument(metavar="FOLDS", help="Output of benchmark accuracy --folds.")],
+    folds: Annotated[Path, typer.Argument(metavar="FOLDS", help="Output of benchmark accuracy, best with --folds.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
     method: Annotated[str, typer.Option(help="Whose models of the folds are used.")] = "MedDelinea",
     model: Annotated[str, typer.Option(help="The model to calibrate: small, or a checkpoint folder.")] = "small",

@@ -62,7 +62,8 @@ def measure_calibration(
     Parameters
     ----------
     folds
-        What `measure_accuracy` made with folds; all folds of the method must be done.
+        What `measure_accuracy` made with folds, or on test cases other than the benchmark's; all of the method must be
+        done.
     method
         One of the benchmark.
     model
@@ -71,7 +72,7 @@ def measure_calibration(
     Raises
     ------
     UsageError
-        If a fold is not done, or there is no test case.
+        If a fold is not done or was tested on the benchmark's test cases, or there are none of these.
     LeakFoundError
         If a model was trained on cases that it would be tested on.
     """
@@ -79,7 +80,7 @@ def measure_calibration(
     organs = read_manifest(bench.store).organs
     if not bench.test:
         raise UsageError("no test case to measure the calibration on; name some in the benchmark's test")
-    held_out = _folds(folds, method, cases)
+    held_out = _folds(folds, method, cases, bench.test)
     chosen = tuple(cases[name] for name in bench.test)
     for folder, tested in (*held_out, (model_folder(model), chosen)):
         refuse_leak(folder, tested, bench.store)
@@ -101,15 +102,22 @@ def measure_calibration(
     return CalibrationBench(calibration, model, fitted, (sides[0], sides[1]))
 
 
-def _folds(folds: Path, method: str, cases: dict[str, Case]) -> list[tuple[Path, tuple[Case, ...]]]:
-    """The model of each fold and the cases that it had not seen."""
+def _folds(
+    folds: Path, method: str, cases: dict[str, Case], kept: tuple[str, ...]
+) -> list[tuple[Path, tuple[Case, ...]]]:
+    """The model of each fold and the cases that it had not seen; none of them may be `kept` for the measurement."""
     parts = json.loads((folds / "bench.json").read_text())["parts"] if (folds / "bench.json").is_file() else []
     found = []
     for part in parts:
         trial = folds / part["name"] / folder_name(method)
         models = sorted(trial.glob("*/pipeline"))
-        if part["name"] == "test" or not (trial / RESULT).is_file() or not models:
+        if not (trial / RESULT).is_file() or not models:
             raise UsageError(f"{trial}: not done; run `meddelinea benchmark accuracy` with --folds first")
+        if both := sorted(set(part["test"]) & set(kept)):
+            raise UsageError(
+                f"{trial}: tested on {', '.join(both)}, which the benchmark keeps to measure the calibration on; "
+                "run `meddelinea benchmark accuracy` with --folds first"
+            )
         found.append((models[-1], tuple(cases[name] for name in part["test"])))
     if not found:
         raise UsageError(f"{folds}: no benchmark; run `meddelinea benchmark accuracy` with --folds first")
