@@ -16,7 +16,7 @@ from meddelinea.inference.statistics import OrganStatistics
 #: Kidneys, both together: 0.07 to 0.27. Aorta and inferior vena cava, both together: 0.06 to 0.23 in 18 patients.
 LARGEST_SPLEEN = 0.6
 SMALLEST_KIDNEYS = 0.05
-SMALLEST_VESSELS = 0.02
+SMALLEST_VESSELS = 0.03
 #: Liver and spleen, or the liver alone, must be seen in this many millilitres for their shares to mean anything.
 SEEN_ML = 500.0
 KIDNEYS = ("left kidney", "right kidney")
