@@ -82,8 +82,8 @@ def test_reference_masks_raise_an_alarm_for_the_spleen_of_three_litres_only(data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("axes", "noticed"), [((), False), ((0,), True), ((1,), True)])
-@pytest.mark.parametrize("name", ["img0002", "img0022"])
+@pytest.mark.parametrize(("axes", "noticed"), [((), False), ((0,), True), ((1,), True), ((0, 1), True)])
+@pytest.mark.parametrize("name", ["img0002", "img0022", "img0029", "img0035"])
 def test_a_patient_who_is_mirrored_is_noticed(data: Path, name: str, axes: tuple[int, ...], noticed: bool) -> None:
     """Test cases, thinned to slices of 9 or 10 mm; mirrored voxels under an unchanged header."""
     scan = read_volume(data / "btcv" / "img" / f"{name}.nii.gz").reorient("RAS")

@@ -254,6 +254,7 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
         assert (run.data.store, run.data.train) == (bench.store, bench.train)
     assert not set(bench.train) & set(bench.test)
     fold = read_bench_file(RECIPES / "benchmark" / "first-fold.yaml")
+    assert fold.test == bench.train[::3]
     assert {*fold.train, *fold.test} == set(bench.train)
     assert fold.cpu_minutes / len(fold.train) == bench.cpu_minutes / len(bench.train)
     assert fold.methods.items() <= bench.methods.items()
