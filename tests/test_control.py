@@ -12,7 +12,7 @@ from meddelinea.models.codec import SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.image_stem import ImageStem
-from meddelinea.models.layers import ConvUnit
+from meddelinea.models.layers import ConvUnit, InstanceNorm
 from meddelinea.models.mask_head import MaskHead
 from meddelinea.models.segmenter import Segmenter, TrainableDecoder
 
@@ -231,6 +231,28 @@ def test_a_unit_is_the_residual_block_of_monais_dynunet() -> None:
     )
     x = torch.randn(2, 6, 9, 7)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_the_instance_norm_and_its_gradient_are_pytorchs_in_the_layout_of_the_slices() -> None:
+    torch.manual_seed(0)
+    ours, theirs = InstanceNorm(5).double(), nn.InstanceNorm2d(5, affine=True).double()
+    torch.nn.init.normal_(ours.weight)
+    torch.nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    slices = 3 + 10 * torch.randn(4, 5, 6, 7, dtype=torch.float64)
+    leaves = [slices.clone().to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)]
+    outputs = [norm(leaf) for norm, leaf in zip((ours, theirs), leaves, strict=True)]
+    torch.testing.assert_close(*outputs)
+    assert outputs[0].is_contiguous(memory_format=torch.channels_last)
+    for output in outputs:
+        (output * torch.arange(6)[:, None]).pow(3).sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs.get_parameter(name).grad)
+    torch.testing.assert_close(ours(slices), nn.GroupNorm.forward(ours, slices))  # what other devices have
+    torch.testing.assert_close(ours(slices[:, :, :1, :1])[0, :, 0, 0], ours.bias)  # a single pixel
+    mixed = ours.float()(slices.bfloat16())  # as autocast has it
+    torch.testing.assert_close(mixed, theirs(slices).bfloat16(), atol=0.05, rtol=0.02)
 
 
 def test_a_strided_unit_halves_the_slice_and_its_skip_is_a_mean() -> None:

@@ -199,6 +199,23 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(h)))
 
 
+class InstanceNorm(nn.GroupNorm):
+    """Each channel of each slice normalised over its pixels, then scaled and shifted, (B, C, H, W) -> the same.
+
+    As group norm with groups of one channel, which keeps the channels-last layout where PyTorch's instance norm leaves
+    it. On a CPU it is the batch norm of each slice by itself: the same sums, whose gradient takes a third of the time.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        statistics = (None, None, True, 0.0, self.eps, False)  # of the slice, none running, no cuDNN
+        return torch.cat([torch.batch_norm(one, self.weight, self.bias, *statistics) for one in x.chunk(x.shape[0])])
+
+
 class ConvUnit(nn.Module):
     """Two 3x3 convolutions beside a skip, each normalised over the slice: the unit of residual U-Nets (nnU-Net).
 
@@ -210,10 +227,9 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.stride = stride
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
-        # Instance norm as group norm with groups of one channel: PyTorch's own leaves the channels-last layout.
-        self.norm1 = nn.GroupNorm(channels_out, channels_out)
+        self.norm1 = InstanceNorm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(channels_out, channels_out)
+        self.norm2 = InstanceNorm(channels_out)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
         for module in self.modules():
