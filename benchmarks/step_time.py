@@ -4,25 +4,47 @@ meddelinea prepare --format btcv --size 192 --spacing-mm 2 ../shared/data/btcv s
 small=src/meddelinea/weights/small
 python benchmarks/step_time.py recipes/small/coarse.yaml --set model.codec=$small/codec --set model.dit=$small/dit
 python benchmarks/step_time.py recipes/benchmark/unet-coarse.yaml
-With `--set data.resolutions=[]` the slices are as fine as the last stages have them, and with `--set compile=true` the
-whole network is compiled. Of the control stage also what its frozen encoder takes of a step, which cached latents
-would save.
+With `--set data.resolutions=[]` the slices are as fine as the last stages have them, with `--set compile=true` the
+whole network is compiled, and with `--set precision=bf16` it computes in bfloat16. Beside the mean the step on an
+undisturbed core: each operation's least time over all steps, added up. Of the control stage also what its frozen
+encoder takes of a step, which cached latents would save.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from meddelinea.data.store import SliceStore
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import load_config
 from meddelinea.training.stages import ControlStage, build_stage
 
-BATCHES, STEPS = 6, 12
+BATCHES, STEPS, LARGEST = 6, 12, 6
+
+
+def undisturbed_seconds(step: Callable[[], None]) -> Counter[str]:
+    """Seconds of a step by operation, of each call the least over the steps: other work delays no call every time."""
+    least: dict[tuple[str, str, int], float] = {}
+    for _ in range(STEPS):
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+            step()
+        calls: Counter[tuple[str, str]] = Counter()
+        for event in sorted(profiled.events() or [], key=lambda event: event.time_range.start):
+            kind = (event.name, str(event.input_shapes))
+            call = (*kind, calls[kind])
+            calls[kind] += 1
+            least[call] = min(event.self_cpu_time_total / 1e6, least.get(call, float("inf")))
+    seconds: Counter[str] = Counter()
+    for (name, _, _), least_seconds in least.items():
+        seconds[name] += least_seconds
+    return seconds
 
 
 def main() -> None:
@@ -44,7 +66,9 @@ def main() -> None:
     forward = torch.compile(stage) if config.compile else stage
 
     def step(number: int) -> None:
-        forward(batches[number % BATCHES])["total"].backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = forward(batches[number % BATCHES])["total"]
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
 
@@ -55,6 +79,9 @@ def main() -> None:
     for number in range(STEPS):
         step(number)
     print(f"{given.run_file}: {(time.process_time() - began) / STEPS:.3f} CPU seconds a step of {config.batch_size}")
+    seconds = undisturbed_seconds(lambda: step(0))
+    largest = ", ".join(f"{name} {each:.3f}" for name, each in seconds.most_common(LARGEST))
+    print(f"on an undisturbed core: {seconds.total():.3f} s; {largest}")
     if isinstance(stage, ControlStage):
         segmenter = stage.segmenter
         began = time.process_time()
