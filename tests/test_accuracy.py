@@ -279,6 +279,32 @@ def test_no_stage_of_a_fold_sees_its_test_cases(folded: tuple[Path, Accuracy]) -
     assert row.steps == 9
 
 
+def test_folds_of_their_own_make_the_same_tables(
+    bench_file: Path, folded: tuple[Path, Accuracy], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("benchmark", "accuracy", bench_file, tmp_path / "out", "--methods", "Med Delinea", "--folds", 3, "--quiet")
+    for fold, patients in ((2, 1), (3, 2)):
+        assert meddelinea(*words, "--fold", fold) == 0
+        assert f"| Med Delinea | {patients} |" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").glob("fold*")} == {"fold-2-of-3", "fold-3-of-3"}
+    assert meddelinea(*words) == 0
+    apart = read(tmp_path / "out" / "accuracy.json")
+    together = json.loads(json.dumps(accuracy_document(folded[1], accuracy_rows(folded[1]))))
+    for document in (apart, together):
+        for measured in (*document["trials"], *document["rows"]):
+            del measured["seconds"]  # wall time
+    assert apart == together
+
+
+@pytest.mark.parametrize("words", [("--folds", 3, "--fold", 4), ("--test", "--fold", 1)])
+def test_a_fold_that_there_is_not_is_refused(
+    bench_file: Path, tmp_path: Path, words: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert meddelinea("benchmark", "accuracy", bench_file, tmp_path / "out", *words) == 2
+    assert "expected 1 to the number of folds" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_saw_a_test_case_is_not_tested(
     bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path
 ) -> None:

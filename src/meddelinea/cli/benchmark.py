@@ -114,6 +114,7 @@ def accuracy(
         Path, typer.Argument(metavar="OUTPUT", help="Folder for runs and tables; gone on with if there.")
     ],
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate on the file's training cases.")] = None,
+    fold: Annotated[int | None, typer.Option(min=1, help="Train and test this fold only (default: all).")] = None,
     test: Annotated[bool, typer.Option("--test", help="Train on them all, test on the file's test cases.")] = False,
     methods: Annotated[str | None, typer.Option(help="Train and test only these, such as a,b (default: all).")] = None,
     cpu_minutes: Annotated[float | None, typer.Option(min=0.01, help="In place of the file's.")] = None,
@@ -121,8 +122,8 @@ def accuracy(
 ) -> None:
     """Train methods for the same processor time and test them alike: Dice and HD95 with intervals over patients.
 
-    What is done is kept, so the command may be stopped and repeated. The tables are over all methods that are done,
-    also by other processes with the same OUTPUT and other --methods.
+    What is done is kept, so the command may be stopped and repeated. The tables are over all that is done, also by
+    other processes with the same OUTPUT and other --methods or another --fold.
     """
     from meddelinea.data.store_writer import whole
     from meddelinea.evaluation.accuracy import measure_accuracy
@@ -144,6 +145,7 @@ def accuracy(
             output,
             folds,
             chosen,
+            fold,
             lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
         )
     rows = accuracy_rows(measured)

@@ -95,6 +95,7 @@ def measure_accuracy(
     output: Path,
     folds: int | None,
     methods: tuple[str, ...] | None = None,
+    fold: int | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
     """Train and test what is not yet in `output`.
@@ -108,12 +109,14 @@ def measure_accuracy(
         `bench.test`.
     methods
         Those that are trained and tested; all where None. Processes that share `output` work side by side where each
-        has methods of its own.
+        has methods or a fold of its own.
+    fold
+        The one that is trained and tested, 1 to `folds`; all where None.
 
     Raises
     ------
     UsageError
-        If a method is unknown, the cases cannot be divided so, or `output` holds another benchmark.
+        If a method or the fold is unknown, the cases cannot be divided so, or `output` holds another benchmark.
     InputRefusedError
         If the dataset, a case or the store is not there.
     LeakFoundError
@@ -122,17 +125,20 @@ def measure_accuracy(
     cases = bench_cases(bench)
     patients = {name: case.patient for name, case in cases.items()}
     parts = divide(bench, patients, folds)
+    if fold is not None and not 1 <= fold <= (folds or 0):
+        raise UsageError(f"fold {fold} of {folds or 'no'} folds; expected 1 to the number of folds")
     unknown = [name for name in methods or () if name not in bench.methods]
     if unknown:
         raise UsageError(f"no method called {', '.join(unknown)}; expected some of: {', '.join(bench.methods)}")
     organs = read_manifest(bench.store).organs
     _claim(output, bench, parts)
     chosen = {name: method for name, method in bench.methods.items() if methods is None or name in methods}
+    due = parts if fold is None else parts[fold - 1 : fold]
     for method in chosen.values():  # before hours of training
         if isinstance(method, TrainedModel):
-            for part in parts:
+            for part in due:
                 refuse_leak(model_folder(method.model), tuple(cases[name] for name in part.test), bench.store)
-    for part in parts:
+    for part in due:
         for name, method in chosen.items():
             folder = output / part.name / folder_name(name)
             if (folder / RESULT).is_file():
