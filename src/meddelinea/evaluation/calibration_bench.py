@@ -87,7 +87,7 @@ def measure_calibration(
     loaded: list[tuple[Model, tuple[Case, ...]]] = [(load_model(folder), tested) for folder, tested in held_out]
     reliability = gather_reliability(loaded, organs, progress=progress)
     count = sum(len(tested) for _, tested in held_out)
-    told = f"{count} cases of {bench.format}, each segmented by one of {len(held_out)} models that had not seen it"
+    told = f"{count} cases of {bench.format}, each segmented by a model that had not seen it"
     calibration, after = fit(reliability, partial(_rows, loaded, organs, progress), told)
     before = _rows(loaded, organs, progress, NONE)
     errors = dict(zip(reliability.temperatures, reliability.expected_error(), strict=True))
