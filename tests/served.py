@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from patience import PATIENCE
+
 
 class Served:
     """A running server: its `address`, what it printed, and ways to end it."""
@@ -31,6 +33,6 @@ class Served:
 
     def _end(self, signal: Callable[[], None]) -> None:
         signal()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -31,6 +31,7 @@ from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import load_config
 from meddelinea.training.engine import train
 from meddelinea.volume import Volume
+from patience import PATIENCE
 from tiny import CASES, ORGANS, SIDE, run_config, write_blobs
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -137,7 +138,7 @@ def test_monai_is_imported_for_baselines_only_and_needs_no_torchvision() -> None
         "from meddelinea.baselines.networks import build_network; build_network('unet', 3, 3, 64, {'widths': [4, 8]});"
         "assert 'torchvision' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 # The method

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from clusters import run_on_cluster
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.inference.cluster import on_cluster
 from meddelinea.inference.crew import Outcome, Progress, in_this_process
 from meddelinea.inference.folder import ScanCase
 from meddelinea.inference.processes import on_this_machine
+from patience import PATIENCE, wait_until
 
 
 class Writer:
@@ -65,6 +67,11 @@ def check(folder: Path, outcomes: Iterable[Outcome], names: str, lacking: dict[s
 
 NAMES = "a b victim c refused d broken e f killer g h"
 LACKING = {"refused": "refused", "broken": "failed", "killer": "failed"}
+#: How a program of another process begins.
+IMPORTS = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    "import test_crew as t; from functools import partial; from pathlib import Path"
+)
 
 
 def test_the_death_of_a_worker_costs_only_the_case_that_kills_again(tmp_path: Path) -> None:
@@ -88,7 +95,7 @@ class Pair:
         self._both = threading.Barrier(2)
 
     def __call__(self, case: ScanCase, progress: Progress) -> Outcome:
-        self._both.wait(timeout=60)
+        self._both.wait(PATIENCE)
         return Outcome(case, "done")
 
 
@@ -113,21 +120,20 @@ def test_workers_that_are_stopped_leave_whole_files(tmp_path: Path) -> None:
 def test_an_interrupt_from_the_keyboard_leaves_whole_files(tmp_path: Path) -> None:
     names = " ".join(f"n{number}" for number in range(4000))
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_crew as t; from functools import partial; from pathlib import Path\n"
+        f"{IMPORTS}\n"
         f"folder = Path({str(tmp_path)!r})\n"
         f"list(t.on_this_machine(partial(t.Writer, folder), t.cases_of(folder, {names!r}), lambda *step: None))"
     )
     command = [sys.executable, "-c", program]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, preexec_fn=heard) as process:
-        until = time.monotonic() + 120
-        while len(list(tmp_path.glob("*.out"))) < 3:
+        try:
+            wait_until(lambda: len(list(tmp_path.glob("*.out"))) >= 3 or process.poll() is not None)
             assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        _, err = process.communicate(timeout=60)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()  # or the test would wait for all 4000
     assert process.returncode == -signal.SIGINT
     assert err.count(b"Traceback") == 1  # the workers keep still
     files = list(tmp_path.glob("*.out"))
@@ -163,14 +169,15 @@ def test_without_ray_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: py
         list(on_cluster(Pair, cases_of(tmp_path, "a"), print))
 
 
-@pytest.mark.filterwarnings("ignore")  # ray's own: files and sockets that it leaves to the garbage collector
-def test_a_cluster_loses_nothing_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    pytest.importorskip("ray")
-    from ray import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes cannot import this file
+def test_a_cluster_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
     names = "a b victim c refused d"
-    outcomes = on_cluster(partial(Writer, tmp_path), cases_of(tmp_path, names), print, address="local", workers=2)
-    check(tmp_path, outcomes, names, LACKING)
+    program = (
+        f"{IMPORTS}; from ray import cloudpickle\n"
+        "cloudpickle.register_pickle_by_value(t)  # ray's processes cannot import it\n"
+        f"folder, names = Path({str(tmp_path)!r}), {names!r}\n"
+        "outcomes = t.on_cluster(partial(t.Writer, folder), t.cases_of(folder, names), print, workers=2)\n"
+        "t.check(folder, outcomes, names, t.LACKING)"
+    )
+    done = run_on_cluster([sys.executable, "-c", program])
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "killed").exists()

@@ -6,11 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from patience import PATIENCE, wait_until
 from tiny import run_config, write_blobs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -74,7 +74,7 @@ def test_an_example_starts_and_resumes(tmp_path: Path, environment: dict[str, st
 
     for steps in (2, 4):
         words = [script, tmp_path / "run.json", output, "--set", f"steps={steps}", "--quiet"]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         log = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in log] == list(range(1, steps + 1))
@@ -92,26 +92,18 @@ def test_a_failed_run_is_a_failed_job(tmp_path: Path, environment: dict[str, str
 
 
 def test_slurms_last_minutes_put_the_job_back_into_the_queue(tmp_path: Path, environment: dict[str, str]) -> None:
-    stub(tmp_path / "bin", "torchrun", f"echo now > {tmp_path / 'running'}; exec sleep 60")
+    stub(tmp_path / "bin", "torchrun", f"echo now > {tmp_path / 'running'}; exec sleep {PATIENCE}")
     script = EXAMPLES / "slurm" / "train.sbatch"
+    requeued = tmp_path / "requeued"
     job = subprocess.Popen([script, "run.yaml", tmp_path / "out"], env=environment, start_new_session=True)
     try:
-        wait_for(tmp_path / "running")
+        wait_until((tmp_path / "running").is_file)
         job.send_signal(signal.SIGUSR1)
-        wait_for(tmp_path / "requeued")
-        assert (tmp_path / "requeued").read_text().strip() == environment["SLURM_JOB_ID"]
+        wait_until(lambda: requeued.is_file() and requeued.read_text().strip())
+        assert requeued.read_text().strip() == environment["SLURM_JOB_ID"]
     finally:
         os.killpg(job.pid, signal.SIGTERM)
         job.wait()
-
-
-def wait_for(path: Path) -> None:
-    """Until a file stands there, with content, at most a minute."""
-    for _ in range(600):
-        if path.is_file() and path.stat().st_size:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not appear")
 
 
 def test_the_notebook_style_example_runs_as_a_script(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from meddelinea.errors import UsageError
 from meddelinea.serving.dispatcher import Dispatcher
 from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobStore, Outcome, QueueFullError, ResultFile
 from meddelinea.serving.limits import Limits
+from patience import PATIENCE, wait_until
 
 DONE = Outcome("done", scan="f" * 64, shape=(3, 4, 5), files=(ResultFile("mask", "mask.nii.gz", "Mask"),))
 
@@ -168,17 +169,14 @@ def hang(channel: Connection, _: threading.Event) -> None:
 
 
 def obey(channel: Connection, cancelled: threading.Event) -> None:
-    cancelled.wait(10)
+    cancelled.wait(PATIENCE)
     channel.send(Outcome("cancelled"))
 
 
 def run(store: JobStore, worker: Any, until: Callable[[], bool], limits: Limits | None = None) -> None:
     dispatcher = Dispatcher(store, worker, limits or Limits())
     dispatcher.start()
-    end = time.monotonic() + 10
-    while not until():
-        assert time.monotonic() < end, "the dispatcher does not come to it"
-        time.sleep(0.02)
+    wait_until(until)
     dispatcher.stop()
 
 
@@ -236,10 +234,16 @@ def test_a_job_over_its_time_fails_and_the_worker_is_ended(store: JobStore) -> N
 def test_a_cancelled_job_makes_room_without_ending_the_worker(store: JobStore) -> None:
     job, second = submit(store), submit(store)
     worker = FakeWorker(obey, finish)
-    dispatched = threading.Timer(0.3, store.cancel, (job.id,))
-    dispatched.start()
-    stopped = []
-    run(store, worker, lambda: state(store, second) == "done" and not stopped.append(worker.stops))  # type: ignore[func-returns-value]
+    stopped: list[int] = []
+
+    def second_is_done() -> bool:
+        if state(store, job) == "running":
+            store.cancel(job.id)
+        if state(store, second) == "done":
+            stopped.append(worker.stops)
+        return bool(stopped)
+
+    run(store, worker, second_is_done)
     assert state(store, job) == "cancelled"
     assert stopped == [0]
 

@@ -32,6 +32,7 @@ from meddelinea.serving.dicomweb import is_uid
 from meddelinea.serving.guard import Access, is_loopback
 from meddelinea.serving.limits import Limits
 from meddelinea.volume import Volume
+from patience import PATIENCE
 
 HERE = "http://127.0.0.1:8000"
 TOKEN = "a-token-of-some-length"
@@ -389,7 +390,7 @@ def address(tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 
 def answer(address: tuple[str, int], *parts: bytes) -> bytes:
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=PATIENCE) as connection:
         for part in parts:
             connection.sendall(part)
         reply = b""

@@ -43,6 +43,7 @@ from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
 from meddelinea.training.engine import Progress, learning_rate_factor, train
 from meddelinea.training.stages import BaseStage, build_stage
 from meddelinea.training.validation import validation_dice
+from patience import PATIENCE
 from tiny import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -245,7 +246,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     config = control_config(store, parts, tmp_path / "killed", **same)
     (tmp_path / "run.yaml").write_text(config.model_dump_json())
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml"), moment]
-    assert subprocess.run(command, check=False, timeout=600).returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=False, timeout=PATIENCE).returncode == -signal.SIGKILL
     left = load_checkpoint(config.output)
     assert (left and left.step) == step
     assert not (config.output / "pipeline").exists()
@@ -302,7 +303,7 @@ def in_two_processes(config: RunConfig, folder: Path) -> None:
         subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in ("0", "1")
     ]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
 
 

@@ -7,7 +7,6 @@ process that worked on it included, costs that case alone.
 from __future__ import annotations
 
 import copyreg
-import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,8 @@ from multiprocessing.process import BaseProcess
 from types import MappingProxyType
 
 from meddelinea.data.case import Case
-from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.data.cluster import joined
+from meddelinea.errors import MedDelineaError
 
 #: What is done with a case; it returns what became of it, in a word.
 Work = Callable[[Case], str]
@@ -104,22 +104,9 @@ def on_cluster(work: Work, cases: Sequence[Case], address: str) -> Iterator[Outc
     Parameters
     ----------
     address
-        The cluster's head, as `ray.init` takes it: HOST:PORT, `auto`, or `local` for a cluster of this machine alone.
-
-    Raises
-    ------
-    UsageError
-        If ray is not installed, or no cluster answers.
+        The cluster's head; raises as `joined` does.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError("work on a cluster needs ray; install it with: pip install 'meddelinea[cluster]'") from error
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"no ray cluster at '{address}' ({error}); start one with: ray start --head") from error
-    try:
+    with joined(address) as ray:
         # Not tried again: a case that its machine has no memory for would go round and round; a second run resumes.
         task = ray.remote(max_retries=0)(attempt)
         shared = ray.put(work)
@@ -132,8 +119,6 @@ def on_cluster(work: Work, cases: Sequence[Case], address: str) -> Iterator[Outc
                 except ray.exceptions.RayError as error:
                     reason = " ".join(str(error).split())
                     yield Outcome(case, None, f"its worker on the cluster died: {reason}")
-    finally:
-        ray.shutdown()
 
 
 def _start(work: Work) -> tuple[Connection, BaseProcess]:

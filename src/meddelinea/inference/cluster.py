@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from meddelinea.data.cluster import joined
 from meddelinea.errors import UsageError
 from meddelinea.inference.crew import AT_ONCE, Make, Outcome, Outcomes, Progress, attempt, share_out
 from meddelinea.inference.folder import ScanCase
@@ -32,18 +32,8 @@ def on_cluster(
     UsageError
         If ray is not installed, no cluster answers, or it has fewer cores than workers.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError("work on a cluster needs ray; install it with: pip install 'meddelinea[cluster]'") from error
-    own = workers if address == "local" else None
-    try:
-        ray.init(address=address, num_cpus=own, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # a plain one where the machine is too busy to start a cluster in time
-        reason = " ".join(str(error).split())
-        raise UsageError(f"no ray cluster at '{address}' ({reason}); start one with: ray start --head") from error
-    try:
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    with joined(address, workers) as ray:
+        there = ray.cluster_resources()
         cores, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
         count = workers or gpus or cores
         if count > cores:
@@ -57,8 +47,6 @@ def on_cluster(
             scheduling_strategy="SPREAD",
         )
         yield from share_out(cases, lambda: _RayWorker(actor, make, max(1, cores // count)), count)
-    finally:
-        ray.shutdown()
 
 
 class _ClusterWorker:
