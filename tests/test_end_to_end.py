@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from meddelinea.inference.model import load_model
-from meddelinea.inference.predict import segment
+from meddelinea.inference.predict import Segmentation, segment
 from meddelinea.io import read_volume
 from meddelinea.volume import Volume
 
@@ -66,13 +66,23 @@ def test_a_dicom_series_gives_a_mask_on_its_grid_that_overlaps_the_reference(dat
     assert scores["spleen"]["dice"] > 0.75
 
 
+@pytest.fixture(scope="module")
+def straight(data: Path) -> tuple[Volume, Segmentation]:
+    """The part of a scan that holds liver, spleen and kidneys, and its segmentation."""
+    scan = read_volume(data / "btcv" / "img" / "img0035.nii.gz")
+    first = 44
+    origin = scan.affine @ [0, 0, first, 1]
+    affine = np.column_stack([scan.affine[:, :3], origin])
+    part = Volume(np.ascontiguousarray(scan.array[:, :, first:]), affine, "CT")
+    return part, segment(load_model("small", "cpu"), part)
+
+
 @pytest.mark.parametrize("euler_deg", [(0, 0, 15), (12, -8, 0)], ids=["in the plane", "across the slices"])
 def test_an_obliquely_sampled_scan_gives_the_same_organs_in_the_patient(
-    data: Path, euler_deg: tuple[float, float, float]
+    straight: tuple[Volume, Segmentation], euler_deg: tuple[float, float, float]
 ) -> None:
     """The scan's values on a turned grid, as a scanner with a turned table would have stored them."""
-    model = load_model("small", "cpu")
-    scan = read_volume(data / "btcv" / "img" / "img0035.nii.gz")
+    scan, result = straight
     middle = scan.affine @ [*(np.array(scan.array.shape) - 1) / 2, 1.0]
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", euler_deg, degrees=True).as_matrix() @ scan.affine[:3, :3]
@@ -80,12 +90,11 @@ def test_an_obliquely_sampled_scan_gives_the_same_organs_in_the_patient(
     to_scan = np.linalg.inv(scan.affine) @ affine
 
     turned = ndimage.affine_transform(scan.array.astype(np.float32), to_scan, order=1, cval=-1000)
-    found = segment(model, Volume(turned, affine, "CT")).mask
+    found = segment(load_model("small", "cpu"), Volume(turned, affine, "CT")).mask
     assert np.array_equal(found.affine, affine)
-    result = segment(model, Volume(scan.array, scan.affine, "CT"))
-    straight = ndimage.affine_transform(result.mask.array, to_scan, order=0)
+    expected = ndimage.affine_transform(result.mask.array, to_scan, order=0)
     for organ in ("liver", "spleen", "left kidney", "right kidney"):
-        ours, theirs = (mask == result.labels[organ] for mask in (found.array, straight))
+        ours, theirs = (mask == result.labels[organ] for mask in (found.array, expected))
         assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > 0.85, organ  # slices of 5 mm
 
 
