@@ -8,7 +8,7 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import PatchEmbed
 
 from meddelinea.models.dit import DiT
-from meddelinea.models.layers import DiTBlock, position_embedding, timestep_frequencies
+from meddelinea.models.layers import Attention, DiTBlock, position_embedding, timestep_frequencies
 
 WIDTH, HEADS, DEPTH, CLASSES = 64, 4, 3, 10
 
@@ -169,6 +169,25 @@ def test_a_latent_that_is_not_square_is_put_together_patch_by_patch() -> None:
     expected = torch.zeros(8, 20, dtype=torch.bool)
     expected[2:4, 14:16] = True
     assert torch.equal(moved, expected)
+
+
+def test_attention_in_bfloat16_is_that_in_float32_rounded() -> None:
+    """Under autocast, as in training, and with weights of bfloat16; the attention itself is computed in float32."""
+    attention = randomised(Attention(WIDTH, HEADS))
+    tokens = torch.randn(2, 9, WIDTH, generator=torch.Generator().manual_seed(1))
+    leaves = [tokens.clone().requires_grad_() for _ in range(2)]
+    exact = attention(leaves[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = attention(leaves[1])
+    assert mixed.dtype == torch.bfloat16
+    exact.square().sum().backward()
+    mixed.float().square().sum().backward()
+    near = {"rtol": 0.03, "atol": 0.03}
+    torch.testing.assert_close(mixed.float(), exact, **near)
+    assert (leaves[1].grad - leaves[0].grad).norm() < 0.03 * leaves[0].grad.norm()
+    half = attention.bfloat16()(tokens.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, **near)
 
 
 def test_an_untrained_dit_predicts_zero_and_its_blocks_are_the_identity() -> None:
