@@ -59,7 +59,9 @@ def bench_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = {
         "codec": run_config("codec", root / "store", root / "unused", data={"crop": 32}, **same),
         "base": run_config("base", root / "store", root / "unused", **same),
-        "control": run_config("control", root / "store", root / "unused", data={"validation": ("d",)}, **same),
+        "control": run_config(
+            "control", root / "store", root / "unused", data={"validation": ("d",)}, precision="bf16", **same
+        ),
     }
     network = {"network": "unet", "sizes": {"widths": [4, 8, 8]}}
     runs["unet"] = run_config("baseline", root / "store", root / "unused", model=network, **same)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -97,6 +98,7 @@ def train(config: RunConfig, *, resume: bool = False, report: Callable[[Progress
     output = config.output
     if not resume and (output / "metrics.jsonl").exists():
         raise UsageError(f"{output}: holds a run already; add --resume to go on with it, or choose another output")
+    AcceleratorState._reset_state()  # what trained before in this process may have had another precision
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulation,
