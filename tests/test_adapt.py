@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore
@@ -39,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = tuple(slices)
     parts = {"codec": train(run_config("codec", own, folder / "codec", data={"crop": 32, "train": names})) / "codec"}
     parts["dit"] = train(run_config("base", own, folder / "dit", model=parts, data={"train": names})) / "dit"
-    config = run_config("control", own, folder / "control", model=parts, data={"train": names})
+    config = run_config("control", own, folder / "control", model=parts, data={"train": names}, precision="bf16")
     (train(config) / "pipeline").rename(folder / "tiny")
     return folder / "tiny"
 
@@ -81,6 +82,7 @@ def test_the_best_step_over_the_left_out_patients_is_trained_on_all(
     run = json.loads((tmp_path / "adapted" / "run.json").read_text())
     assert (run["steps"], run["data"]["train"]) == (4, list(CASES))
     assert run["model"]["trainable_decoder"] == "final_layer"
+    assert torch.cuda.is_available() or run["precision"] == "no"
     cases = json.loads((tmp_path / "adapted" / "training_cases.json").read_text())["train"]
     assert [case["name"] for case in cases] == [*CASES, *(f"base_{name}" for name in CASES)][: len(cases)]
     assert json.loads((tmp_path / "adapted" / "adaptation.json").read_text())["from"] == "tiny"

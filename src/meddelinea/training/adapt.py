@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
@@ -260,6 +261,8 @@ class _Runs:
             "cpu_minutes": None,
             "batch_size": s.batch_size,
             "accumulation": 1,
+            # In float32 without a GPU, whatever the base was trained in: few processors multiply in bfloat16.
+            "precision": own.precision if torch.cuda.is_available() else "no",
             "seed": s.seed,
         }
         return RunConfig.model_validate(own.model_dump() | changes)
