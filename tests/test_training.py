@@ -441,12 +441,16 @@ def test_a_time_ends_a_run_and_drives_its_learning_rate(
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
 
 
-def test_more_slices_than_the_model_sees_are_refused(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="makes 5 slices an image, the model sees 3"):
-        train(control_config(store, parts, tmp_path / "run", data={"neighbour_pairs": 2}))
-    wide = {"data": {"neighbour_pairs": 2}, "model": {"sizes": {**SIZES, "stem_slices": 5}}}
-    pipeline = train(control_config(store, parts, tmp_path / "wide", **wide)) / "pipeline"
-    assert MedDelineaPipeline.from_pretrained(pipeline).config.neighbour_pairs == 2
+def test_the_stem_sees_as_many_slices_as_the_model_is_trained_on(
+    store: Path, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    wide = control_config(store, parts, tmp_path / "wide", data={"neighbour_pairs": 2})
+    pipeline = train(wide) / "pipeline"
+    trained = MedDelineaPipeline.from_pretrained(pipeline)
+    assert (trained.config.neighbour_pairs, trained.control.config.stem_slices) == (2, 5)
+    onwards = {"codec": None, "dit": None, "pipeline": pipeline}
+    with pytest.raises(UsageError, match="makes 3 slices an image, the model sees 5; set it to 2"):
+        train(control_config(store, {}, tmp_path / "run", model=onwards))
 
 
 def test_progress_and_learning_rate_follow_the_steps(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:

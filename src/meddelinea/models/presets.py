@@ -44,7 +44,7 @@ class Preset:
         D, attention heads, N, K, and the side of a patch in latent pixels.
     classes, learn_sigma
         As in the checkpoint that the DiT starts from.
-    stem_channels, stem_finest, stem_slices, auxiliary
+    stem_channels, stem_finest, auxiliary
         Extensions of the control branch, see `ControlDiT`.
     head_hidden
         Extension: widths of a mask head that sees tokens and the image stem's levels down to H/8, see `MaskHead`.
@@ -64,7 +64,6 @@ class Preset:
     learn_sigma: bool
     stem_channels: tuple[int, ...] = ()
     stem_finest: int = 4
-    stem_slices: int = 3
     auxiliary: bool = False
     head_hidden: tuple[int, ...] = ()
     resolution: int = 256
@@ -149,11 +148,11 @@ def build_dit(preset: Preset) -> DiT:
     )
 
 
-def build_control(preset: Preset, dit: DiT, organs: int) -> ControlDiT:
-    """The control branch of the preset's sizes, a copy of the first blocks of `dit`."""
+def build_control(preset: Preset, dit: DiT, organs: int, slices: int = 3) -> ControlDiT:
+    """The control branch of the preset's sizes, a copy of the first blocks of `dit`, on images of so many slices."""
     auxiliary_classes = organs + 1 if preset.auxiliary else 0
     control: ControlDiT = ControlDiT.copy_of(
-        dit, preset.control_depth, preset.stem_channels, auxiliary_classes, preset.stem_finest, preset.stem_slices
+        dit, preset.control_depth, preset.stem_channels, auxiliary_classes, preset.stem_finest, slices
     )
     return control
 

@@ -152,7 +152,7 @@ class ControlStage(MedDelinea):
         if seen != given:
             raise UsageError(
                 f"data.neighbour_pairs: {self.neighbour_pairs} makes {given} slices an image, the model sees {seen}; "
-                "set model.sizes.stem_slices to that, or neighbour_pairs to what the model has"
+                f"set it to {(seen - 1) // 2}"
             )
 
     def predict(self, images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
@@ -216,7 +216,8 @@ def _assemble(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
     codec = _load_codec(config, preset)
     dit = cast(DiT, _load(DiT, model.dit, "dit"))
     head = None if model.trainable_decoder == "none" else build_mask_head(preset, codec, len(organs))
-    return _Parts(codec, dit, build_control(preset, dit, len(organs)), head, palette(len(organs) + 1), organs)
+    control = build_control(preset, dit, len(organs), 2 * config.data.neighbour_pairs + 1)
+    return _Parts(codec, dit, control, head, palette(len(organs) + 1), organs)
 
 
 def _from_pipeline(config: RunConfig, organs: tuple[str, ...]) -> _Parts:
