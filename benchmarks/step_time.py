@@ -5,7 +5,7 @@ small=src/meddelinea/weights/small
 python benchmarks/step_time.py recipes/small/coarse.yaml --set model.codec=$small/codec --set model.dit=$small/dit
 python benchmarks/step_time.py recipes/benchmark/unet-coarse.yaml
 With `--set data.resolutions=[]` the slices are as fine as the last stages have them, with `--set compile=true` the
-whole network is compiled, and with `--set precision=bf16` it computes in bfloat16. Beside the mean the step on an
+whole network is compiled, and with `--set precision=no` it computes in float32. Beside the mean the step on an
 undisturbed core: each operation's least time over all steps, added up. Of the control stage also what its frozen
 encoder takes of a step, which cached latents would save.
 """

@@ -81,9 +81,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             patch_size=2,
             classes=0,
             learn_sigma=False,
-            stem_channels=(32, 64, 128, 256),
+            stem_channels=(64, 96, 192, 384),
             stem_finest=2,
-            head_hidden=(32, 64, 128),
+            head_hidden=(64, 96, 192),
             resolution=128,
         ),
         "paper": Preset(
