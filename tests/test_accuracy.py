@@ -538,8 +538,10 @@ def test_a_calibration_is_fitted_on_the_folds_and_measured_on_the_test(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(done[0] / "test" / "med-delinea" / "3-control" / "pipeline", model)
-    words = ("benchmark", "calibration", bench_file, folded[0], tmp_path / "out", "--method", "Med Delinea")
-    assert meddelinea(*words, "--model", model, "-q") == 0
+    words = ("benchmark", "calibration", bench_file, tmp_path / "out", "--model", model, "-q")
+    assert meddelinea(*words) == 2
+    assert "no calibration.json" in capsys.readouterr().err
+    assert meddelinea(*words, "--fit-on", folded[0], "--method", "Med Delinea") == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "out" / "calibration.md").read_text() == printed
     document = read(tmp_path / "out" / "figures.json")
@@ -563,6 +565,12 @@ def test_a_calibration_is_fitted_on_the_folds_and_measured_on_the_test(
             result.reviews[organ].interval_ml and pytest.approx(result.reviews[organ].interval_ml)
         )
         assert row["confidence"]["expected_dice"] == result.segmentation.confidence[organ].expected_dice
+    # Measured again as the model's own, it does the same on the test.
+    own = tmp_path / "own"
+    assert meddelinea("benchmark", "calibration", bench_file, own, "--model", model, "-q") == 0
+    assert read(own / "figures.json") == {**document, "model": str(model), "fitted": None}
+    assert "|  | test, before | test, after |" in capsys.readouterr().out
+    assert {path.name for path in own.iterdir()} == {"calibration.md", "figures.json"}
 
 
 def test_a_calibration_wants_all_folds_and_an_unseen_test(
@@ -572,18 +580,18 @@ def test_a_calibration_wants_all_folds_and_an_unseen_test(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ("benchmark", "calibration", bench_file)
+    words = ("benchmark", "calibration", bench_file, tmp_path / "out", "--fit-on")
     for folds, reason in ((done[0], f"tested on {', '.join(TEST)}, which"), (tmp_path, "no benchmark")):
-        assert meddelinea(*words, folds, tmp_path / "out", "--method", "Med Delinea") == 2
+        assert meddelinea(*words, folds, "--method", "Med Delinea") == 2
         message = capsys.readouterr().err
         assert reason in message
         assert "--folds first" in message
-    assert meddelinea(*words, folded[0], tmp_path / "out", "--method", "U-Net") == 2
+    assert meddelinea(*words, folded[0], "--method", "U-Net") == 2
     assert "not done" in capsys.readouterr().err
     content = read(bench_file)
     other = bench_file.with_name("other.yaml")  # its test is what the model was trained on
     other.write_text(json.dumps(content | {"train": TEST, "test": TRAIN}))
     model = done[0] / "test" / "med-delinea" / "3-control" / "pipeline"
     given = ("--method", "Med Delinea", "--model", model)
-    assert meddelinea("benchmark", "calibration", other, done[0], tmp_path / "out", *given) == 6
+    assert meddelinea("benchmark", "calibration", other, tmp_path / "out", "--fit-on", done[0], *given) == 6
     assert not (tmp_path / "out").exists()

@@ -164,15 +164,18 @@ def accuracy(
 @app.command("calibration")
 def calibration(
     bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="As of benchmark accuracy.")],
-    folds: Annotated[Path, typer.Argument(metavar="FOLDS", help="Output of benchmark accuracy, best with --folds.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
+    fit_on: Annotated[
+        Path | None, typer.Option(help="Output of benchmark accuracy, best with --folds (default: nothing is fitted).")
+    ] = None,
     method: Annotated[str, typer.Option(help="Whose models of the folds are used.")] = "MedDelinea",
     model: Annotated[str, typer.Option(help="The model to calibrate: small, or a checkpoint folder.")] = "small",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the tables and errors.")] = False,
 ) -> None:
     """Fit probabilities, intervals and reviews on the folds' held-out cases; measure them on the test cases.
 
-    The calibration.json that it writes belongs into the folder of the model.
+    The calibration.json that it writes belongs into the folder of the model. Without --fit-on, how well the one there
+    holds.
     """
     from meddelinea.data.store_writer import whole
     from meddelinea.evaluation.bench_file import read_bench_file
@@ -185,14 +188,15 @@ def calibration(
         task = bar.add_task("reading", total=None)
         measured = measure_calibration(
             read_bench_file(bench_file),
-            folds,
+            fit_on,
             method,
             model,
             lambda part, done, total: bar.update(task, completed=done, total=total, description=part),
         )
     lines = calibration_lines(measured)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(measured.calibration.to_json(), output / CALIBRATION_FILE)
+    if measured.fitted:
+        write_json(measured.calibration.to_json(), output / CALIBRATION_FILE)
     write_json(calibration_document(measured), output / "figures.json")
     with whole(output / "calibration.md") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")

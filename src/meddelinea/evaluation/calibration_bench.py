@@ -29,7 +29,7 @@ from meddelinea.evaluation.reliability import BINS, SURELY_BACKGROUND, gather_re
 from meddelinea.evaluation.summary import plain
 from meddelinea.evaluation.testing import Progress
 from meddelinea.inference.calibration import Calibration
-from meddelinea.inference.model import Model, load_model, model_folder
+from meddelinea.inference.model import CALIBRATION_FILE, Model, load_model, model_folder
 
 #: A calibration that changes nothing, and says of a volume what lies between the sure and the possible voxels.
 NONE = Calibration(1.0, LEVEL, 0.0, 0.0, AS_STATED, 0.0, "nothing")
@@ -46,16 +46,16 @@ class Side:
 
 @dataclass(frozen=True)
 class CalibrationBench:
-    """What was fitted, and how it does on the cases that it was fitted on and on others, without it and with it."""
+    """A calibration, and how it does without and with it: where fitted here, on those cases, and on the test's."""
 
     calibration: Calibration
     model: str
-    fitted: tuple[Side, Side]
+    fitted: tuple[Side, Side] | None
     tested: tuple[Side, Side]
 
 
 def measure_calibration(
-    bench: BenchFile, folds: Path, method: str, model: str, progress: Progress | None = None
+    bench: BenchFile, folds: Path | None, method: str, model: str, progress: Progress | None = None
 ) -> CalibrationBench:
     """Fit on the cases that each fold's model was tested on, and measure `model` on the benchmark's test cases.
 
@@ -63,7 +63,7 @@ def measure_calibration(
     ----------
     folds
         What `measure_accuracy` made with folds, or on test cases other than the benchmark's; all of the method must be
-        done.
+        done. None: nothing is fitted, and the model's own calibration is measured.
     method
         One of the benchmark.
     model
@@ -72,7 +72,8 @@ def measure_calibration(
     Raises
     ------
     UsageError
-        If a fold is not done or was tested on the benchmark's test cases, or there are none of these.
+        If a fold is not done or was tested on the benchmark's test cases, there are none of these, or a calibration of
+        the model's own is wanted and there is none.
     LeakFoundError
         If a model was trained on cases that it would be tested on.
     """
@@ -80,26 +81,38 @@ def measure_calibration(
     organs = read_manifest(bench.store).organs
     if not bench.test:
         raise UsageError("no test case to measure the calibration on; name some in the benchmark's test")
-    held_out = _folds(folds, method, cases, bench.test)
+    held_out = () if folds is None else _folds(folds, method, cases, bench.test)
     chosen = tuple(cases[name] for name in bench.test)
     for folder, tested in (*held_out, (model_folder(model), chosen)):
         refuse_leak(folder, tested, bench.store)
-    loaded: list[tuple[Model, tuple[Case, ...]]] = [(load_model(folder), tested) for folder, tested in held_out]
-    reliability = gather_reliability(loaded, organs, progress=progress)
-    count = sum(len(tested) for _, tested in held_out)
-    told = f"{count} cases of {bench.format}, each segmented by a model that had not seen it"
-    calibration, after = fit(reliability, partial(_rows, loaded, organs, progress), told)
-    before = _rows(loaded, organs, progress, NONE)
-    errors = dict(zip(reliability.temperatures, reliability.expected_error(), strict=True))
-    fitted = (_side(errors[1.0], before), _side(errors[calibration.temperature], after))
-
     shipped = [(load_model(model), chosen)]
+    if folds is None:
+        own = shipped[0][0].files.calibration
+        if own is None:
+            raise UsageError(f"{model}: no {CALIBRATION_FILE} in its folder; fit one with --fit-on")
+        calibration, fitted = own, None
+    else:
+        calibration, fitted = _fit([(load_model(folder), tested) for folder, tested in held_out], bench, progress)
     both = gather_reliability(shipped, organs, (1.0, calibration.temperature), progress).expected_error()
     sides = [
         _side(error, _rows(shipped, organs, progress, applied))
         for error, applied in zip(both, (NONE, calibration), strict=True)
     ]
     return CalibrationBench(calibration, model, fitted, (sides[0], sides[1]))
+
+
+def _fit(
+    models: list[tuple[Model, tuple[Case, ...]]], bench: BenchFile, progress: Progress | None
+) -> tuple[Calibration, tuple[Side, Side]]:
+    """A calibration fitted on masks of cases that the models had not seen, and what these are without and with it."""
+    organs = read_manifest(bench.store).organs
+    reliability = gather_reliability(models, organs, progress=progress)
+    count = sum(len(tested) for _, tested in models)
+    told = f"{count} cases of {bench.format}, each segmented by a model that had not seen it"
+    calibration, after = fit(reliability, partial(_rows, models, organs, progress), told)
+    before = _rows(models, organs, progress, NONE)
+    errors = dict(zip(reliability.temperatures, reliability.expected_error(), strict=True))
+    return calibration, (_side(errors[1.0], before), _side(errors[calibration.temperature], after))
 
 
 def _folds(
@@ -146,11 +159,11 @@ def _side(expected_error: float, rows: tuple[OrganRow, ...]) -> Side:
 def calibration_lines(bench: CalibrationBench) -> list[str]:
     """The tables in Markdown."""
     c = bench.calibration
+    named = {"fitted on": bench.fitted, "test": bench.tested}
     sides = {
-        "fitted on, before": bench.fitted[0],
-        "fitted on, after": bench.fitted[1],
-        "test, before": bench.tested[0],
-        "test, after": bench.tested[1],
+        f"{name}, {when}": side
+        for name, pair in named.items()
+        for when, side in zip(("before", "after"), pair or (), strict=False)
     }
 
     def row(name: str, cells: list[str]) -> str:
@@ -163,7 +176,7 @@ def calibration_lines(bench: CalibrationBench) -> list[str]:
     reviewed = each[1::2]  # before there is nothing to judge masks by
 
     def judged(counts: list[str]) -> list[str]:
-        return ["", counts[0], "", counts[1]]
+        return [cell for count in counts for cell in ("", count)]
 
     covered = f"intervals that hold the true volume (meant: {c.level:.0%})"
     lines = [
