@@ -1,9 +1,11 @@
 """Run files: what is wrong with one is said in one line, before anything starts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
@@ -144,6 +146,34 @@ def test_overrides_reach_into_sections_and_are_yaml(tmp_path: Path) -> None:
 
 def test_no_is_a_precision_although_yaml_takes_it_for_false(tmp_path: Path) -> None:
     assert load(tmp_path, {"precision": "bf16"}, ("precision=no",)).precision == "no"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capabilities", "precision"),
+    [
+        (True, {}, "bf16"),
+        (False, {"amx_bf16": True}, "no"),  # a GPU of before bfloat16
+        (None, {"amx_bf16": True}, "bf16"),
+        (None, {"amx_bf16": False, "avx512_bf16": True}, "no"),
+        (None, {"bf16": True}, "no"),  # an ARM processor
+        (None, None, "no"),  # a torch that cannot tell
+    ],
+)
+def test_auto_is_what_the_machine_multiplies_fast(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: bool | None,
+    capabilities: dict[str, bool] | None,
+    precision: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    config = load(tmp_path, {"precision": "auto"})
+    assert config.precision == precision
+    assert json.loads(config.model_dump_json())["precision"] == precision
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
@@ -261,8 +260,7 @@ class _Runs:
             "cpu_minutes": None,
             "batch_size": s.batch_size,
             "accumulation": 1,
-            # In float32 without a GPU, whatever the base was trained in: few processors multiply in bfloat16.
-            "precision": own.precision if torch.cuda.is_available() else "no",
+            "precision": "auto",  # the base may have been trained on another machine
             "seed": s.seed,
         }
         return RunConfig.model_validate(own.model_dump() | changes)

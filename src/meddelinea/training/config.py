@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from meddelinea.baselines.networks import NetworkName
 from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.method import Objective
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.models.segmenter import TrainableDecoder
+from meddelinea.training.precision import Precision
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-#: YAML takes a bare `no` for false.
-Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class Strict(BaseModel):
@@ -199,7 +198,8 @@ class RunConfig(Strict):
         The same by the processor's time, summed over its cores: what else the machine does then costs the run nothing.
         Processes of `data.workers` are not counted.
     precision
-        `no` (float32), `bf16` or `fp16`.
+        `no` (float32), `bf16`, `fp16`, or `auto`, which becomes `bf16` where the GPU or the processor is made for it
+        and `no` elsewhere; the run's record holds what it became.
     gradient_checkpointing
         Whether the blocks' activations are computed anew in the backward pass: less memory, a third more time.
     compile
