@@ -6,8 +6,7 @@ python benchmarks/step_time.py recipes/small/coarse.yaml --set model.codec=$smal
 python benchmarks/step_time.py recipes/benchmark/unet-coarse.yaml
 With `--set data.resolutions=[]` the slices are as fine as the last stages have them, with `--set compile=true` the
 whole network is compiled, and with `--set precision=no` it computes in float32. Beside the mean the step on an
-undisturbed core: each operation's least time over all steps, added up. Of the control stage also what its frozen
-encoder takes of a step, which cached latents would save.
+undisturbed core: each operation's least time over all steps, added up.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from meddelinea.data.store import SliceStore
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import load_config
-from meddelinea.training.stages import ControlStage, build_stage
+from meddelinea.training.stages import build_stage
 
 BATCHES, STEPS, LARGEST = 6, 12, 6
 
@@ -82,14 +81,6 @@ def main() -> None:
     seconds = undisturbed_seconds(lambda: step(0))
     largest = ", ".join(f"{name} {each:.3f}" for name, each in seconds.most_common(LARGEST))
     print(f"on an undisturbed core: {seconds.total():.3f} s; {largest}")
-    if isinstance(stage, ControlStage):
-        segmenter = stage.segmenter
-        began = time.process_time()
-        with torch.no_grad():
-            for batch in batches:
-                segmenter.encode_mask(batch.masks)
-                segmenter.codec.encode(batch.images)
-        print(f"its frozen encoder, on images and masks: {(time.process_time() - began) / BATCHES:.3f} CPU seconds")
 
 
 if __name__ == "__main__":
