@@ -22,9 +22,9 @@ from meddelinea.data.case import read_case
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid, to_source_grid
 from meddelinea.evaluation.metrics import dice
-from meddelinea.inference.predict import FINER
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.models.codec import SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.segmentation.predict import FINER
 from meddelinea.volume import Volume
 
 

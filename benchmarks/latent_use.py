@@ -16,8 +16,8 @@ from torch import Tensor
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.inference.model import load_model
 from meddelinea.models.segmenter import ImageView
+from meddelinea.segmentation.model import load_model
 from meddelinea.training.config import load_config
 from meddelinea.training.validation import validation_dice
 

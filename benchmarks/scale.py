@@ -26,8 +26,8 @@ import numpy as np
 from meddelinea.data.resample import resample_labels, resample_linear
 from meddelinea.data.store import SliceStore, case_file, read_manifest
 from meddelinea.data.store_writer import begin_store, compile_store, write_record
-from meddelinea.io import read_volume
 from meddelinea.io.nifti import write_nifti
+from meddelinea.io.volumes import read_volume
 from meddelinea.volume import Volume
 
 SHAPE = (512, 512, 400)
@@ -80,7 +80,7 @@ def store(prepared: Path, folder: Path, count: int) -> None:
 
 
 def _use(folder: Path) -> None:
-    from meddelinea.data.throughput import measure
+    from meddelinea.benchmark.throughput import measure
     from meddelinea.training.batches import TrainingBatches
     from meddelinea.training.config import DataConfig
 

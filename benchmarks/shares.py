@@ -23,10 +23,10 @@ from meddelinea.data.datasets import find_cases
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.inference.model import load_model
-from meddelinea.inference.postprocess import remove_small_components
-from meddelinea.inference.predict import FINER, with_modality
 from meddelinea.labels import PAPER_ORGANS
+from meddelinea.segmentation.model import load_model
+from meddelinea.segmentation.postprocess import remove_small_components
+from meddelinea.segmentation.predict import FINER, with_modality
 from meddelinea.volume import Volume
 
 SHIFTS = ((0, 0), (2, 3), (-3, 2), (3, -2))

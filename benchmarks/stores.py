@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from zarr.codecs import BloscCodec
 
+from meddelinea.benchmark.throughput import BATCH, forget, measure
 from meddelinea.data.store import SliceStore
-from meddelinea.data.throughput import BATCH, forget, measure
 
 ROUNDS = 5
 SLICES = 1600

@@ -16,13 +16,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from meddelinea import __version__
 from meddelinea.cli.main import main
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError, WeightsMissingError
-from meddelinea.inference.predict import Segmentation
+from meddelinea.segmentation.predict import Segmentation
+from meddelinea.version import __version__
 from meddelinea.volume import Volume
-from tiny import write_blobs
+from support.tiny import write_blobs
 
 AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])
 HEAVY = ("torch", "diffusers", "monai", "scipy", "matplotlib", "nibabel", "pydicom", "numpy")
@@ -84,9 +84,9 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
             raise WeightsMissingError(f"{model}: no such model; expected small or a folder")
         return folder
 
-    monkeypatch.setattr("meddelinea.inference.model.model_folder", model_folder)
-    monkeypatch.setattr("meddelinea.inference.model.load_model", load_model)
-    monkeypatch.setattr("meddelinea.inference.predict.segment", segment)
+    monkeypatch.setattr("meddelinea.segmentation.model.model_folder", model_folder)
+    monkeypatch.setattr("meddelinea.segmentation.model.load_model", load_model)
+    monkeypatch.setattr("meddelinea.segmentation.predict.segment", segment)
     return asked
 
 
@@ -199,14 +199,14 @@ def test_a_warning_goes_to_stderr_and_the_mask_is_made(run: Run, tmp_path: Path)
 @pytest.fixture
 def folder(scan: Path, fake_model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a scan and a damaged one, which are worked on in this process."""
-    from meddelinea.inference import crew, processes
+    from meddelinea.folders import crew, processes
 
     def here(make: crew.Make, cases: Any, progress: crew.Progress, workers: int) -> crew.Outcomes:
         fake_model["workers"] = workers
         return crew.in_this_process(make, cases, progress)
 
     monkeypatch.setattr(processes, "on_this_machine", here)
-    monkeypatch.setattr("meddelinea.inference.batch.load_model", lambda model, device: object())
+    monkeypatch.setattr("meddelinea.folders.batch.load_model", lambda model, device: object())
     (scan.parent / "bad.nii.gz").write_bytes(b"no scan")
     return scan.parent
 
@@ -350,7 +350,7 @@ def test_an_empty_mask_is_never_silent(run: Run, scan: Path, tmp_path: Path, how
         return Segmentation(empty, {"liver": 1, "spleen": 2}, "small", "1", 1, "ddim", 1, 0, 0.5)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("meddelinea.inference.predict.segment", segment)
+        patch.setattr("meddelinea.segmentation.predict.segment", segment)
         code, out, err = run("predict", "-i", scan, "-o", tmp_path / "m.nii.gz", how)
     assert code == 0
     assert err.startswith("warning: ")
@@ -426,7 +426,7 @@ def test_info_without_weights_still_shows_the_presets(run: Run, monkeypatch: pyt
     def model_folder(model: str) -> Path:
         raise WeightsMissingError("no weights here")
 
-    monkeypatch.setattr("meddelinea.inference.model.model_folder", model_folder)
+    monkeypatch.setattr("meddelinea.segmentation.model.model_folder", model_folder)
     code, out, _ = run("info", "--json")
     assert code == 0
     assert json.loads(out)["model"] == {"missing": "no weights here"}
@@ -460,7 +460,7 @@ def test_what_nobody_foresaw_is_one_line_too(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr("meddelinea.inference.predict.segment", fail)
+    monkeypatch.setattr("meddelinea.segmentation.predict.segment", fail)
     met, _, err = run("predict", "-i", scan, "-o", tmp_path / "m.nii.gz")
     assert met == code
     assert said in err

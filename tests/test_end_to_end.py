@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from meddelinea.inference.model import load_model
-from meddelinea.inference.predict import Segmentation, segment
-from meddelinea.io import read_volume
+from meddelinea.io.volumes import read_volume
+from meddelinea.segmentation.model import load_model
+from meddelinea.segmentation.predict import Segmentation, segment
 from meddelinea.volume import Volume
 
 
@@ -31,7 +31,7 @@ def test_demo_finds_the_organs_where_they_are(tmp_path: Path) -> None:
     mask = nib.load(folder / "mask.nii.gz")
     labels = json.loads((folder / "mask.json").read_text())["labels"]
     statistics = json.loads((folder / "statistics.json").read_text())
-    schema = (files("meddelinea.inference") / "statistics.schema.json").read_text(encoding="utf-8")
+    schema = (files("meddelinea.results") / "statistics.schema.json").read_text(encoding="utf-8")
     Draft202012Validator(json.loads(schema)).validate(statistics)
     assert 0.5 < statistics["interval_level"] < 1  # the shipped model is calibrated
     organs = statistics["organs"]

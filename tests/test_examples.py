@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from patience import PATIENCE, wait_until
-from tiny import run_config, write_blobs
+from support.patience import PATIENCE, wait_until
+from support.tiny import run_config, write_blobs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*") if path.suffix in (".sh", ".sbatch"))

@@ -15,10 +15,10 @@ from scipy import ndimage
 from meddelinea.data import resample
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.inference.model import Model, ModelFiles
-from meddelinea.inference.predict import segment
-from meddelinea.inference.statistics import organ_statistics
-from meddelinea.io import read_volume
+from meddelinea.io.volumes import read_volume
+from meddelinea.results.statistics import organ_statistics
+from meddelinea.segmentation.model import Model, ModelFiles
+from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
 
 ORGANS = 40
@@ -44,7 +44,7 @@ def many_organs() -> Model:
 
 
 def test_what_is_needed_beside_scan_and_mask_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meddelinea.inference.predict.scheduler_name", lambda sampler: "none")
+    monkeypatch.setattr("meddelinea.segmentation.predict.scheduler_name", lambda sampler: "none")
     monkeypatch.setattr(resample, "SLAB_VOXELS", 1 << 17)  # in proportion to this scan
     array = np.empty((160, 150, 200), np.int16, order="F")
     array[...] = np.linspace(-130, 280, 160)[:, None, None] + np.random.default_rng(0).normal(0, 5, (150, 1))

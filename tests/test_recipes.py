@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from meddelinea.baselines.dynunet import nnunet_widths
-from meddelinea.diffusion.method import Objective
-from meddelinea.evaluation.bench_file import read_bench_file
-from meddelinea.inference.model import load_model
+from meddelinea.benchmark.bench_file import read_bench_file
+from meddelinea.methods.dynunet import nnunet_widths
+from meddelinea.methods.meddelinea import Objective
 from meddelinea.models.presets import build_codec, build_dit, find_preset
+from meddelinea.segmentation.model import load_model
 from meddelinea.training.config import RunConfig, load_config
 from meddelinea.training.engine import train
-from tiny import SIZES, blobs, write_store
+from support.tiny import SIZES, blobs, write_store
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from meddelinea.inference.api import Result, segment
-    from meddelinea.inference.model import load_model
+from meddelinea.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from meddelinea.results.result import Result, segment
+    from meddelinea.segmentation.model import load_model
+
 __all__ = ["Result", "__version__", "load_model", "segment"]
 
 _HOMES = {
-    "Result": "meddelinea.inference.api",
-    "segment": "meddelinea.inference.api",
-    "load_model": "meddelinea.inference.model",
+    "Result": "meddelinea.results.result",
+    "segment": "meddelinea.results.result",
+    "load_model": "meddelinea.segmentation.model",
 }
 
 

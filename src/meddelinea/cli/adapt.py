@@ -42,8 +42,8 @@ def adapt(
     """
     from meddelinea.data.datasets import find_cases, organs_of
     from meddelinea.data.prepare import prepare_store
-    from meddelinea.inference.model import read_model_files
     from meddelinea.labels import canonical_name
+    from meddelinea.segmentation.model import read_model_files
     from meddelinea.training.adapt import AdaptSettings
     from meddelinea.training.adapt import adapt as run_adaptation
 

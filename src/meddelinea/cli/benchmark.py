@@ -33,8 +33,8 @@ def few_shot(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table and errors.")] = False,
 ) -> None:
     """Test a model as it is and adapted with k volumes, on the patients that no k was given (Table 3)."""
-    from meddelinea.evaluation.few_shot import few_shot_table, table_document, table_lines
-    from meddelinea.inference.output import write_json
+    from meddelinea.benchmark.few_shot import few_shot_table, table_document, table_lines
+    from meddelinea.files import write_json
     from meddelinea.training.adapt import AdaptSettings
 
     try:
@@ -75,8 +75,8 @@ def robustness(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the table and errors.")] = False,
 ) -> None:
     """Test a model on labelled CTs under each of a list of perturbations that real scans have."""
-    from meddelinea.evaluation.robustness import robustness_table, table_document, table_lines
-    from meddelinea.inference.output import write_json
+    from meddelinea.benchmark.robustness import robustness_table, table_document, table_lines
+    from meddelinea.files import write_json, write_text
 
     if output.exists():
         raise UsageError(f"{output}: exists already; choose another folder, or remove it")
@@ -94,7 +94,7 @@ def robustness(
     output.mkdir(parents=True)
     write_json(table_document(table), output / "robustness.json")
     lines = "\n".join(table_lines(table))
-    (output / "robustness.md").write_text(lines + "\n", encoding="utf-8")
+    write_text(lines + "\n", output / "robustness.md")
     print(f"tested on: {', '.join(table.tested)}")
     if table.seen:
         print(f"in training or validation of {table.model}, by their names: {', '.join(table.seen)}")
@@ -125,11 +125,10 @@ def accuracy(
     What is done is kept, so the command may be stopped and repeated. The tables are over all that is done, also by
     other processes with the same OUTPUT and other --methods or another --fold.
     """
-    from meddelinea.data.store_writer import whole
-    from meddelinea.evaluation.accuracy import measure_accuracy
-    from meddelinea.evaluation.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
-    from meddelinea.evaluation.bench_file import read_bench_file
-    from meddelinea.inference.output import write_json
+    from meddelinea.benchmark.accuracy import measure_accuracy
+    from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
+    from meddelinea.benchmark.bench_file import read_bench_file
+    from meddelinea.files import write_json, write_text
 
     if (folds is None) == (not test):
         raise UsageError("expected either --folds N, to choose methods by, or --test")
@@ -151,8 +150,7 @@ def accuracy(
     rows = accuracy_rows(measured)
     write_json(accuracy_document(measured, rows), output / "accuracy.json")
     lines = accuracy_lines(measured, rows)
-    with whole(output / "accuracy.md") as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text("\n".join(lines) + "\n", output / "accuracy.md")
     print("\n".join(lines))
     failed = [(trial, failure) for trial in measured.trials for failure in trial.report.failures]
     for trial, failure in failed:
@@ -177,11 +175,10 @@ def calibration(
     The calibration.json that it writes belongs into the folder of the model. Without --fit-on, how well the one there
     holds.
     """
-    from meddelinea.data.store_writer import whole
-    from meddelinea.evaluation.bench_file import read_bench_file
-    from meddelinea.evaluation.calibration_bench import calibration_document, calibration_lines, measure_calibration
-    from meddelinea.inference.model import CALIBRATION_FILE
-    from meddelinea.inference.output import write_json
+    from meddelinea.benchmark.bench_file import read_bench_file
+    from meddelinea.benchmark.calibration_cases import calibration_document, calibration_lines, measure_calibration
+    from meddelinea.files import write_json, write_text
+    from meddelinea.segmentation.model import CALIBRATION_FILE
 
     silence_diffusers()
     with progress_bar(hidden=quiet) as bar:
@@ -198,8 +195,7 @@ def calibration(
     if measured.fitted:
         write_json(measured.calibration.to_json(), output / CALIBRATION_FILE)
     write_json(calibration_document(measured), output / "figures.json")
-    with whole(output / "calibration.md") as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text("\n".join(lines) + "\n", output / "calibration.md")
     print("\n".join(lines))
 
 
@@ -212,8 +208,8 @@ def store(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Random slices per second that a store gives, alone and with the two neighbours that training reads."""
+    from meddelinea.benchmark.throughput import forget, measure
     from meddelinea.data.store import SliceStore
-    from meddelinea.data.throughput import forget, measure
 
     source = SliceStore(root)
     if not len(source):
@@ -247,8 +243,8 @@ def loading(
     batches: Annotated[int, typer.Option(min=1, help="Batches, and training steps, that are timed.")] = 20,
 ) -> None:
     """Whether training waits for its data: time to make a run's batches, beside that of its training steps."""
+    from meddelinea.benchmark.loading import measure_loading
     from meddelinea.training.config import load_config
-    from meddelinea.training.loading import measure_loading
 
     silence_diffusers()
     measured = measure_loading(load_config(run_file, tuple(overrides or ())), batches)

@@ -25,8 +25,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say whether a scan may be segmented, and why not: exit code 0 or 3. docs/checks.md explains the reasons."""
-    from meddelinea.inference.model import read_model_files
-    from meddelinea.inference.quality import examine, raise_refusals
+    from meddelinea.checks.scan import examine, raise_refusals
+    from meddelinea.segmentation.model import read_model_files
 
     kind = read_modality(modality)
     modalities = read_model_files(model).modalities

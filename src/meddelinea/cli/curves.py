@@ -13,8 +13,8 @@ def curves(
     output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png.")],
 ) -> None:
     """Draw loss and validation Dice against steps: one run with its losses' parts, or several beside each other."""
-    from meddelinea.evaluation.curves import write_curves
-    from meddelinea.io import ensure_writable
+    from meddelinea.files import ensure_writable
+    from meddelinea.training.curves import write_curves
 
     ensure_writable(output, (".png",))
     write_curves(runs, output)

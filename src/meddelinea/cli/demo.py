@@ -12,7 +12,7 @@ from meddelinea.cli.outputs import Outputs
 from meddelinea.cli.predict import Job, run
 from meddelinea.cli.progress import Look
 from meddelinea.errors import InputRefusedError, WeightsMissingError
-from meddelinea.inference.settings import Settings
+from meddelinea.segmentation.settings import Settings
 
 
 def demo(

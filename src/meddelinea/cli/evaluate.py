@@ -35,9 +35,9 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Score masks against references, organ by organ in 3D; organs are matched by name."""
-    from meddelinea.evaluation.report import evaluate_paths
+    from meddelinea.evaluation.compare import evaluate_paths
     from meddelinea.evaluation.summary import summarise, write_report_csv, write_report_json
-    from meddelinea.io import ensure_writable
+    from meddelinea.files import ensure_writable
 
     for path, suffix in ((json_file, ".json"), (csv_file, ".csv")):
         if path is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from meddelinea.errors import UsageError
+from meddelinea.files import whole_folder
 
 if TYPE_CHECKING:
     from meddelinea.models.codec import KLCodec
@@ -53,12 +52,8 @@ def import_weights(
 
 def _save(component: DiT | KLCodec, folder: Path, licence: str) -> None:
     """Write a component with its licence, whole or not at all."""
-    unfinished = folder.with_name(f".{uuid.uuid4().hex}")
-    try:
-        component.save_pretrained(unfinished)
-        (unfinished / "LICENSE.txt").write_text(licence + "\n", encoding="utf-8")
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with whole_folder(folder) as part:
+        component.save_pretrained(part)
+        (part / "LICENSE.txt").write_text(licence + "\n", encoding="utf-8")
     parameters = sum(parameter.numel() for parameter in component.parameters())
     print(f"{folder}: {parameters:,} parameters\n{licence}")

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from meddelinea import __version__
 from meddelinea.errors import WeightsMissingError
+from meddelinea.version import __version__
 
 
 def info(
@@ -43,7 +43,7 @@ def info(
 
 def _describe(model: str) -> dict[str, Any]:
     """What a model's folder states about it, as plain JSON types."""
-    from meddelinea.inference.model import read_model_files
+    from meddelinea.segmentation.model import read_model_files
 
     files = read_model_files(model)
     return {

@@ -14,7 +14,7 @@ from rich.console import Console
 from meddelinea.errors import LeakFoundError, PartialFailureError
 
 if TYPE_CHECKING:
-    from meddelinea.evaluation.leaks import KnownScan, LeakReport
+    from meddelinea.leaks.find import KnownScan, LeakReport
 
 
 def leak_check(
@@ -33,7 +33,7 @@ def leak_check(
     scans could not be read.
     """
     from meddelinea.data.mixing import mixing_warnings
-    from meddelinea.evaluation.leaks import find_leaks, known_scans
+    from meddelinea.leaks.find import find_leaks, known_scans
 
     known = [scan for name in dict.fromkeys(against) for scan in known_scans(name)]
     with Console(stderr=True, quiet=as_json).status("comparing"):

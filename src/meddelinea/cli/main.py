@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from meddelinea import __version__
 from meddelinea.cli import (
     adapt,
     benchmark,
@@ -27,6 +26,7 @@ from meddelinea.cli import (
     train,
 )
 from meddelinea.errors import MedDelineaError
+from meddelinea.version import __version__
 
 #: Exit code of a command that was stopped from the keyboard, as shells have it.
 INTERRUPTED = 130

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
-    from meddelinea.inference.api import Result
-    from meddelinea.inference.folder import ScanCase
-    from meddelinea.inference.output import OutputType
-    from meddelinea.io import SegmentationType
+    from meddelinea.folders.found import ScanCase
+    from meddelinea.io.volumes import SegmentationType
+    from meddelinea.results.files import OutputType
+    from meddelinea.results.result import Result
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BesideMasks:
 
     def of(self, case: ScanCase) -> Outputs:
         """The files of one scan."""
-        from meddelinea.inference.output import sidecar_path
+        from meddelinea.results.files import sidecar_path
 
         name = sidecar_path(case.output).relative_to(self.masks)
 
@@ -57,19 +57,19 @@ class BesideMasks:
         return Outputs(case.output, preview=preview, report=report, uncertainty=uncertainty)
 
     def paths(self, case: ScanCase) -> tuple[Path, ...]:
-        """As `inference.batch.Beside` has it."""
+        """As `folders.batch.Beside` has it."""
         of = self.of(case)
         return tuple(path for path in (of.preview, of.report, of.uncertainty) if path is not None)
 
     def write(self, case: ScanCase, result: Result, card: str) -> None:
-        """As `inference.batch.Beside` has it."""
+        """As `folders.batch.Beside` has it."""
         _write_beside(self.of(case), result, card)
 
 
 def check_outputs(source: Path, outputs: Outputs) -> None:
     """Refuse outputs that cannot be written, before the long work and not after it."""
-    from meddelinea.inference.output import MASK_SUFFIXES, require_referable, sidecar_path
-    from meddelinea.io import VOLUME_SUFFIXES, ensure_writable
+    from meddelinea.files import MASK_SUFFIXES, VOLUME_SUFFIXES, ensure_writable
+    from meddelinea.results.files import require_referable, sidecar_path
 
     kind, _ = _kinds(outputs)
     beside = {
@@ -100,7 +100,8 @@ def check_outputs(source: Path, outputs: Outputs) -> None:
 
 def write_outputs(source: Path, outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
     """Write what was asked for, the mask last: where it stands, all stands. `card` is the model's."""
-    from meddelinea.inference.output import sidecar_path, statistics_document, write_json, write_segmentation
+    from meddelinea.files import write_json
+    from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
 
     made = result.segmentation
     files = {"mask": outputs.mask, "labels": sidecar_path(outputs.mask)}
@@ -116,21 +117,21 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, card: str) -> 
 
 def _write_beside(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
     """Uncertainty, picture and report, as far as they are wanted."""
-    from meddelinea.io import write_volume
+    from meddelinea.io.volumes import write_volume
 
     files, made = {}, result.segmentation
     if outputs.uncertainty is not None:
         write_volume(result.uncertainty, outputs.uncertainty)
         files["uncertainty"] = outputs.uncertainty
     if outputs.preview is not None:
-        from meddelinea.evaluation.figures import preview
+        from meddelinea.results.figures import preview
 
         preview(
             result.scan, result.mask, result.labels, outputs.preview, f"{result.name}: {made.model}, not for diagnosis"
         )
         files["preview"] = outputs.preview
     if outputs.report is not None:
-        from meddelinea.evaluation.scan_report import write_scan_report
+        from meddelinea.results.page import write_scan_report
 
         write_scan_report(outputs.report, result, card)
         files["report"] = outputs.report
@@ -139,7 +140,7 @@ def _write_beside(outputs: Outputs, result: Result, card: str) -> dict[str, Path
 
 def _kinds(outputs: Outputs) -> tuple[OutputType, SegmentationType]:
     """What kind of file the mask becomes, and how a DICOM-SEG stores voxels."""
-    from meddelinea.inference.output import SEGMENTATION_TYPES, output_type
+    from meddelinea.results.files import SEGMENTATION_TYPES, output_type
 
     kind, stored = output_type(outputs.mask, outputs.output_type), outputs.segmentation_type
     if stored is not None and kind != "dicom_seg":

@@ -19,11 +19,11 @@ from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar
 from meddelinea.cli.refusal import refusal_as_json
 from meddelinea.errors import UsageError
-from meddelinea.inference.settings import Settings
+from meddelinea.segmentation.settings import Settings
 
 if TYPE_CHECKING:
     from meddelinea.findings import Finding
-    from meddelinea.inference.api import Result
+    from meddelinea.results.result import Result
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ def predict(
 
 def run(job: Job, look: Look) -> None:
     """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
-    from meddelinea.inference.api import Result
-    from meddelinea.inference.model import load_model, read_model_files
-    from meddelinea.inference.settings import check_settings, read_scan, segment_scan
+    from meddelinea.results.result import Result
+    from meddelinea.segmentation.model import load_model, read_model_files
+    from meddelinea.segmentation.settings import check_settings, read_scan, segment_scan
 
     described = read_model_files(job.settings.model)
     check_settings(job.settings, tuple(described.labels))

@@ -16,10 +16,10 @@ from meddelinea.cli.outputs import BesideMasks
 from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar
 from meddelinea.errors import PartialFailureError, UsageError
-from meddelinea.inference.settings import Settings
+from meddelinea.segmentation.settings import Settings
 
 if TYPE_CHECKING:
-    from meddelinea.inference.crew import Engine, Outcome
+    from meddelinea.folders.crew import Engine, Outcome
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Batch:
 
 def is_batch(source: Path, output: Path) -> bool:
     """Whether many scans are meant: a list, or a folder with a folder for the masks."""
-    from meddelinea.inference.output import MASK_SUFFIXES
+    from meddelinea.files import MASK_SUFFIXES
 
     if source.suffix.lower() == ".csv":
         return True
@@ -53,10 +53,10 @@ def run_batch(batch: Batch, look: Look) -> None:
     PartialFailureError
         If there is one.
     """
-    from meddelinea.inference.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
-    from meddelinea.inference.folder import find_scans
-    from meddelinea.inference.model import read_model_files
-    from meddelinea.inference.settings import check_settings
+    from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
+    from meddelinea.folders.found import find_scans
+    from meddelinea.segmentation.model import read_model_files
+    from meddelinea.segmentation.settings import check_settings
 
     check_settings(batch.settings, tuple(read_model_files(batch.settings.model).labels))
     found = find_scans(batch.source, batch.output)
@@ -113,8 +113,8 @@ def run_batch(batch: Batch, look: Look) -> None:
 
 
 def _engine(batch: Batch) -> Engine:
-    from meddelinea.inference.cluster import on_cluster
-    from meddelinea.inference.processes import on_this_machine
+    from meddelinea.folders.cluster import on_cluster
+    from meddelinea.folders.processes import on_this_machine
 
     if batch.engine is EngineName.ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine reports to nobody

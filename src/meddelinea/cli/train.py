@@ -26,9 +26,9 @@ def train(
     """Train a stage (codec, base, control or baseline) as a run file says."""
     from accelerate import PartialState
 
-    from meddelinea.evaluation.curves import write_curves
     from meddelinea.training.cases import mixed_datasets
     from meddelinea.training.config import load_config
+    from meddelinea.training.curves import write_curves
     from meddelinea.training.engine import train as run_stage
 
     config = load_config(run_file, tuple(overrides or ()))

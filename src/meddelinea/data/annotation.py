@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.io import read_volume
 from meddelinea.io.dicom import read_frames
+from meddelinea.io.volumes import read_volume
 from meddelinea.labels import canonical_name, renumber
 from meddelinea.volume import Volume
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from meddelinea.data.annotation import LabelMap as LabelMap  # where a case is made, its labels are
 from meddelinea.data.annotation import Labels
 from meddelinea.errors import InputRefusedError
-from meddelinea.io import read_volume
+from meddelinea.io.volumes import read_volume
 from meddelinea.volume import Modality, Volume
 
 

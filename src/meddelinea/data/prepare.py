@@ -15,17 +15,10 @@ from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.fingerprint import fingerprint, sketch
 from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid
 from meddelinea.data.store import StoredCase
-from meddelinea.data.store_writer import (
-    begin_store,
-    compile_store,
-    find_record,
-    is_intact,
-    whole,
-    write_record,
-    write_slices,
-)
+from meddelinea.data.store_writer import begin_store, compile_store, find_record, is_intact, write_record, write_slices
 from meddelinea.data.workers import Engine, in_this_process
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.files import whole
 from meddelinea.labels import ORGANS, organ_ids
 
 Progress = Callable[[int, int, str], None]

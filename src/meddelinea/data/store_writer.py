@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -17,20 +14,7 @@ from numpy.typing import NDArray
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.store import VERSION, Manifest, StoredCase, case_file, read_manifest, read_settings
 from meddelinea.errors import InputRefusedError, UsageError
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes `path` when all is written; nothing is left where writing fails.
-
-    It differs for each writer, so that one left over by a killed preparation cannot meet the next preparation's.
-    """
-    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+from meddelinea.files import remove_all_unfinished, whole, write_json, write_text
 
 
 def begin_store(root: Path, organs: tuple[str, ...], preprocessing: Preprocessing) -> None:
@@ -56,11 +40,9 @@ def begin_store(root: Path, organs: tuple[str, ...], preprocessing: Preprocessin
     else:
         (root / "cases").mkdir(parents=True, exist_ok=True)
         content = {"version": VERSION, "organs": organs, "preprocessing": asdict(preprocessing)}
-        with whole(root / "store.json") as part:
-            part.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(content, root / "store.json")
     for folder in (root, root / "cases"):
-        for left in folder.glob("*.part"):
-            left.unlink(missing_ok=True)
+        remove_all_unfinished(folder)
 
 
 def write_slices(root: Path, name: str, image: NDArray[np.float32], mask: NDArray[np.uint8], organs: int) -> str:
@@ -89,8 +71,7 @@ def write_slices(root: Path, name: str, image: NDArray[np.float32], mask: NDArra
 
 def write_record(root: Path, case: StoredCase) -> None:
     """Write what is known of a case, after its slices: from then on the store holds it."""
-    with whole(_record(root, case.name)) as part:
-        part.write_text(json.dumps(asdict(case)) + "\n")
+    write_text(json.dumps(asdict(case)) + "\n", _record(root, case.name))
 
 
 def find_record(root: Path, name: str) -> StoredCase | None:
@@ -116,7 +97,7 @@ def compile_store(root: Path) -> Manifest:
         If a case is damaged.
     """
     organs = len(read_settings(root).organs)
-    lines = sorted((path.stem, path.read_text()) for path in (root / "cases").glob("*.json"))
+    lines = sorted((path.stem, path.read_text()) for path in (root / "cases").glob("[!.]*.json"))
     try:
         cases = [StoredCase.from_json(line) for _, line in lines]
     except (ValueError, TypeError, KeyError) as error:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.inference.output import MASK_SUFFIXES, sidecar_path
+from meddelinea.files import MASK_SUFFIXES
 from meddelinea.labels import NUMBERINGS, canonical_name
+from meddelinea.results.files import sidecar_path
 
 _FORM = '{"labels": {"spleen": 1, ...}} or {"1": "spleen", ...}'
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.metrics import OrganScore
-from meddelinea.evaluation.report import CaseFailure, CaseResult, Report
-from meddelinea.inference.output import write_json
+from meddelinea.files import whole, write_json
 from meddelinea.labels import PAPER_ORGANS
 
 #: Version of the JSON that `write_report_json` writes; it grows when a field changes its meaning or goes.
@@ -153,17 +152,12 @@ def write_report_csv(report: Report, path: Path) -> None:
     An infinite distance is `inf`; what has no value is an empty cell.
     """
     columns = ["case", *(field.name for field in fields(OrganScore)), "error"]
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.csv")  # beside its goal, so that the move is atomic
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            for case in report.cases:
-                writer.writerows({"case": case.case, **plain(asdict(score))} for score in case.scores)
-            writer.writerows({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for case in report.cases:
+            writer.writerows({"case": case.case, **plain(asdict(score))} for score in case.scores)
+        writer.writerows({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
 
 
 def _organ_summary(organ: str, scores: list[OrganScore]) -> OrganSummary:

@@ -12,15 +12,16 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
-from meddelinea import __version__
 from meddelinea.errors import InputRefusedError
-from meddelinea.io import SegmentationType, whole
+from meddelinea.files import whole
 from meddelinea.io.dicom import GRID_TOLERANCE
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, code_of, organ_of
 from meddelinea.io.dicom_frames import decoding
 from meddelinea.io.dicom_source import DicomSource, referring, require_upright
 from meddelinea.io.read_back import require_same
+from meddelinea.io.volumes import SegmentationType
 from meddelinea.labels import ORGANS
+from meddelinea.version import __version__
 from meddelinea.volume import Volume
 
 #: The manufacturer of what is written, and the number of its series, past those that scanners give.
@@ -85,7 +86,7 @@ def write_dicom_seg(
     if kind == "fractional":
         stored = stored.copy()  # highdicom scales the shares of a single segment in the array that it is given
     segments = [_segment(number, name, model, parameters or {}) for number, name in enumerate(ordered, start=1)]
-    with whole(path, ".dcm") as unfinished:
+    with whole(path) as unfinished:
         with referring(source, "a DICOM-SEG"):
             written = hd.seg.Segmentation(
                 source_images=images,

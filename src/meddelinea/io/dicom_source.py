@@ -21,9 +21,9 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DS
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.io import dicom_place, may_be_dicom
 from meddelinea.io.dicom import read_frames, series_affine
 from meddelinea.io.dicom_frames import Frame, decoding
+from meddelinea.io.volumes import dicom_place, may_be_dicom
 from meddelinea.volume import Affine, Volume
 
 #: How far the last slice may lie aside of the normal through the first. Readers stack slices along the normal, so this

@@ -15,9 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
 
-from meddelinea import __version__
 from meddelinea.errors import InputRefusedError
-from meddelinea.io import whole
+from meddelinea.files import whole
 from meddelinea.io.contours import Polygon, fill, outlines
 from meddelinea.io.dicom_codes import precoordinated
 from meddelinea.io.dicom_frames import Frame, decoding
@@ -25,6 +24,7 @@ from meddelinea.io.dicom_seg import DESCRIPTION, MANUFACTURER, SERIES_NUMBER
 from meddelinea.io.dicom_source import DicomSource, referring
 from meddelinea.io.read_back import require_same
 from meddelinea.labels import ORGANS
+from meddelinea.version import __version__
 from meddelinea.volume import Volume
 
 #: Digits of a coordinate behind the point: a tenth of a micrometre.
@@ -67,7 +67,7 @@ def write_rtstruct(
     planes = source.planes(mask, labels)
     boxes = ndimage.find_objects(planes)
     found = {name: index for name, index in labels.items() if index <= len(boxes) and boxes[index - 1] is not None}
-    with whole(path, ".dcm") as unfinished:
+    with whole(path) as unfinished:
         with referring(source, "an RTSTRUCT"):
             _structure_set(planes, boxes, found, source, model).save_as(unfinished, enforce_file_format=True)
         read, read_labels = read_rtstruct(unfinished, source)

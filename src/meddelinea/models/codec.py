@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.models.layers import ResidualBlock
+from meddelinea.models.convolutions import ResidualBlock
 
 FACTOR = 8
 LATENT_CHANNELS = 4

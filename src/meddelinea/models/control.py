@@ -10,9 +10,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from meddelinea.models.convolutions import ImageStem
 from meddelinea.models.dit import DiT
-from meddelinea.models.image_stem import ImageStem
-from meddelinea.models.layers import UNLIKELY, DiTBlock, PatchEmbedder, carry_classes, position_embedding, zero_linear
+from meddelinea.models.mask_head import UNLIKELY, carry_classes
+from meddelinea.models.transformer import DiTBlock, PatchEmbedder, position_embedding, zero_linear
 
 #: Side of the square of mask pixels that the auxiliary head reads from one token.
 AUXILIARY_SIDE = 8

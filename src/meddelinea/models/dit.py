@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.models.layers import DiTBlock, PatchEmbedder, TimestepEmbedder, modulate, position_embedding
+from meddelinea.models.transformer import DiTBlock, PatchEmbedder, TimestepEmbedder, modulate, position_embedding
 
 
 class FinalLayer(nn.Module):

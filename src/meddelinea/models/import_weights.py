@@ -21,7 +21,7 @@ from torch import Tensor
 from meddelinea.errors import InputRefusedError, WeightsMissingError
 from meddelinea.models.codec import KLCodec
 from meddelinea.models.dit import DiT
-from meddelinea.models.layers import position_embedding
+from meddelinea.models.transformer import position_embedding
 
 #: Attention heads of the published sizes S, B, L and XL, by width: the one number that no tensor's shape tells.
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}

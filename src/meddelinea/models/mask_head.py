@@ -11,7 +11,22 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.models.layers import UNLIKELY, ConvUnit, carry_classes
+from meddelinea.models.convolutions import ConvUnit
+
+#: Logit of an organ that a network does not know yet.
+UNLIKELY = -5.0
+
+
+def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], new: float) -> Tensor:
+    """Rows of an output layer for other organs: (len(known) + 1, ...) -> (len(wanted) + 1, ...), the background first.
+
+    An organ of both keeps its row; one that is not known gets the value `new`, zero for weights and `UNLIKELY` for a
+    bias, so that it is not found anywhere before it is learnt.
+    """
+    rows = [old[0]]
+    for name in wanted:
+        rows.append(old[1 + known.index(name)] if name in known else torch.full_like(old[0], new))
+    return torch.stack(rows)
 
 
 class MaskHead(ModelMixin, ConfigMixin):

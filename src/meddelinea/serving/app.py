@@ -14,10 +14,9 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from meddelinea import __version__
-from meddelinea.inference.model import ModelFiles, read_model_files
-from meddelinea.io import read_volume
+from meddelinea.io.volumes import read_volume
 from meddelinea.labels import colour_of
+from meddelinea.segmentation.model import ModelFiles, read_model_files
 from meddelinea.serving.comparison import compare_masks
 from meddelinea.serving.dispatcher import Dispatcher
 from meddelinea.serving.guard import Access, Guard
@@ -26,6 +25,7 @@ from meddelinea.serving.jobs import Job, JobStore
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.monai_label import monai_label_routes
 from meddelinea.serving.worker import Worker
+from meddelinea.version import __version__
 from meddelinea.volume import Modality
 
 STATIC = Path(__file__).parent / "static"

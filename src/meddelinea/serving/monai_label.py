@@ -17,15 +17,15 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from meddelinea import __version__
-from meddelinea.inference.model import ModelFiles
-from meddelinea.io import read_volume
+from meddelinea.io.volumes import read_volume
+from meddelinea.segmentation.model import ModelFiles
 from meddelinea.serving.dicomweb import fetch_series, is_uid
 from meddelinea.serving.guard import Access
 from meddelinea.serving.intake import Intake
 from meddelinea.serving.jobs import ENDED, Job, JobStore
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.uploads import ZIP_MEMBERS
+from meddelinea.version import __version__
 
 #: How often the state of a job is looked at.
 POLL_SECONDS = 0.1

@@ -12,8 +12,8 @@ from meddelinea.serving.limits import Limits
 from meddelinea.serving.uploads import screen
 
 if TYPE_CHECKING:
-    from meddelinea.inference.api import Result
-    from meddelinea.inference.model import Model
+    from meddelinea.results.result import Result
+    from meddelinea.segmentation.model import Model
     from meddelinea.volume import Modality
 
 
@@ -51,8 +51,8 @@ def _segment(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
 ) -> Outcome:
     from meddelinea.data.fingerprint import fingerprint
-    from meddelinea.inference.api import segment
-    from meddelinea.io import read_volume
+    from meddelinea.io.volumes import read_volume
+    from meddelinea.results.result import segment
 
     screen(upload, limits.unpacked_bytes)
     scan = read_volume(upload)
@@ -74,15 +74,10 @@ def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile
 
     A DICOM-SEG is among them where the upload is a series that one can refer to.
     """
-    from meddelinea.evaluation.scan_report import write_scan_report
-    from meddelinea.inference.output import (
-        require_referable,
-        sidecar_path,
-        statistics_document,
-        write_json,
-        write_segmentation,
-    )
-    from meddelinea.io import write_volume
+    from meddelinea.files import write_json
+    from meddelinea.io.volumes import write_volume
+    from meddelinea.results.files import require_referable, sidecar_path, statistics_document, write_segmentation
+    from meddelinea.results.page import write_scan_report
 
     folder, made = upload.parent, result.segmentation
     mask = folder / "mask.nii.gz"

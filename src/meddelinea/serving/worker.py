@@ -86,7 +86,7 @@ def work(channel: Connection, cancelled: Any, model_name: str, device: str, limi
     """The process: segment what comes through `channel` until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
     _be_quiet()
-    from meddelinea.inference.model import load_model
+    from meddelinea.segmentation.model import load_model
     from meddelinea.serving.segmenting import segment_upload
 
     model = None

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from meddelinea.data.augment import Key, apply, draw, zoom
 from meddelinea.data.store import SliceStore
-from meddelinea.diffusion.method import Batch
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.methods.protocol import Batch
 from meddelinea.models.codec import FACTOR, LATENT_CHANNELS
 from meddelinea.training.config import DataConfig
 

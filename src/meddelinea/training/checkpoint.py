@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import whole
 from meddelinea.training.sharding import spread
 
 FILE = "checkpoint.pt"
@@ -39,9 +40,8 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the checkpoint into `folder`, replacing the one before in one move."""
-    temporary = folder / f"{FILE}.part"
-    torch.save(vars(checkpoint), temporary)
-    temporary.replace(folder / FILE)
+    with whole(folder / FILE) as part:
+        torch.save(vars(checkpoint), part)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from meddelinea.baselines.networks import NetworkName
 from meddelinea.data.augment import Augmentation
-from meddelinea.diffusion.method import Objective
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.methods.meddelinea import Objective
+from meddelinea.methods.networks import NetworkName
 from meddelinea.models.segmenter import TrainableDecoder
 from meddelinea.training.precision import Precision
 
@@ -124,7 +124,7 @@ class ModelConfig(Strict):
     trainable_dit
         Whether the `control` stage trains the transformer too, which the paper freezes.
     network
-        What the `baseline` stage trains, see `baselines.networks`; the preset is not used there.
+        What the `baseline` stage trains, see `methods.networks`; the preset is not used there.
     """
 
     preset: str = "small"

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from meddelinea.data.store import SliceStore
-from meddelinea.diffusion.method import Batch
 from meddelinea.errors import MedDelineaError, UsageError
-from meddelinea.models.layers import DiTBlock
+from meddelinea.methods.protocol import Batch
+from meddelinea.models.transformer import DiTBlock
 from meddelinea.training.averaging import Best, copy_into, in_place
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.cases import choose_cases

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from meddelinea.files import write_text
+
 
 @contextmanager
 def metrics_log(output: Path, start: int, writes: bool) -> Iterator[Callable[[dict[str, float]], None]]:
@@ -19,9 +21,7 @@ def metrics_log(output: Path, start: int, writes: bool) -> Iterator[Callable[[di
     for line in path.read_text().splitlines() if path.exists() else []:
         with suppress(ValueError):  # a line that was being written when the run was killed
             kept += [line + "\n"] if json.loads(line)["step"] <= start else []
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text("".join(kept))
-    unfinished.replace(path)
+    write_text("".join(kept), path)
     with path.open("a") as file:
 
         def log(row: dict[str, float]) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meddelinea import __version__
 from meddelinea.data.store import SliceStore
 from meddelinea.labels import organ_ids
-from meddelinea.training.baseline_stage import BaselineStage
 from meddelinea.training.batches import shrink_factors
 from meddelinea.training.cases import inherited_cases
 from meddelinea.training.config import RunConfig
+from meddelinea.training.network_stage import BaselineStage
 from meddelinea.training.stages import CodecStage, ControlStage, build_stage
+from meddelinea.version import __version__
 
 #: Pieces of an organ smaller than this share of its largest piece are dropped from a mask; see docs/experiments.md.
 LEAST_COMPONENT_SHARE = 0.1

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from meddelinea.models.layers import DiTBlock
+from meddelinea.models.transformer import DiTBlock
 
 T = TypeVar("T")
 

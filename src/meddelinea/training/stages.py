@@ -14,20 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import diffusion_loss, segmentation_loss
-from meddelinea.diffusion.method import Batch, MedDelinea, timesteps
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.pipeline import MedDelineaPipeline
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import NoiseSchedule
 from meddelinea.errors import UsageError, WeightsMissingError
+from meddelinea.methods.meddelinea import MedDelinea, timesteps
+from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
+from meddelinea.methods.protocol import Batch
 from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, extend_palette, paint, palette, palette_logits
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
 from meddelinea.models.presets import Preset, build_codec, build_control, build_dit, build_mask_head, find_preset
 from meddelinea.models.segmenter import Segmenter
-from meddelinea.training.baseline_stage import BaselineStage
 from meddelinea.training.config import RunConfig
+from meddelinea.training.network_stage import BaselineStage
 from meddelinea.training.start import load_start
 
 

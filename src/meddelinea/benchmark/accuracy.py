@@ -1,0 +1,264 @@
+"""Methods trained for the same processor time on the same cases, and tested by the same code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
+from meddelinea.benchmark.chain import Chain, ChainSettings, StageCost, train_chain
+from meddelinea.benchmark.held_out import Progress, run_test
+from meddelinea.data.case import Case
+from meddelinea.data.datasets import find_cases
+from meddelinea.data.store import read_manifest
+from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
+from meddelinea.evaluation.compare import Report
+from meddelinea.evaluation.summary import read_report_document, report_document
+from meddelinea.files import write_json
+from meddelinea.segmentation.model import load_model, model_folder
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A division of the cases: a fold, or the test. Its name is that of its folder."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method on one part.
+
+    Parameters
+    ----------
+    method, part
+        Which.
+    parameters, trained_parameters
+        Of the whole model, and those that its last stage trained; None where it was trained elsewhere.
+    stages
+        What its training took; empty where it was trained elsewhere.
+    cpu_hours
+        Of all stages; None where nobody states it.
+    seconds
+        Wall time from volume to mask, by case.
+    report
+        The part's test cases at full resolution in 3D.
+    """
+
+    method: str
+    part: str
+    parameters: int
+    trained_parameters: int | None
+    stages: tuple[StageCost, ...]
+    cpu_hours: float | None
+    seconds: Mapping[str, float]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """All trials that are on disk, by method in the order of the benchmark.
+
+    Parameters
+    ----------
+    organs
+        Those of the store, which are compared.
+    patients
+        Whom each case shows.
+    parts
+        How the cases were divided.
+    cpu_minutes, seed
+        As of the benchmark.
+    trials
+        The trials.
+    """
+
+    organs: tuple[str, ...]
+    patients: Mapping[str, str]
+    parts: tuple[Part, ...]
+    cpu_minutes: float
+    seed: int
+    trials: tuple[Trial, ...]
+
+
+def measure_accuracy(
+    bench: BenchFile,
+    output: Path,
+    folds: int | None,
+    methods: tuple[str, ...] | None = None,
+    fold: int | None = None,
+    progress: Progress | None = None,
+) -> Accuracy:
+    """Train and test what is not yet in `output`.
+
+    Parameters
+    ----------
+    output
+        Folder of `bench.json` and of a folder a part, of a folder a method, with its runs and `result.json`.
+    folds
+        Cross-validation over the patients of `bench.train`, by so many folds; None: train on all of them, and test on
+        `bench.test`.
+    methods
+        Those that are trained and tested; all where None. Processes that share `output` work side by side where each
+        has methods or a fold of its own.
+    fold
+        The one that is trained and tested, 1 to `folds`; all where None.
+
+    Raises
+    ------
+    UsageError
+        If a method or the fold is unknown, the cases cannot be divided so, or `output` holds another benchmark.
+    InputRefusedError
+        If the dataset, a case or the store is not there.
+    LeakFoundError
+        If a model was trained on cases that it would be tested on.
+    """
+    cases = bench_cases(bench)
+    patients = {name: case.patient for name, case in cases.items()}
+    parts = divide(bench, patients, folds)
+    if fold is not None and not 1 <= fold <= (folds or 0):
+        raise UsageError(f"fold {fold} of {folds or 'no'} folds; expected 1 to the number of folds")
+    unknown = [name for name in methods or () if name not in bench.methods]
+    if unknown:
+        raise UsageError(f"no method called {', '.join(unknown)}; expected some of: {', '.join(bench.methods)}")
+    organs = read_manifest(bench.store).organs
+    _claim(output, bench, parts)
+    chosen = {name: method for name, method in bench.methods.items() if methods is None or name in methods}
+    due = parts if fold is None else parts[fold - 1 : fold]
+    for method in chosen.values():  # before hours of training
+        if isinstance(method, TrainedModel):
+            for part in due:
+                refuse_leak(model_folder(method.model), tuple(cases[name] for name in part.test), bench.store)
+    for part in due:
+        for name, method in chosen.items():
+            folder = output / part.name / folder_name(name)
+            if (folder / RESULT).is_file():
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(method, TrainedModel):
+                chain, hours = Chain(model_folder(method.model), (), 0), method.cpu_hours
+            else:
+                chain = _train(method, folder, bench, part, f"{part.name}, {name}", progress)
+                hours = sum(stage.cpu_seconds for stage in chain.stages) / 3600.0
+            tested = tuple(cases[case] for case in part.test)
+            refuse_leak(chain.model, tested, bench.store)
+            model = load_model(chain.model)
+            found = run_test(model, tested, organs, f"{part.name}, {name}", progress)
+            modules = [module for module in model.pipeline.components.values() if isinstance(module, torch.nn.Module)]
+            parameters = sum(p.numel() for module in modules for p in module.parameters())
+            trained = chain.trained_parameters if chain.stages else None
+            trial = Trial(name, part.name, parameters, trained, chain.stages, hours, found.seconds, found.report)
+            write_json(trial_document(trial), folder / RESULT)
+    trials = []
+    for name in bench.methods:
+        paths = [output / part.name / folder_name(name) / RESULT for part in parts]
+        trials += [_read_trial(path) for path in paths if path.is_file()]
+    return Accuracy(organs, patients, parts, bench.cpu_minutes, bench.seed, tuple(trials))
+
+
+def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> tuple[Part, ...]:
+    """The parts of a benchmark; `patients` says whom each of its cases shows.
+
+    Fold f tests every `folds`-th patient of `train` from the f-th on, in the order in which the file names them.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer patients than folds, no test case, or a patient in both `train` and `test`.
+    """
+    if folds is None:
+        both = sorted({patients[name] for name in bench.train} & {patients[name] for name in bench.test})
+        if both or not bench.test:
+            told = f"patients {', '.join(both)} are in train and in test" if both else "no test case"
+            raise UsageError(f"{told}; name other cases in the benchmark's test")
+        return (Part("test", bench.train, bench.test),)
+    order = list(dict.fromkeys(patients[name] for name in bench.train))
+    if not 2 <= folds <= len(order):
+        raise UsageError(f"{folds} folds of {len(order)} patients; expected 2 to {len(order)}")
+    parts = []
+    for fold in range(folds):
+        tested = set(order[fold::folds])
+        test = tuple(name for name in bench.train if patients[name] in tested)
+        train = tuple(name for name in bench.train if patients[name] not in tested)
+        parts.append(Part(f"fold-{fold + 1}-of-{folds}", train, test))
+    return tuple(parts)
+
+
+def trial_document(trial: Trial) -> dict[str, Any]:
+    """A trial as plain JSON types."""
+    return {
+        "method": trial.method,
+        "part": trial.part,
+        "parameters": trial.parameters,
+        "trained_parameters": trial.trained_parameters,
+        "stages": [asdict(stage) for stage in trial.stages],
+        "cpu_hours": trial.cpu_hours,
+        "seconds": dict(trial.seconds),
+        "report": report_document(trial.report),
+    }
+
+
+def _read_trial(path: Path) -> Trial:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    stages = tuple(StageCost(**stage) for stage in content["stages"])
+    return Trial(**{**content, "stages": stages, "report": read_report_document(content["report"])})
+
+
+def bench_cases(bench: BenchFile) -> dict[str, Case]:
+    """The benchmark's cases by name."""
+    found = find_cases(bench.format, bench.source)
+    cases = {case.name: case for case in found.cases}
+    for name in (*bench.train, *bench.test):
+        if name not in cases:
+            reason = found.broken.get(name, "no such case")
+            raise InputRefusedError(f"{bench.source}: {name}: {reason}; name others in the benchmark's train and test")
+    return {name: cases[name] for name in (*bench.train, *bench.test)}
+
+
+def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
+    """Write what all trials of the folder share, or see that they share it."""
+    shared = json.loads(bench.model_dump_json(exclude={"methods", "train", "test"}))
+    shared["parts"] = json.loads(json.dumps([asdict(part) for part in parts]))
+    path = output / "bench.json"
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        odd = [key for key in shared if there.get(key) != shared[key]]
+        if odd:
+            raise UsageError(f"{output}: a benchmark with other {', '.join(odd)}; choose another output")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(shared, path)
+
+
+def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
+    """Refuse to test a model on cases that it was trained on or chosen by, whatever it was started from."""
+    document = json.loads((model / "training_cases.json").read_text(encoding="utf-8"))
+    seen = [case for role in ("train", "validation") for case in document[role]]
+    scans, names = {case["fingerprint"] for case in seen}, {(case["dataset"], case["name"]) for case in seen}
+    prints = {case.name: case.fingerprint for case in read_manifest(store).cases}
+    leaked = [case.name for case in tested if prints.get(case.name) in scans or (case.dataset, case.name) in names]
+    if leaked:
+        raise LeakFoundError(f"{model}: was trained on {', '.join(leaked)}; leave it out with --methods")
+
+
+def _train(
+    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: Progress | None
+) -> Chain:
+    settings = ChainSettings(bench.store, part.train, bench.cpu_minutes, bench.seed)
+    if progress is None:
+        return train_chain(run_files, folder, settings)
+    return train_chain(
+        run_files,
+        folder,
+        settings,
+        lambda stage, step: progress(f"{name}, {stage}, per cent", round(100 * step.share), 100),
+    )

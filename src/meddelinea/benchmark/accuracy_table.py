@@ -1,0 +1,254 @@
+"""What an accuracy benchmark comes to: means with their intervals over the patients of all parts, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddelinea.benchmark.accuracy import Accuracy, Trial, trial_document
+from meddelinea.benchmark.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Estimate,
+    column_means,
+    draw_patients,
+    estimate,
+    row_means,
+)
+from meddelinea.evaluation.metrics import OrganScore
+from meddelinea.evaluation.summary import plain
+from meddelinea.labels import PAPER_ORGANS
+
+
+@dataclass(frozen=True)
+class OrganRow:
+    """An organ over all tested cases, defined as `summary.OrganSummary` is."""
+
+    dice: Estimate
+    hd95_mm: Estimate
+    infinite_distances: int
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Means over organs of their means over cases, as `summary.GroupSummary`."""
+
+    organs: tuple[str, ...]
+    dice: Estimate
+    hd95_mm: Estimate
+    infinite_distances: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's mean Dice of a patient less that of `to`, over the patients that both were tested on."""
+
+    to: str
+    patients: int
+    paper_organs: Estimate
+    all_organs: Estimate
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method over the parts that it was tested on.
+
+    Parameters
+    ----------
+    parts, patients, cases, failures
+        How many; `cases` without the failures.
+    parameters, trained_parameters
+        As of a trial.
+    steps, slices, cpu_hours
+        Of a training, all stages together: the mean over the parts; None where it is not known.
+    seconds
+        Mean wall time of a volume.
+    organs, paper_organs, all_organs
+        The scores, by organ and for the two groups.
+    difference
+        To the first method; None for that one.
+    """
+
+    method: str
+    parts: int
+    patients: int
+    cases: int
+    failures: int
+    parameters: int
+    trained_parameters: int | None
+    steps: float | None
+    slices: float | None
+    cpu_hours: float | None
+    seconds: float
+    organs: Mapping[str, OrganRow]
+    paper_organs: GroupRow
+    all_organs: GroupRow
+    difference: Difference | None
+
+
+def accuracy_rows(accuracy: Accuracy) -> tuple[Row, ...]:
+    """A row a method, in the order of the trials."""
+    by_method: dict[str, list[Trial]] = {}
+    for trial in accuracy.trials:
+        by_method.setdefault(trial.method, []).append(trial)
+    first = next(iter(by_method), "")
+    return tuple(_row(accuracy, trials, by_method[first]) for trials in by_method.values())
+
+
+def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> Row:
+    organs = accuracy.organs
+    scores = _scores(trials)
+    cases = list(scores)
+    known = list(dict.fromkeys(accuracy.patients[case] for case in cases))
+    weights = draw_patients(len(known), accuracy.seed) if known else np.zeros((0, 0))
+    by_case = weights[:, [known.index(accuracy.patients[case]) for case in cases]]
+    once = np.ones((1, len(cases)))
+    tables = {name: _table(scores, organs, name) for name in ("dice", "hd95_mm")}
+    means = {name: column_means(once, table) for name, table in tables.items()}
+    resampled = {name: column_means(by_case, table) for name, table in tables.items()}
+    infinite = np.isinf(tables["hd95_mm"]).sum(axis=0)
+
+    def organ_row(column: int) -> OrganRow:
+        dice, hd95 = (estimate(float(means[name][0, column]), resampled[name][:, column]) for name in tables)
+        return OrganRow(dice, hd95, int(infinite[column]))
+
+    def group_row(group: tuple[str, ...]) -> GroupRow:
+        columns = [organs.index(name) for name in group]
+        dice, hd95 = (
+            estimate(float(row_means(means[name][:, columns])[0]), row_means(resampled[name][:, columns]))
+            for name in tables
+        )
+        return GroupRow(group, dice, hd95, int(infinite[columns].sum()))
+
+    seconds = [second for trial in trials for second in trial.seconds.values()]
+    trained = [trial for trial in trials if trial.stages]
+    hours = [trial.cpu_hours for trial in trials if trial.cpu_hours is not None]
+    return Row(
+        method=trials[0].method,
+        parts=len(trials),
+        patients=len(known),
+        cases=len(cases),
+        failures=sum(len(trial.report.failures) for trial in trials),
+        parameters=trials[0].parameters,
+        trained_parameters=trials[0].trained_parameters,
+        steps=_mean([sum(stage.steps for stage in trial.stages) for trial in trained]),
+        slices=_mean([sum(stage.slices for stage in trial.stages) for trial in trained]),
+        cpu_hours=_mean(hours),
+        seconds=float(np.mean(seconds)) if seconds else float("nan"),
+        organs={name: organ_row(column) for column, name in enumerate(organs)},
+        paper_organs=group_row(_paper(organs)),
+        all_organs=group_row(organs),
+        difference=None if trials is first else _difference(accuracy, trials, first),
+    )
+
+
+def _difference(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> Difference:
+    ours, theirs = _scores(trials), _scores(first)
+    cases = [case for case in ours if case in theirs]
+    patients = list(dict.fromkeys(accuracy.patients[case] for case in cases))
+    owners = np.array([[accuracy.patients[case] == patient for case in cases] for patient in patients], float)
+
+    def over(group: tuple[str, ...]) -> Estimate:
+        if not cases:
+            return Estimate(float("nan"), float("nan"), float("nan"))
+        one, other = (
+            row_means(_table({case: scores[case] for case in cases}, group, "dice")) for scores in (ours, theirs)
+        )
+        by_patient = column_means(owners, (one - other)[:, None])
+        weights = draw_patients(len(patients), accuracy.seed)
+        mean = column_means(np.ones((1, len(patients))), by_patient)
+        return estimate(float(mean[0, 0]), column_means(weights, by_patient)[:, 0])
+
+    return Difference(first[0].method, len(patients), over(_paper(accuracy.organs)), over(accuracy.organs))
+
+
+def _scores(trials: list[Trial]) -> dict[str, dict[str, OrganScore]]:
+    """Case -> organ -> score, of all parts."""
+    return {case.case: {score.organ: score for score in case.scores} for trial in trials for case in trial.report.cases}
+
+
+def _table(scores: Mapping[str, Mapping[str, OrganScore]], organs: tuple[str, ...], name: str) -> NDArray[np.float64]:
+    """One metric, (cases, organs)."""
+    rows = [[getattr(case[organ], name) for organ in organs] for case in scores.values()]
+    return np.array(rows, np.float64).reshape(len(scores), len(organs))
+
+
+def _paper(organs: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(organ for organ in PAPER_ORGANS if organ in organs)
+
+
+def _mean(values: list[int] | list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def accuracy_lines(accuracy: Accuracy, rows: tuple[Row, ...]) -> list[str]:
+    """The tables in Markdown: the methods, each organ with its intervals, and the differences to the first method."""
+    eight, everything = _paper(accuracy.organs), accuracy.organs
+    head = [
+        *("method", "patients", "parameters, M (trained last)", "slices seen", "CPU hours", "s / volume"),
+        *eight,
+        *(f"mean Dice of {len(group)} [95 %]" for group in (eight, everything)),
+        *(f"HD95 mm, mean of {len(eight)} [95 %]", "infinite", "failed cases"),
+    ]
+    lines = _rule(head)
+    for row in rows:
+        trained = "-" if row.trained_parameters is None else f"{row.trained_parameters / 1e6:.2f}"
+        cells = [
+            *(row.method, str(row.patients), f"{row.parameters / 1e6:.2f} ({trained})"),
+            "-" if row.slices is None else f"{row.slices:,.0f}",
+            "-" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
+            f"{row.seconds:.1f}",
+            *(f"{row.organs[organ].dice.mean:.3f}" for organ in eight),
+            *(_cell(group.dice, 3) for group in (row.paper_organs, row.all_organs)),
+            *(_cell(row.paper_organs.hd95_mm, 1), str(row.paper_organs.infinite_distances), str(row.failures)),
+        ]
+        lines.append(_line(cells))
+    lines += ["", *_rule(["organ", *(f"{row.method}: {name}" for row in rows for name in ("Dice", "HD95 mm"))])]
+    for organ in everything:
+        cells = [organ]
+        for row in rows:
+            of = row.organs[organ]
+            infinite = f", {of.infinite_distances} infinite" if of.infinite_distances else ""
+            cells += [_cell(of.dice, 3), _cell(of.hd95_mm, 1) + infinite]
+        lines.append(_line(cells))
+    compared = [(row.method, row.difference) for row in rows if row.difference is not None]
+    if compared:
+        means = [f"mean Dice of {len(group)} [95 %]" for group in (eight, everything)]
+        lines += ["", *_rule([f"less {compared[0][1].to}", "patients", *means])]
+    for method, difference in compared:
+        both = (_cell(group, 3, "+") for group in (difference.paper_organs, difference.all_organs))
+        lines.append(_line([method, str(difference.patients), *both]))
+    return lines
+
+
+def accuracy_document(accuracy: Accuracy, rows: tuple[Row, ...]) -> dict[str, Any]:
+    """Everything as plain JSON types: infinite distances as `"inf"`, what has no value as null."""
+    document: dict[str, Any] = plain(
+        {
+            "organs": accuracy.organs,
+            "parts": [asdict(part) for part in accuracy.parts],
+            "patients": dict(accuracy.patients),
+            "cpu_minutes": accuracy.cpu_minutes,
+            "seed": accuracy.seed,
+            "bootstrap": {"over": "patients", "kind": "percentile", "resamples": RESAMPLES, "confidence": CONFIDENCE},
+            "rows": [asdict(row) for row in rows],
+            "trials": [trial_document(trial) for trial in accuracy.trials],
+        }
+    )
+    return document
+
+
+def _rule(head: list[str]) -> list[str]:
+    return [_line(head), f"|{' --- |' * len(head)}"]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: Estimate, digits: int, sign: str = "") -> str:
+    return f"{value.mean:{sign}.{digits}f} [{value.low:{sign}.{digits}f}, {value.high:{sign}.{digits}f}]"

@@ -1,0 +1,242 @@
+"""Fitting what a model says of a mask on cases that it has not seen, and measuring on others whether it is so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from meddelinea.benchmark.held_out import Progress
+from meddelinea.benchmark.reliability import Reliability
+from meddelinea.data.case import Case, read_case
+from meddelinea.evaluation.metrics import dice
+from meddelinea.labels import organ_ids
+from meddelinea.results.review import review_organs
+from meddelinea.results.statistics import organ_statistics
+from meddelinea.segmentation.calibration import Calibration, softness
+from meddelinea.segmentation.confidence import OrganConfidence
+from meddelinea.segmentation.model import Model
+from meddelinea.segmentation.predict import segment
+
+#: Share of the volume intervals that are to hold the truth.
+LEVEL = 0.9
+#: Added to the softness of a mask's border, so that a hard one has no interval of width 0.
+FLOOR = 0.05
+#: A mask with a Dice below this is a bad one, of which this share is to be caught.
+BAD_DICE, CAUGHT = 0.7, 0.9
+#: An expected Dice that is left as it is.
+AS_STATED = ((0.0, 0.0), (1.0, 1.0))
+#: Shares of the organs that are kept, the surest first.
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
+
+
+@dataclass(frozen=True)
+class OrganRow:
+    """What was said of an organ in one case, and what is so.
+
+    Parameters
+    ----------
+    case, organ
+        Which.
+    dice
+        Against the labels, on the scan's grid; NaN where neither holds the organ.
+    volume_ml, true_ml
+        Of the mask and of the labels.
+    confidence
+        As the model stated it.
+    interval_ml
+        As stated; None where the mask holds nothing.
+    needs_review
+        As stated.
+    """
+
+    case: str
+    organ: str
+    dice: float
+    volume_ml: float
+    true_ml: float
+    confidence: OrganConfidence
+    interval_ml: tuple[float, float] | None
+    needs_review: bool
+
+
+def gather_rows(
+    models: Iterable[tuple[Model, tuple[Case, ...]]],
+    organs: tuple[str, ...],
+    calibration: Calibration,
+    progress: Progress | None = None,
+) -> tuple[OrganRow, ...]:
+    """What `calibration` says of each organ of each case, and what is so; each model on its cases."""
+    rows = []
+    for model, cases in models:
+        calibrated = replace(model, files=replace(model.files, calibration=calibration))
+        for done, case in enumerate(cases):
+            if progress is not None:
+                progress("masks against labels", done, len(cases))
+            read = read_case(case, organs)
+            made = segment(calibrated, read.scan)
+            measured = organ_statistics(read.scan, made.mask, made.labels)
+            reviews = review_organs(measured, made.confidence, calibration)
+            voxel_ml = math.prod(read.mask.spacing_mm) / 1000.0
+            for organ, index in organ_ids(organs).items():
+                true = read.mask.array == index
+                score = dice(made.mask.array == made.labels[organ], true)
+                true_ml = float(np.count_nonzero(true)) * voxel_ml
+                review = reviews[organ]
+                rows.append(
+                    OrganRow(
+                        case.name,
+                        organ,
+                        score,
+                        measured[organ].volume_ml,
+                        true_ml,
+                        made.confidence[organ],
+                        review.interval_ml,
+                        review.needs_review,
+                    )
+                )
+    return tuple(rows)
+
+
+def fit(
+    reliability: Reliability, measure: Callable[[Calibration], tuple[OrganRow, ...]], fitted_on: str
+) -> tuple[Calibration, tuple[OrganRow, ...]]:
+    """The calibration of models, from cases that they had not seen.
+
+    The temperature is the one of the least calibration error; then the expected Dice becomes what it came to, by
+    isotonic regression, `spread` holds a share `LEVEL` of the true volumes, and `review_below` catches a share `CAUGHT`
+    of the bad masks.
+
+    Parameters
+    ----------
+    reliability
+        Of models and cases.
+    measure
+        `gather_rows` of the same.
+    fitted_on
+        What to say of them.
+
+    Returns
+    -------
+    The calibration, and the rows that it was fitted on, as it judges them.
+    """
+    temperature = reliability.temperatures[int(np.argmin(reliability.expected_error()))]
+    open_ended = Calibration(temperature, LEVEL, 0.0, FLOOR, AS_STATED, 0.0, fitted_on)
+    rows = measure(open_ended)
+    calibration = replace(open_ended, spread=_spread(rows), dice=_true_dice(rows))
+    calibration = replace(calibration, review_below=_review_below([judged(row, calibration) for row in rows]))
+    return calibration, tuple(judged(row, calibration) for row in rows)
+
+
+def judged(row: OrganRow, calibration: Calibration) -> OrganRow:
+    """A row whose expected Dice is as its shares state it, as a calibration judges it."""
+    confidence = calibration.corrected(row.confidence)
+    expected = confidence.expected_dice
+    return replace(
+        row,
+        confidence=confidence,
+        interval_ml=calibration.interval_ml(row.volume_ml, row.confidence),
+        needs_review=expected is None or expected < calibration.review_below,
+    )
+
+
+def _spread(rows: tuple[OrganRow, ...]) -> float:
+    """The split-conformal quantile of |log(true / mask)| over the softness, of organs that both hold."""
+    scores = sorted(
+        abs(math.log(row.true_ml / row.volume_ml)) / (softness(row.volume_ml, row.confidence) + FLOOR)
+        for row in rows
+        if row.volume_ml > 0 and row.true_ml > 0
+    )
+    rank = math.ceil((len(scores) + 1) * LEVEL)
+    return scores[min(rank, len(scores)) - 1] if scores else 0.0
+
+
+def _true_dice(rows: tuple[OrganRow, ...]) -> tuple[tuple[float, float], ...]:
+    """What expected Dice came to: the blocks of an isotonic regression, each a point at its mean."""
+    pairs = [(row.confidence.expected_dice, row.dice) for row in rows if row.confidence.expected_dice is not None]
+    stated, true = np.array(sorted((e, dice) for e, dice in pairs if not math.isnan(dice))).reshape(-1, 2).T
+    if not len(stated):
+        return AS_STATED
+    fitted = isotonic_regression(true)
+    return tuple(
+        (float(stated[first:end].mean()), float(fitted.x[first])) for first, end in pairwise(fitted.blocks.tolist())
+    )
+
+
+def _review_below(rows: Sequence[OrganRow]) -> float:
+    """The smallest expected Dice under which a share `CAUGHT` of the bad masks lie, those without a mask apart."""
+    bad = sorted(
+        row.confidence.expected_dice for row in rows if row.dice < BAD_DICE and row.confidence.expected_dice is not None
+    )
+    if not bad:
+        return 0.0
+    return float(np.nextafter(bad[math.ceil(CAUGHT * len(bad)) - 1], np.inf))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far what was said of organs is so.
+
+    Parameters
+    ----------
+    organs
+        Rows with a Dice: the organ is in the mask or in the labels.
+    bad, caught
+        Those with a Dice under `BAD_DICE`, and how many of them were said to need a review.
+    good, false_alarms
+        The others, and how many of them were said to need one.
+    absent, absent_flagged
+        Organs that neither mask nor labels hold, and how many of them were said to need a review.
+    intervals, covered
+        Volumes with an interval whose organ the labels hold, and how many it holds.
+    half_width
+        Median of the intervals' upper end over the mask's volume, less 1.
+    dice_error
+        Mean distance of expected and true Dice where both are known.
+    risk
+        Mean of 1 - Dice over the share of rows that are most sure, by that share.
+    """
+
+    organs: int
+    bad: int
+    caught: int
+    good: int
+    false_alarms: int
+    absent: int
+    absent_flagged: int
+    intervals: int
+    covered: int
+    half_width: float
+    dice_error: float
+    risk: dict[float, float]
+
+
+def figures(rows: tuple[OrganRow, ...]) -> Figures:
+    """Count and average over organs and cases."""
+    known = [row for row in rows if not math.isnan(row.dice)]
+    absent = [row for row in rows if math.isnan(row.dice)]
+    bad = [row for row in known if row.dice < BAD_DICE]
+    good = [row for row in known if row.dice >= BAD_DICE]
+    spans = [(row, row.interval_ml) for row in known if row.interval_ml is not None and row.true_ml > 0]
+    widths = [high / row.volume_ml - 1.0 for row, (_, high) in spans]
+    pairs = [(row.confidence.expected_dice, row.dice) for row in known if row.confidence.expected_dice is not None]
+    surest = sorted(known, key=lambda row: -(row.confidence.expected_dice or 0.0))
+    kept = {share: surest[: max(1, round(share * len(surest)))] for share in COVERAGES} if surest else {}
+    return Figures(
+        organs=len(known),
+        bad=len(bad),
+        caught=sum(row.needs_review for row in bad),
+        good=len(good),
+        false_alarms=sum(row.needs_review for row in good),
+        absent=len(absent),
+        absent_flagged=sum(row.needs_review for row in absent),
+        intervals=len(spans),
+        covered=sum(low <= row.true_ml <= high for row, (low, high) in spans),
+        half_width=float(np.median(widths)) if widths else math.nan,
+        dice_error=float(np.mean([abs(stated - true) for stated, true in pairs])) if pairs else math.nan,
+        risk={share: float(np.mean([1.0 - row.dice for row in part])) for share, part in kept.items()},
+    )

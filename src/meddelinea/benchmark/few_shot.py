@@ -1,0 +1,162 @@
+"""How much a few labelled scans help: a model as it is, and adapted with more and more of them (Table 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meddelinea.benchmark.held_out import Progress, run_test
+from meddelinea.data.datasets import find_cases, organs_of
+from meddelinea.data.prepare import prepare_store
+from meddelinea.data.splits import drawn_order
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.evaluation.compare import Report
+from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.segmentation.model import load_model, read_model_files
+from meddelinea.training.adapt import Adaptation, AdaptSettings, adapt
+from meddelinea.training.engine import Progress as Step
+
+
+@dataclass(frozen=True)
+class FewShotRow:
+    """One row of the table.
+
+    Parameters
+    ----------
+    volumes
+        k, the labelled volumes given; 0 for the model as it is.
+    adaptation
+        What came of them; None for the model as it is.
+    seconds
+        Time of the adaptation.
+    report
+        The test cases at full resolution in 3D.
+    """
+
+    volumes: int
+    adaptation: Adaptation | None
+    seconds: float
+    report: Report
+
+
+@dataclass(frozen=True)
+class FewShotTable:
+    """The rows, and the cases behind them: those that were given, in their order, and those tested on."""
+
+    organs: tuple[str, ...]
+    given: tuple[str, ...]
+    tested: tuple[str, ...]
+    rows: tuple[FewShotRow, ...]
+
+
+def few_shot_table(
+    base: str | Path,
+    layout: str,
+    source: Path,
+    work: Path,
+    volumes: tuple[int, ...],
+    seed: int = 0,
+    settings: AdaptSettings | None = None,
+    progress: Progress | None = None,
+) -> FewShotTable:
+    """Measure a model as it is, and adapted with the first k volumes of patients in an order that `seed` draws.
+
+    The test is the same for all rows: the patients that no row was given.
+
+    Parameters
+    ----------
+    base
+        Name of a shipped model, or a folder.
+    layout, source
+        The dataset's format and folder.
+    work
+        Folder for the store and the adapted models, which must not exist.
+    volumes
+        The numbers k.
+
+    Raises
+    ------
+    UsageError
+        If `work` exists, or `volumes` leave no patient to test on.
+    InputRefusedError
+        If the dataset is not there.
+    """
+    found = find_cases(layout, source)
+    cases = {case.name: case for case in found.cases}
+    drawn = drawn_order(tuple({case.patient for case in found.cases}), seed)
+    order = sorted(cases, key=lambda name: (drawn.index(cases[name].patient), name))
+    if not volumes or min(volumes) < 1 or max(volumes) >= len(order):
+        raise UsageError(f"k = {', '.join(map(str, volumes))}; expected 1 to {len(order) - 1} of {len(order)} volumes")
+    if work.exists():
+        raise UsageError(f"{work}: exists already; choose another folder, or remove it")
+    given = tuple(order[: max(volumes)])
+    patients = {cases[name].patient for name in given}
+    tested = tuple(cases[name] for name in sorted(cases) if cases[name].patient not in patients)
+    if not tested:
+        raise UsageError(f"{source}: no patient is left to test on; give fewer volumes")
+    organs = organs_of(found.cases)
+    files = read_model_files(base)
+    prepared = prepare_store(
+        layout, source, work / "store", only=given, organs=organs, preprocessing=files.preprocessing
+    )
+    for name, reason in prepared.failed.items():
+        raise InputRefusedError(f"{name}: {reason}")
+    before = run_test(load_model(base), tested, organs, "as it is", progress)
+    rows = [FewShotRow(0, None, 0.0, before.report)]
+    for count in sorted(volumes):
+        began = time.monotonic()
+        adapted = adapt(
+            files.folder, work / "store", given[:count], work / f"k{count}", settings, _training(count, progress)
+        )
+        seconds = time.monotonic() - began
+        after = run_test(load_model(work / f"k{count}"), tested, organs, f"k = {count}", progress)
+        rows.append(FewShotRow(count, adapted, seconds, after.report))
+    return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
+
+
+def _training(count: int, progress: Progress | None) -> Callable[[str, Step], None] | None:
+    if progress is None:
+        return None
+    return lambda part, step: progress(f"k = {count}, {part}", step.step, step.steps)
+
+
+def table_lines(table: FewShotTable) -> list[str]:
+    """The table in Markdown: Dice of each organ and their mean, HD95, and what the adaptation kept."""
+    head = ["k", *table.organs, "mean Dice", "HD95 mm", "missed or invented", "kept", "checked on", "minutes"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for row in table.rows:
+        summary = summarise(row.report)
+        mean, by_organ = summary.mean_over_organs, {organ.organ: organ for organ in summary.organs}
+        kept = ("base", "") if row.adaptation is None else (row.adaptation.kept, row.adaptation.check)
+        cells = [
+            str(row.volumes),
+            *(f"{by_organ[organ].dice:.3f}" if organ in by_organ else "-" for organ in table.organs),
+            f"{mean.dice:.3f}",
+            f"{mean.hd95_mm:.1f}",
+            str(mean.infinite_distances),
+            *kept,
+            f"{row.seconds / 60:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def table_document(table: FewShotTable) -> Mapping[str, Any]:
+    """Everything as plain JSON types."""
+    return {
+        "organs": table.organs,
+        "given": table.given,
+        "tested": table.tested,
+        "rows": [
+            {
+                "volumes": row.volumes,
+                "seconds": row.seconds,
+                "adaptation": None if row.adaptation is None else vars(row.adaptation),
+                **report_document(row.report),
+            }
+            for row in table.rows
+        ],
+    }

@@ -1,0 +1,85 @@
+"""A model tested on labelled cases: masks at full resolution in 3D, against the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from meddelinea.data.case import Case, read_case
+from meddelinea.errors import MedDelineaError
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case
+from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
+from meddelinea.labels import organ_ids
+from meddelinea.segmentation.model import Model
+from meddelinea.segmentation.predict import segment
+from meddelinea.volume import Volume
+
+#: Called with what is being done, and how much of it is: done, in all.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The scores of the cases, and the seconds of wall time from each one's volume to its mask."""
+
+    report: Report
+    seconds: Mapping[str, float]
+
+
+def run_test(
+    model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: Progress | None = None
+) -> Tested:
+    """The model's masks of the cases against their labels; an organ that it does not know is one that it missed.
+
+    Parameters
+    ----------
+    organs
+        What is compared.
+    name
+        What `progress` calls the model.
+
+    Returns
+    -------
+    Tested
+        Cases that could not be read, segmented or compared are the report's failures.
+    """
+    results, failures, seconds = [], [], {}
+    for done, case in enumerate(cases):
+        if progress is not None:
+            progress(f"test {name}", done, len(cases))
+        try:
+            read = read_case(case, organs)
+            result, seconds[case.name] = score_scan(model, case.name, read.scan, read.mask, organ_ids(organs), organs)
+        except MedDelineaError as error:
+            failures.append(CaseFailure(case.name, str(error)))
+            continue
+        results.append(result)
+    return Tested(Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds)
+
+
+def score_scan(
+    model: Model, name: str, scan: Volume, reference: Volume, ids: Mapping[str, int], organs: tuple[str, ...]
+) -> tuple[CaseResult, float]:
+    """The model's mask of one scan against its labels, and the seconds from volume to mask.
+
+    Parameters
+    ----------
+    reference, ids
+        The labels on the scan's grid, and their organs' ids in it.
+    organs
+        What is compared, some of `ids`; an organ that the model does not know is one that it missed.
+
+    Raises
+    ------
+    MedDelineaError
+        If the scan cannot be segmented, or its labels are not on its grid.
+    """
+    known = model.files.labels
+    unknown = (organ for organ in organs if organ not in known)
+    # Numbers that its masks never hold.
+    labels = {**known, **{organ: 255 - index for index, organ in enumerate(unknown)}}
+    found = segment(model, scan)
+    scores = evaluate_case(found.mask, labels, reference, ids, organs)
+    only_model = tuple(organ for organ in known if organ not in organs)
+    only_data = tuple(organ for organ in ids if organ not in organs)
+    return CaseResult(name, "", "", "", "", tuple(scores), only_model, only_data, (), ()), found.seconds

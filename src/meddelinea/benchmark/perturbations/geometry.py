@@ -1,0 +1,146 @@
+"""Perturbations of where things lie: slices, position, field of view.
+
+Where a scan is cropped or cut into other slices, a point of the anatomy keeps its millimetres; where the patient lies
+otherwise in the scanner, the grid stays and the anatomy moves. The mask follows the scan.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from meddelinea.benchmark.perturbations.labelled_scan import Labelled, body
+from meddelinea.data.resample import Shape, resample_labels, resample_linear
+from meddelinea.volume import Affine, Volume
+
+
+def thin_slices(case: Labelled, slice_mm: float) -> Labelled:
+    """Slices interpolated to a smaller distance: thin reconstructions of modern scanners, as to number and size.
+
+    Linear along K, from the first slice's centre to the last one's; a slice takes the labels of the nearest.
+    """
+    i, j, k = case.scan.array.shape
+    step = slice_mm / case.scan.spacing_mm[2]
+    slices = int((k - 1) / step + 1e-6) + 1
+    affine = case.scan.affine @ np.diag([1.0, 1.0, step, 1.0])
+    scan = resample_linear(case.scan, affine, (i, j, slices), outside=case.air)
+    return Labelled(scan, resample_labels(case.mask, affine, (i, j, slices)), case.organs)
+
+
+def thick_slices(case: Labelled, slice_mm: float) -> Labelled:
+    """Slabs averaged: the thick reconstructions of older protocols and archives.
+
+    Slabs lie side by side from the lower face of the first slice; an incomplete last one is left out. Each is the mean
+    of the slices in it, weighed by how far they reach into it, and takes the labels at its centre (halfway between two
+    slices, those of either). A scan with slices at least as thick is returned as it is, and one that is thinner than a
+    slab becomes a single slice.
+    """
+    i, j, k = case.scan.array.shape
+    thickness = slice_mm / case.scan.spacing_mm[2]  # in slices
+    if thickness <= 1.0:
+        return case
+    slabs = max(1, int(k / thickness + 1e-6))
+    low = np.arange(slabs)[:, None] * thickness  # in slices from the lower face of the first
+    reach = np.minimum(low + thickness, np.arange(1, k + 1)) - np.maximum(low, np.arange(k))
+    weights = np.clip(reach, 0.0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    mean = np.matmul(case.scan.array, weights.T.astype(np.float32))
+    place = np.diag([1.0, 1.0, thickness, 1.0])
+    place[2, 3] = (min(thickness, k) - 1.0) / 2.0
+    affine = case.scan.affine @ place
+    mask = resample_labels(case.mask, affine, (i, j, slabs))
+    return Labelled(Volume(mean, affine, case.scan.modality), mask, case.organs)
+
+
+def turned(case: Labelled, angle_deg: float) -> Labelled:
+    """The patient turned about the long axis through the scan's centre: lying on a side by a cushion, or in pain.
+
+    Positive angles are anticlockwise seen from the head. Linear; what comes from outside the scan is air.
+    """
+    affine = case.scan.affine
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    rotation = Rotation.from_rotvec(normal / np.linalg.norm(normal) * angle_deg, degrees=True).as_matrix()
+    centre = affine[:3, :3] @ ((np.array(case.scan.array.shape) - 1) / 2) + affine[:3, 3]
+    motion = np.eye(4)
+    motion[:3, :3] = rotation
+    motion[:3, 3] = centre - rotation @ centre
+    moved: Affine = motion @ affine
+    shape = _shape(case.scan.array)
+    scan = resample_linear(Volume(case.scan.array, moved, case.scan.modality), affine, shape, outside=case.air)
+    return Labelled(scan, resample_labels(Volume(case.mask.array, moved), affine, shape), case.organs)
+
+
+def off_centre(case: Labelled, shift_mm: float) -> Labelled:
+    """The patient too far to the patient's own left in the field of view, by a whole number of voxels.
+
+    Nothing is interpolated. What leaves the field is lost, with its labels; air comes in.
+    """
+    shift = round(shift_mm / case.scan.spacing_mm[0])
+    kept = max(0, len(case.scan.array) - shift)
+    grey, ids = np.full_like(case.scan.array, case.air), np.zeros_like(case.mask.array)
+    grey[shift:], ids[shift:] = case.scan.array[:kept], case.mask.array[:kept]
+    mask = Volume(ids, case.mask.affine)
+    return Labelled(Volume(grey, case.scan.affine, case.scan.modality), mask, case.organs)
+
+
+def square_field(case: Labelled, side_mm: float) -> Labelled:
+    """A square field of view about the body's centre: a reconstruction that leaves the flanks out.
+
+    The grid becomes smaller; a scan that is smaller already is not enlarged.
+    """
+    return _cropped(case, *_square(case, _body_centre(case), side_mm))
+
+
+def round_field(case: Labelled, diameter_mm: float) -> Labelled:
+    """A round field of view about the body's centre, with air in the corners: the scanner's circle of measurement."""
+    centre = _body_centre(case)
+    i_mm, j_mm, _ = case.scan.spacing_mm
+    i, j = np.ogrid[: case.scan.array.shape[0], : case.scan.array.shape[1]]
+    inside = ((i - centre[0]) * i_mm) ** 2 + ((j - centre[1]) * j_mm) ** 2 <= (diameter_mm / 2) ** 2
+    grey = np.where(inside[:, :, None], case.scan.array, np.float32(case.air))
+    ids = np.where(inside[:, :, None], case.mask.array, np.uint8(0))
+    scan = Volume(grey, case.scan.affine, case.scan.modality)
+    padded = Labelled(scan, Volume(ids, case.mask.affine), case.organs)
+    return _cropped(padded, *_square(case, centre, diameter_mm))
+
+
+def half_of_slices(case: Labelled, part: Literal["lower", "middle", "upper"]) -> Labelled:
+    """Half of the slices, as of a scan that was planned for a neighbouring region, such as a chest or a pelvis."""
+    slices = case.scan.array.shape[2]
+    half = (slices + 1) // 2
+    start = {"lower": 0, "middle": (slices - half) // 2, "upper": slices - half}[part]
+    return _cropped(case, slice(None), slice(None), slice(start, start + half))
+
+
+def _shape(array: NDArray[np.generic]) -> Shape:
+    i, j, k = array.shape
+    return i, j, k
+
+
+def _body_centre(case: Labelled) -> tuple[float, float]:
+    """Centre of the box around the body, as indices along I and J."""
+    inside = body(case.scan)
+    i, j = (np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2)))
+    return (i[0] + i[-1]) / 2, (j[0] + j[-1]) / 2
+
+
+def _square(case: Labelled, centre: tuple[float, float], side_mm: float) -> tuple[slice, slice, slice]:
+    """The box of a square about a place, cut to the scan."""
+    sides = []
+    for middle, mm in zip(centre, case.scan.spacing_mm, strict=False):
+        voxels = max(1, round(side_mm / mm))
+        start = round(middle - (voxels - 1) / 2)
+        sides.append(slice(max(0, start), max(0, start + voxels)))
+    return sides[0], sides[1], slice(None)
+
+
+def _cropped(case: Labelled, i: slice, j: slice, k: slice) -> Labelled:
+    """The voxels of a box, where they are in the patient."""
+    move = np.eye(4)
+    move[:3, 3] = [side.start or 0 for side in (i, j, k)]
+    affine = case.scan.affine @ move
+    scan = Volume(np.ascontiguousarray(case.scan.array[i, j, k]), affine, case.scan.modality)
+    return Labelled(scan, Volume(np.ascontiguousarray(case.mask.array[i, j, k]), affine), case.organs)

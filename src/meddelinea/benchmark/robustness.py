@@ -1,0 +1,256 @@
+"""How much a model loses on scans that differ from those it was trained on: its figures under each perturbation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from meddelinea.benchmark.held_out import Progress, score_scan
+from meddelinea.benchmark.perturbations import PERTURBATIONS, Labelled, labelled
+from meddelinea.data.case import Case, read_case
+from meddelinea.data.datasets import find_cases, organs_of
+from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
+from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
+from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.labels import PAPER_ORGANS, organ_ids
+from meddelinea.segmentation.model import Model, load_model
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """The cases under one perturbation."""
+
+    perturbation: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class RobustnessTable:
+    """A row for each perturbation, the first of them none.
+
+    Parameters
+    ----------
+    model
+        Its name.
+    organs
+        Those measured: that the model and the dataset both know.
+    tested
+        Names of the cases, also of those that failed.
+    seen
+        Those of them whose names are among the model's training or validation cases.
+    rows
+        In the order of `PERTURBATIONS`.
+    """
+
+    model: str
+    organs: tuple[str, ...]
+    tested: tuple[str, ...]
+    seen: tuple[str, ...]
+    rows: tuple[RobustnessRow, ...]
+
+
+@dataclass(frozen=True)
+class RowFigures:
+    """What a row of the table shows; NaN where there is nothing to average.
+
+    Attributes
+    ----------
+    dice
+        Mean over the paper's organs (`labels.PAPER_ORGANS`) of their means over cases.
+    change
+        The same mean of the Dice minus that of the unperturbed scan, over the organs of cases that have both: an organ
+        that left the field of view is in neither. NaN where the scans could not be measured unperturbed.
+    liver, spleen, kidneys
+        Mean Dice over cases; for the kidneys, of both means.
+    dice_all, hd95_mm
+        Means over all organs measured; HD95 without the infinite distances.
+    missed, invented
+        Organs of cases: in the reference only, in the prediction only.
+    worst_case, worst_dice
+        The case with the lowest mean Dice over the paper's organs; None where no case has one.
+    """
+
+    dice: float
+    change: float
+    liver: float
+    spleen: float
+    kidneys: float
+    dice_all: float
+    hd95_mm: float
+    missed: int
+    invented: int
+    worst_case: str | None
+    worst_dice: float
+
+
+def robustness_table(
+    model: str | Path,
+    layout: str,
+    source: Path,
+    only: tuple[str, ...] | None = None,
+    progress: Progress | None = None,
+) -> RobustnessTable:
+    """Segment labelled CTs under each perturbation and measure the masks; one case is in memory at a time.
+
+    A case that cannot be read, perturbed or segmented is a failure of each row that it is missing from.
+
+    Parameters
+    ----------
+    model
+        Name of a shipped model, or a folder.
+    layout, source
+        The dataset's format and folder.
+    only
+        Names of the cases; all where None.
+
+    Raises
+    ------
+    UsageError
+        If a case is not in the dataset, the dataset has none, or model and dataset know no organ in common.
+    InputRefusedError
+        If the dataset is not there.
+    WeightsMissingError
+        If there is no such model.
+    """
+    found = find_cases(layout, source)
+    cases = {case.name: case for case in found.cases}
+    known = sorted({*cases, *found.broken})
+    tested = tuple(known if only is None else dict.fromkeys(only))
+    unknown = [name for name in tested if name not in known]
+    if unknown or not tested:
+        raise UsageError(f"{source}: no case {', '.join(unknown)}; expected some of: {', '.join(known)}")
+    loaded = load_model(model)
+    labelled_organs = organs_of(found.cases)
+    organs = tuple(organ for organ in labelled_organs if organ in loaded.files.labels)
+    if not organs:
+        raise UsageError(
+            f"the model knows {', '.join(loaded.files.labels)}, and the dataset {', '.join(labelled_organs)}: none in "
+            "common; choose another model"
+        )
+    outcomes: dict[str, list[CaseResult | CaseFailure]] = {name: [] for name, _ in PERTURBATIONS}
+    for number, name in enumerate(tested):
+        broken = found.broken.get(name)
+        base = _read(cases[name], labelled_organs) if broken is None else CaseFailure(name, broken)
+        for done, (perturbation, perturb) in enumerate(PERTURBATIONS):
+            if progress is not None:
+                progress(
+                    f"{name}, {perturbation}", number * len(PERTURBATIONS) + done, len(tested) * len(PERTURBATIONS)
+                )
+            outcome = base if isinstance(base, CaseFailure) else _measured(loaded, name, base, perturb, organs)
+            outcomes[perturbation].append(outcome)
+    trained = {name for names in loaded.files.training_cases.values() for name in names}
+    rows = tuple(RobustnessRow(perturbation, _report(outcome)) for perturbation, outcome in outcomes.items())
+    return RobustnessTable(loaded.files.name, organs, tested, tuple(name for name in tested if name in trained), rows)
+
+
+def _read(case: Case, organs: tuple[str, ...]) -> Labelled | CaseFailure:
+    try:
+        read = read_case(case, organs)
+        return labelled(read.scan, read.mask, organs)
+    except MedDelineaError as error:
+        return CaseFailure(case.name, str(error))
+
+
+def _measured(
+    model: Model, name: str, base: Labelled, perturb: Callable[[Labelled], Labelled], organs: tuple[str, ...]
+) -> CaseResult | CaseFailure:
+    try:
+        case = perturb(base)
+        return score_scan(model, name, case.scan, case.mask, organ_ids(case.organs), organs)[0]
+    except MedDelineaError as error:
+        return CaseFailure(name, str(error))
+
+
+def _report(outcomes: list[CaseResult | CaseFailure]) -> Report:
+    results = tuple(outcome for outcome in outcomes if isinstance(outcome, CaseResult))
+    failures = tuple(outcome for outcome in outcomes if isinstance(outcome, CaseFailure))
+    return Report(results, failures, NSD_TOLERANCE_MM)
+
+
+def row_figures(report: Report, unperturbed: Report) -> RowFigures:
+    """What a report comes to, beside that of the same cases unperturbed."""
+    summary = summarise(report)
+    by_organ = {organ.organ: organ.dice for organ in summary.organs}
+    kidneys = [by_organ[organ] for organ in ("left kidney", "right kidney") if organ in by_organ]
+    by_case = {case.case: _mean([s.dice for s in case.scores if s.organ in PAPER_ORGANS]) for case in report.cases}
+    worst = min((name for name, dice in by_case.items() if math.isfinite(dice)), key=by_case.__getitem__, default=None)
+    return RowFigures(
+        dice=summary.mean_over_paper_organs.dice,
+        change=_change(report, unperturbed),
+        liver=by_organ.get("liver", math.nan),
+        spleen=by_organ.get("spleen", math.nan),
+        kidneys=_mean(kidneys),
+        dice_all=summary.mean_over_organs.dice,
+        hd95_mm=summary.mean_over_organs.hd95_mm,
+        missed=sum(organ.missed for organ in summary.organs),
+        invented=sum(organ.false_positive for organ in summary.organs),
+        worst_case=worst,
+        worst_dice=math.nan if worst is None else by_case[worst],
+    )
+
+
+def table_lines(table: RobustnessTable) -> list[str]:
+    """The table in Markdown, a row a perturbation; `-` where there is nothing to average."""
+    head = (
+        "perturbation", "Dice, 8 organs", "change", "liver", "spleen", "kidneys", "Dice, all organs", "HD95 mm",
+        "missed", "invented", "failed", "worst case",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    unperturbed = table.rows[0].report
+    for row in table.rows:
+        figures = row_figures(row.report, unperturbed)
+        cells = (
+            row.perturbation,
+            _cell(figures.dice, ".3f"),
+            _cell(figures.change, "+.3f"),
+            *(_cell(dice, ".3f") for dice in (figures.liver, figures.spleen, figures.kidneys, figures.dice_all)),
+            _cell(figures.hd95_mm, ".1f"),
+            str(figures.missed),
+            str(figures.invented),
+            str(len(row.report.failures)),
+            "-" if figures.worst_case is None else f"{figures.worst_case} {figures.worst_dice:.3f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def table_document(table: RobustnessTable) -> Mapping[str, Any]:
+    """Everything as plain JSON types; null where there is nothing to average."""
+    unperturbed = table.rows[0].report
+    rows = []
+    for row in table.rows:
+        figures = asdict(row_figures(row.report, unperturbed))
+        plain = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in figures.items()}
+        rows.append({"perturbation": row.perturbation, "figures": plain, **report_document(row.report)})
+    return {
+        "model": table.model,
+        "organs": list(table.organs),
+        "tested": list(table.tested),
+        "seen_in_training": list(table.seen),
+        "rows": rows,
+    }
+
+
+def _change(report: Report, unperturbed: Report) -> float:
+    before = {(case.case, score.organ): score.dice for case in unperturbed.cases for score in case.scores}
+    changes: dict[str, list[float]] = {}
+    for case in report.cases:
+        for score in case.scores:
+            change = score.dice - before.get((case.case, score.organ), math.nan)
+            if score.organ in PAPER_ORGANS and math.isfinite(change):
+                changes.setdefault(score.organ, []).append(change)
+    return _mean([_mean(values) for values in changes.values()])
+
+
+def _mean(values: list[float]) -> float:
+    """Of those that are not NaN; NaN without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _cell(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"

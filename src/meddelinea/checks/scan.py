@@ -1,0 +1,248 @@
+"""May this scan be segmented? One answer for `check` and `predict`.
+
+A network segments whatever it is given: grey values on another scale give an empty or an absurd mask without an error.
+So a scan is refused, with its remedy, where its values or its grid cannot be those of the scans a model was trained on.
+Each reason has a stable name; docs/checks.md explains them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddelinea.checks.grey_values import METAL_ABOVE_HU, check_grey_values, metal
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.findings import Finding, refuse, warn
+from meddelinea.io.volumes import read_volume
+from meddelinea.volume import Modality, Volume
+
+#: Voxels that the distribution of values is judged on; a strided subset of this size is plenty.
+SAMPLE_VOXELS = 1_000_000
+#: Angle between a voxel axis and the perpendicular of the others that is named, and one that no gantry can have.
+TILT_DEG, STEEPEST_TILT_DEG = 1.0, 40.0
+#: A volume lower than this, from feet to head, shows parts of organs only.
+SHORT_MM = 20.0
+#: Share of a CT's outermost columns and rows that are body, from which on the scan is a cut-out of one.
+CROPPED_SHARE = 0.5
+
+
+def examine(
+    source: Path, modalities: tuple[Modality, ...], modality: Modality | None = None
+) -> tuple[Volume, list[Finding]]:
+    """Read a scan and check it.
+
+    Parameters
+    ----------
+    source
+        NIfTI or NRRD file, DICOM folder or zip.
+    modalities
+        What the model was trained on.
+    modality
+        What the user says that the scan is, for files that do not say it.
+
+    Returns
+    -------
+    Volume
+        The scan, its modality known wherever file, user or model leave no choice.
+    list of Finding
+        As from `check_volume`.
+
+    Raises
+    ------
+    InputRefusedError
+        If the file cannot be read as one volume.
+    UsageError
+        If the file says another modality than the user.
+    """
+    volume = as_modality(str(source), read_volume(source), modalities, modality)
+    return volume, check_volume(volume, modalities)
+
+
+def as_modality(
+    name: str, volume: Volume, modalities: tuple[Modality, ...], modality: Modality | None = None
+) -> Volume:
+    """The scan called `name`, its modality known wherever file, user or model leave no choice; see `examine`."""
+    if modality is not None and volume.modality not in (None, modality):
+        raise UsageError(f"{name}: the file says {volume.modality}; leave --modality {modality} out")
+    known = volume.modality or modality or (modalities[0] if len(modalities) == 1 else None)
+    return replace(volume, modality=known)
+
+
+def raise_refusals(source: Path | str, findings: list[Finding]) -> None:
+    """Raise InputRefusedError, with all `findings`, where one of them is a refusal."""
+    refusals = [finding for finding in findings if finding.level == "refuse"]
+    if refusals:
+        message = "; ".join(finding.message for finding in refusals)
+        raise InputRefusedError(f"{source}: {message}", findings=tuple(findings))
+
+
+def check_volume(volume: Volume, modalities: tuple[Modality, ...] = ("CT",)) -> list[Finding]:
+    """Reasons to refuse `volume`, or to take care with it; empty when there is nothing to say.
+
+    Parameters
+    ----------
+    volume
+        The scan as read from its file.
+    modalities
+        What the model was trained on. Where the file names no modality and the model knows CT only, the values must
+        look like Hounsfield units.
+
+    Returns
+    -------
+    list of Finding
+        Refusals first.
+    """
+    findings = [*volume.remarks, *_grid(volume)]
+    if volume.array.dtype.kind in "iuf":
+        findings += _values(volume, modalities)
+    else:
+        findings.append(
+            refuse("not_numbers", f"the voxels are {volume.array.dtype}; expected real numbers; convert it")
+        )
+    return sorted(findings, key=lambda finding: finding.level != "refuse")
+
+
+def _grid(volume: Volume) -> list[Finding]:
+    """Findings about the shape and the spacing."""
+    shape, spacing = volume.array.shape, volume.spacing_mm
+    findings = []
+    size = " x ".join(f"{mm:.3g}" for mm in spacing)
+    if min(shape) < 3:
+        count = " x ".join(map(str, shape))
+        findings.append(
+            refuse(
+                "too_few_slices",
+                f"the volume is {count} voxels; expected 3 or more slices along each axis; pass the whole scan",
+            )
+        )
+    if min(spacing) < 0.1 or max(spacing) > 20.0:
+        findings.append(
+            refuse(
+                "spacing", f"the voxel spacing is {size} mm; expected 0.1 to 20 mm along each axis: repair the header"
+            )
+        )
+    else:
+        if max(spacing) > 10.0:
+            message = f"the voxel spacing is {size} mm: small organs fall between such slices"
+            findings.append(warn("thick_slices", message))
+        findings += _extent(volume)
+    findings += _axes(volume)
+    if np.array_equal(volume.affine, np.eye(4)):
+        message = "the affine is the identity, as in a file that lost its header: left and right are guesses"
+        findings.append(warn("no_geometry", message))
+    return findings
+
+
+def _extent(volume: Volume) -> list[Finding]:
+    """Findings about how much of a body the grid can hold."""
+    extent_mm = [n * mm for n, mm in zip(volume.array.shape, volume.spacing_mm, strict=True)]
+    seen = " x ".join(f"{mm:.0f}" for mm in extent_mm)
+    if sorted(extent_mm)[1] < 60.0:
+        return [
+            refuse(
+                "small_extent",
+                f"the volume covers {seen} mm; expected at least 60 x 60 mm of a body: check the spacing in the header",
+            )
+        ]
+    if max(extent_mm) > 2500.0:
+        message = f"the volume covers {seen} mm; expected no more than 2500 mm: check the spacing in the header"
+        return [refuse("large_extent", message)]
+    if extent_mm[_body_axis(volume)] < SHORT_MM:
+        return [
+            warn(
+                "short_scan",
+                f"the scan is {extent_mm[_body_axis(volume)]:.0f} mm high: organs are seen in part, and their volumes "
+                "are those of the parts",
+            )
+        ]
+    return []
+
+
+def _body_axis(volume: Volume) -> int:
+    """The voxel axis that runs between feet and head."""
+    return next(axis for axis, direction in enumerate(volume.orientation) if direction in "SI")
+
+
+def _axes(volume: Volume) -> list[Finding]:
+    """Findings about the directions of the voxel axes."""
+    findings = []
+    directions = volume.affine[:3, :3] / volume.spacing_mm
+    across = np.cross(directions.T[[1, 2, 0]], directions.T[[2, 0, 1]])
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    cosines = np.abs(np.sum(directions.T * across, axis=1))
+    tilt_deg = float(np.rad2deg(np.arccos(np.clip(cosines, 0.0, 1.0))).max())
+    if tilt_deg > STEEPEST_TILT_DEG:
+        message = f"the voxel axes are {tilt_deg:.0f} degrees from perpendicular; expected 0, or up to 30 of a gantry"
+        findings.append(refuse("sheared", f"{message}: repair the affine"))
+    elif tilt_deg > TILT_DEG:
+        message = (
+            f"slices tilted by {tilt_deg:.1f} degrees (gantry): resampled for the model, the mask lies on the scan"
+        )
+        findings.append(warn("gantry_tilt", message))
+    spacing = volume.spacing_mm
+    thick = int(np.argmax(spacing))
+    if spacing[thick] >= 2.0 * sorted(spacing)[1] and thick != _body_axis(volume):
+        plane = "sagittal" if volume.orientation[thick] in "LR" else "coronal"
+        message = f"{plane} slices {spacing[thick]:.3g} mm apart: the model was trained on axial ones; look twice"
+        findings.append(warn("not_axial", message))
+    return findings
+
+
+def _values(volume: Volume, modalities: tuple[Modality, ...]) -> list[Finding]:
+    """Findings about the modality and the grey values."""
+    array = volume.array
+    lowest, highest = float(array.min()), float(array.max())  # NaN and infinity surface here, without a second array
+    if not np.isfinite([lowest, highest]).all():
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        message = (
+            f"{count} of {array.size} voxels are NaN or infinite; expected numbers; replace them, by -1024 in a CT"
+        )
+        return [refuse("not_finite", message)]
+    if lowest == highest:
+        return [refuse("constant", f"every voxel is {lowest:g}; expected a picture; export the scan again")]
+    modality = volume.modality or (modalities[0] if len(modalities) == 1 else None)
+    if modality is None:
+        return [refuse("modality_unknown", str(unknown_modality(modalities)))]
+    if modality not in modalities:
+        trained = " and ".join(modalities)
+        message = (
+            f"the scan is {modality}, expected {trained}, which the model was trained on; use a model for {modality}"
+        )
+        return [refuse("modality", message)]
+    findings = check_grey_values(_sample(array), lowest, highest, modality)
+    if modality == "CT" and all(finding.level == "warn" for finding in findings):
+        if highest > METAL_ABOVE_HU:
+            voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0
+            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * voxel_ml)
+        findings += _border(volume)
+    return findings
+
+
+def _sample(array: NDArray[Any]) -> NDArray[np.float32]:
+    """About `SAMPLE_VOXELS` voxels on a regular grid, flattened."""
+    step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
+    return np.asarray(array[::step, ::step, ::step], np.float32).ravel()
+
+
+def _border(volume: Volume) -> list[Finding]:
+    """A remark where the outermost voxels of a CT's axial slices are body rather than air or table."""
+    array = volume.reorient("RAS").array
+    sides = (array[0], array[-1], array[:, 0], array[:, -1])
+    share = float(np.mean(np.concatenate([side.ravel() for side in sides]) > -100.0))
+    if share <= CROPPED_SHARE:
+        return []
+    message = f"{100 * share:.0f} % of the slices' border is body: a cut-out; the model was trained on whole slices"
+    return [warn("cropped", f"{message}; pass the whole scan")]
+
+
+def unknown_modality(modalities: tuple[Modality, ...]) -> InputRefusedError:
+    """The refusal of a scan whose file does not say its modality, by a model that knows several."""
+    return InputRefusedError(
+        f"the file names no modality; expected {' or '.join(modalities)}, as the model was trained on both; "
+        "say it with --modality",
+        "modality_unknown",
+    )

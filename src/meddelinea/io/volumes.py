@@ -1,0 +1,101 @@
+"""Volume files: what the user names is read or written by its kind.
+
+Patient coordinates are RAS everywhere outside this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from meddelinea.errors import InputRefusedError
+from meddelinea.files import ensure_writable, whole
+from meddelinea.io.archive import unzipped
+from meddelinea.volume import Volume
+
+#: How a DICOM-SEG stores voxels: one image of ids, or for each organ one of bits or one of shares.
+SegmentationType = Literal["labelmap", "binary", "fractional"]
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a scan: `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, a DICOM folder, a zip of one, or one multi-frame DICOM file.
+
+    The voxels are read when this returns, so a truncated file is found out here. The modality is known from DICOM
+    only; other formats do not say it.
+
+    Raises
+    ------
+    InputRefusedError
+        If `path` does not exist, is of another kind, is damaged, or is not one 3D volume placed in the patient.
+    """
+    if not path.exists():
+        raise InputRefusedError(f"{path}: no such file or folder; expected a scan; check the path", "not_found")
+    name = path.name.lower()
+    if path.is_file() and name.endswith((".nii", ".nii.gz")):
+        from meddelinea.io.nifti import read_nifti
+
+        return read_nifti(path)
+    if path.is_file() and name.endswith((".nrrd", ".nhdr")):
+        from meddelinea.io.nrrd import read_nrrd
+
+        return read_nrrd(path)
+
+    if not may_be_dicom(path):
+        raise InputRefusedError(
+            f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder; "
+            "convert it",
+            "unknown_kind",
+        )
+    from meddelinea.io.dicom import read_dicom
+
+    with dicom_place(path) as place:
+        return read_dicom(place)
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Whether a path that exists is a folder, a zip, or a file that says it is DICOM by its name or its mark."""
+    if path.is_dir() or not path.is_file():  # what is neither, such as a pipe, may never end
+        return path.is_dir()
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz", ".nrrd", ".nhdr")):
+        return False
+    return name.endswith((".zip", ".dcm")) or _has_dicom_mark(path)
+
+
+@contextmanager
+def dicom_place(path: Path) -> Iterator[Path]:
+    """Folder or file of a DICOM series: `path` itself, or a temporary folder with what a zip holds."""
+    if path.is_file() and path.name.lower().endswith(".zip"):
+        with unzipped(path) as folder:
+            yield folder
+    else:
+        yield path
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write a `.nii`, `.nii.gz` or `.nrrd` file whole or not at all; a file already there is replaced.
+
+    Raises
+    ------
+    InputRefusedError
+        If the ending is another, or the folder is missing, not writable or full.
+    """
+    from meddelinea.io.nifti import write_nifti
+    from meddelinea.io.nrrd import write_nrrd
+
+    ensure_writable(path)
+    with whole(path) as part:
+        (write_nrrd if path.name.lower().endswith(".nrrd") else write_nifti)(volume, part)
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    """Whether a file begins as DICOM does: 128 bytes of any kind, then `DICM`."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise InputRefusedError(
+            f"{path}: cannot be opened ({error.strerror}); check its permissions", "unreadable"
+        ) from error

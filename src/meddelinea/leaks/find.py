@@ -1,0 +1,184 @@
+"""Test cases that a model was trained on, found by their fingerprints: no scan of the training set is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from meddelinea.data.fingerprint import fingerprint, read_sketch, sketch, sketch_shape
+from meddelinea.data.likeness import LEAST_MARKS, likenesses
+from meddelinea.data.store import read_manifest
+from meddelinea.errors import InputRefusedError, WeightsMissingError
+from meddelinea.io.volumes import read_volume
+from meddelinea.leaks.scan_files import is_label_map, scan_files
+from meddelinea.segmentation.model import model_folder
+
+Role = Literal["train", "validation", "stored"]
+
+
+@dataclass(frozen=True)
+class KnownScan:
+    """A scan that a model has seen or a store holds.
+
+    Parameters
+    ----------
+    source
+        The model or store, as the user named it.
+    role
+        `train` or `validation` for a model's cases; `stored` for a store's, whose use is not known.
+    name, dataset
+        Of the case.
+    fingerprint, sketch
+        See `data.fingerprint`; models of older versions have no sketch.
+    """
+
+    source: str
+    role: Role
+    name: str
+    dataset: str
+    fingerprint: str
+    sketch: str | None
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A test case and the known scan that it is a copy of.
+
+    Parameters
+    ----------
+    case
+        Path of the test case below the folder that was checked.
+    known
+        What it copies.
+    kind
+        `exact`: the same grey values; `robust`: the same scan, resampled, cropped, windowed or mirrored.
+    likeness
+        1.0 for an exact copy, else `data.likeness.likeness`.
+    """
+
+    case: str
+    known: KnownScan
+    kind: Literal["exact", "robust"]
+    likeness: float
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What was tested and found, and what was not tested: path -> reason.
+
+    Parameters
+    ----------
+    tested
+        All test cases that could be read.
+    leaks
+        In order of the cases; a case may copy more than one known scan.
+    exact_only
+        Cases too small or too even for a sketch: only exact copies of them were looked for.
+    skipped
+        Masks and files that are no scans.
+    failed
+        Files that could not be read.
+    """
+
+    tested: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+    exact_only: tuple[str, ...]
+    skipped: Mapping[str, str]
+    failed: Mapping[str, str]
+
+    def leaked(self, *roles: Role) -> int:
+        """Number of test cases that copy a scan of one of these roles."""
+        return len({leak.case for leak in self.leaks if leak.known.role in roles})
+
+
+def known_scans(against: str) -> tuple[KnownScan, ...]:
+    """The scans of a slice store's folder, a model's folder, or a shipped model by its name.
+
+    Raises
+    ------
+    InputRefusedError
+        If the store cannot be read or a sketch in it or in the model is damaged.
+    WeightsMissingError
+        If it is neither a store nor a model, or the model does not name its training cases.
+    """
+    if (Path(against) / "store.json").is_file():
+        stored = read_manifest(Path(against)).cases
+        scans = tuple(KnownScan(against, "stored", c.name, c.dataset, c.fingerprint, c.sketch) for c in stored)
+    else:
+        path = model_folder(against) / "training_cases.json"
+        try:
+            cases = json.loads(path.read_text(encoding="utf-8"))
+            roles: tuple[Role, ...] = ("train", "validation")
+            scans = tuple(_known(against, role, case) for role in roles for case in cases[role])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsMissingError(
+                f"{path}: does not name the training cases ({error}); install or train the model again"
+            ) from error
+    for scan in scans:
+        try:
+            sketch_shape(scan.sketch or "1:1x1x1:")
+        except ValueError as error:
+            raise InputRefusedError(f"{against}: case {scan.name}: {error}; prepare or train it again") from error
+    return scans
+
+
+def _known(source: str, role: Role, case: Mapping[str, Any]) -> KnownScan:
+    return KnownScan(source, role, case["name"], case["dataset"], case["fingerprint"], case.get("sketch"))
+
+
+def find_leaks(source: Path, known: Sequence[KnownScan]) -> LeakReport:
+    """Compare the scans of a folder with known ones.
+
+    Parameters
+    ----------
+    source
+        A scan, or a folder of scans: NIfTI, NRRD, zips and DICOM folders, also in folders of it; masks are skipped.
+    known
+        See `known_scans`.
+
+    Raises
+    ------
+    InputRefusedError
+        If no scan is found in `source`.
+    """
+    files = scan_files(source)
+    skipped = {_below(path, source): "not a volume file" for path in files.others}
+    tested, leaks, exact_only, failed = [], [], [], {}
+    for path in files.scans:
+        case = _below(path, source)
+        try:
+            volume = read_volume(path)
+        except InputRefusedError as error:
+            failed[case] = str(error)
+            continue
+        if is_label_map(volume.array):
+            skipped[case] = "a mask, not a scan"
+            continue
+        tested.append(case)
+        print_ = fingerprint(volume)
+        exact = [Leak(case, scan, "exact", 1.0) for scan in known if scan.fingerprint == print_]
+        if exact:
+            leaks.extend(exact)
+            continue
+        drawn = sketch(volume)
+        if np.count_nonzero(read_sketch(drawn)) < LEAST_MARKS:
+            exact_only.append(case)
+        leaks.extend(_robust_leaks(case, drawn, known))
+    return LeakReport(tuple(tested), tuple(leaks), tuple(exact_only), skipped, failed)
+
+
+def _robust_leaks(case: str, drawn: str, known: Sequence[KnownScan]) -> list[Leak]:
+    """Known scans that a sketch is a copy of, the most alike first."""
+    sketched = [scan for scan in known if scan.sketch]
+    alike = likenesses(drawn, [scan.sketch or "" for scan in sketched])
+    leaks = [Leak(case, scan, "robust", float(s)) for scan, s in zip(sketched, alike, strict=True) if s > 0]
+    return sorted(leaks, key=lambda leak: -leak.likeness)
+
+
+def _below(path: Path, source: Path) -> str:
+    return path.name if path == source else path.relative_to(source).as_posix()

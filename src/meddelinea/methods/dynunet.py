@@ -1,0 +1,75 @@
+"""nnU-Net's architecture in 2D, from MONAI's DynUNet (Isensee et al., Nature Methods 2021)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from meddelinea.methods.monai import monai_networks
+
+#: nnU-Net's rules in 2D: 32 channels, doubled at each resolution up to 512, halved down to 4 pixels.
+NARROWEST, WIDEST, COARSEST = 32, 512, 4
+
+
+def nnunet_widths(side: int) -> tuple[int, ...]:
+    """Channels of each resolution that nnU-Net takes for slices of `side` x `side` pixels; 6 of them for 128."""
+    widths = [NARROWEST]
+    while side >= 2 * COARSEST:
+        side //= 2
+        widths.append(min(2 * widths[-1], WIDEST))
+    return tuple(widths)
+
+
+class DynUNet(ModelMixin, ConfigMixin):
+    """The network of `monai.networks.nets.DynUNet`: 3x3 convolutions, instance norm, leaky ReLU, several outputs.
+
+    It is put together from MONAI's blocks and not taken whole: MONAI's class scales the coarse logits up to full size,
+    where nnU-Net compares them with a mask scaled down, and it can be neither saved by safetensors (it holds each block
+    twice) nor loaded by diffusers (which puts functions that return nothing in place of PyTorch's initialisers).
+
+    Parameters
+    ----------
+    organs
+        L.
+    slices
+        Channels of an image: a slice and its neighbours.
+    widths
+        Channels of each resolution, the slice's own first; at least two.
+    """
+
+    @register_to_config
+    def __init__(self, organs: int, slices: int, widths: list[int]) -> None:
+        super().__init__()
+        blocks = monai_networks().blocks
+        norm = ("INSTANCE", {"affine": True})
+        steps = list(pairwise(widths))  # (finer, coarser)
+        self.input_block = blocks.UnetBasicBlock(2, slices, widths[0], 3, 1, norm)
+        self.downsamples = nn.ModuleList(blocks.UnetBasicBlock(2, a, b, 3, 2, norm) for a, b in steps[:-1])
+        self.bottleneck = blocks.UnetBasicBlock(2, *steps[-1], 3, 2, norm)
+        self.upsamples = nn.ModuleList(blocks.UnetUpBlock(2, b, a, 3, 2, 2, norm) for a, b in reversed(steps))
+        self.output_block = blocks.UnetOutBlock(2, widths[0], organs + 1)
+        # Of the decoder's resolutions the coarsest has no head: nnU-Net weighs its loss 0.
+        self.coarse = nn.ModuleList(blocks.UnetOutBlock(2, width, organs + 1) for width in widths[1:-2])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, a=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, slices, H, W) -> logits (B, L + 1, H, W); in training those at H/2, H/4, ... follow."""
+        skips = [self.input_block(images)]
+        for downsample in self.downsamples:
+            skips.append(downsample(skips[-1]))
+        decoded = [self.bottleneck(skips[-1])]
+        for upsample, skip in zip(self.upsamples, reversed(skips), strict=True):
+            decoded.append(upsample(decoded[-1], skip))
+        finest, *coarser = reversed(decoded[1:])
+        logits = self.output_block(finest)
+        if not self.training:
+            return (logits,)
+        # The coarsest feature has no head.
+        return (logits, *(head(feature) for head, feature in zip(self.coarse, coarser, strict=False)))

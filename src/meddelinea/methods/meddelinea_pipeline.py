@@ -1,0 +1,120 @@
+"""The trained system over 2D slices, in the manner of diffusers: saved, loaded and re-scheduled like its pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor
+
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.errors import UsageError
+from meddelinea.methods.meddelinea import MedDelinea, Objective
+from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec, palette
+from meddelinea.models.control import ControlDiT
+from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.segmenter import Segmenter
+
+
+class MedDelineaPipeline(DiffusionPipeline):
+    """Images of slices in, mask logits out.
+
+    Parameters
+    ----------
+    codec, dit, control, mask_head, scheduler
+        Its components, each a sub-folder of a checkpoint. `mask_head` may be None, see `Segmenter`.
+    organs
+        Canonical names behind channels 1..L.
+    prediction_type
+        What the DiT was trained to predict: `epsilon`, `sample` or `v_prediction`.
+    diffusion
+        Whether masks are diffused, see `Objective`.
+    default_steps
+        Sampling steps where a call names none.
+    neighbours
+        Distance in slices of the slices in an image's channels; 0 where the slice is repeated.
+    neighbour_pairs
+        Pairs of neighbours in an image's channels, 2 pairs + 1 in all.
+    colours
+        The palette that masks are painted with, L + 1 triples; `models.codec.palette` where None.
+    """
+
+    _optional_components: ClassVar[list[str]] = ["mask_head"]
+
+    def __init__(
+        self,
+        codec: KLCodec | SpaceToDepthCodec,
+        dit: DiT,
+        control: ControlDiT,
+        mask_head: MaskHead | None,
+        scheduler: SchedulerMixin,
+        organs: list[str] | None = None,
+        prediction_type: str = "epsilon",
+        default_steps: int = 20,
+        neighbours: int = 0,
+        neighbour_pairs: int = 1,
+        colours: list[list[float]] | None = None,
+        diffusion: bool = True,
+    ) -> None:
+        super().__init__()
+        self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
+        self.register_to_config(
+            organs=organs or [],
+            prediction_type=prediction_type,
+            default_steps=default_steps,
+            neighbours=neighbours,
+            neighbour_pairs=neighbour_pairs,
+            colours=colours,
+            diffusion=diffusion,
+        )
+
+    @property
+    def palette(self) -> Tensor:
+        """(L + 1, 3)."""
+        stored = self.config.colours
+        return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
+
+    def method(self, scheduler: SchedulerMixin | None = None, steps: int | None = None) -> MedDelinea:
+        """The components as a method, on the pipeline's device and in evaluation mode.
+
+        It samples with the pipeline's scheduler and default number of steps where none is named.
+        """
+        segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
+        objective = Objective(prediction_type=self.config.prediction_type, diffusion=self.config.diffusion)
+        scheduler = self.scheduler if scheduler is None else scheduler
+        steps = self.config.default_steps if steps is None else steps
+        return MedDelinea(segmenter, objective, scheduler, steps).to(self.device).eval()
+
+    def __call__(self, images: Tensor, keys: Sequence[NoiseKey], steps: int | None = None) -> Tensor:
+        """Segment a batch of slices.
+
+        Parameters
+        ----------
+        images
+            (B, slices, H, W) in [-1, 1], H and W multiples of 8 times the patch size; moved to the pipeline's device.
+        keys
+            Where the noise of each slice comes from.
+        steps
+            Sampling steps; the pipeline's default where None.
+
+        Returns
+        -------
+        Logits (B, L + 1, H, W), channel 0 the background, on the pipeline's device.
+
+        Raises
+        ------
+        UsageError
+            If the images do not have that shape, or there is not one key for each.
+        """
+        multiple = FACTOR * self.dit.config.patch_size
+        slices = 2 * self.config.neighbour_pairs + 1
+        if images.ndim != 4 or images.shape[1] != slices or images.shape[2] % multiple or images.shape[3] % multiple:
+            raise UsageError(
+                f"images of shape {tuple(images.shape)}; expected (B, {slices}, H, W), H and W multiples of {multiple}"
+            )
+        if len(keys) != len(images):
+            raise UsageError(f"{len(keys)} noise keys for {len(images)} images; expected one each")
+        return self.method(steps=steps).segment(images.to(self.device), keys)

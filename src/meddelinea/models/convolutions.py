@@ -1,0 +1,107 @@
+"""Building blocks of the codec, the image stem and the mask head, ordered by dependency."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Slope of the leaky ReLU below zero, nnU-Net's.
+LEAK = 0.01
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group norm beside a skip, (B, C, H, W) -> the same; starts as the identity."""
+
+    def __init__(self, channels: int, groups: int = 8) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Each channel of each slice normalised over its pixels, then scaled and shifted, (B, C, H, W) -> the same.
+
+    As group norm with groups of one channel, which keeps the channels-last layout where PyTorch's instance norm leaves
+    it. On a CPU it is the batch norm of each slice by itself: the same sums, with a faster gradient.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        statistics = (None, None, True, 0.0, self.eps, False)  # of the slice, none running, no cuDNN
+        return torch.cat([torch.batch_norm(one, self.weight, self.bias, *statistics) for one in x.chunk(x.shape[0])])
+
+
+class ConvUnit(nn.Module):
+    """Two 3x3 convolutions beside a skip, each normalised over the slice: the unit of residual U-Nets (nnU-Net).
+
+    (B, channels_in, H, W) -> (B, channels_out, H / stride, W / stride). Its initial weights keep the variance, of which
+    PyTorch's own leave a third at each layer.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm1 = InstanceNorm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = InstanceNorm(channels_out)
+        same = channels_in == channels_out
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=LEAK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.norm1(self.conv1(x)), LEAK)
+        h = self.norm2(self.conv2(h))
+        skip = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
+        return F.leaky_relu(h + self.skip(skip), LEAK)
+
+
+class ImageStem(nn.Module):
+    """A convolutional view of the image beside its latent, an extension of the paper for models trained from little.
+
+    A pyramid of features whose coarsest level has one position a token.
+
+    Parameters
+    ----------
+    channels
+        Width of each level: the first at H/f, each further one at half of the resolution before.
+    finest
+        f, the side of the square of pixels that is folded into one position of the first level.
+    slices
+        Channels of an image: the slice and its neighbours.
+    width
+        D, the width of the tokens.
+    """
+
+    def __init__(self, channels: tuple[int, ...], finest: int, slices: int, width: int) -> None:
+        super().__init__()
+        self.finest = nn.Conv2d(slices, channels[0], finest, finest)
+        self.units = nn.ModuleList([ConvUnit(channels[0], channels[0])])
+        self.units.extend(ConvUnit(fine, coarse, stride=2) for fine, coarse in pairwise(channels))
+        self.proj = nn.Conv2d(channels[-1], width, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, slices, H, W) in [-1, 1] -> tokens (B, T, D), and the features of each level, the finest first."""
+        h = self.finest(images)  # (B, c0, H/f, W/f)
+        levels = []
+        for unit in self.units:
+            h = unit(h)
+            levels.append(h)
+        return self.proj(h).flatten(2).transpose(1, 2), levels

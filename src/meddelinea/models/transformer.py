@@ -1,0 +1,168 @@
+"""Building blocks of the transformers, ordered by dependency: embeddings, attention and MLP, the adaLN-zero block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+FREQUENCIES = 256
+
+
+def timestep_frequencies(t: Tensor) -> Tensor:
+    """Sinusoidal features of the timestep, (B,) -> (B, 256): cosines, then sines (Vaswani et al. 2017; DiT)."""
+    half = FREQUENCIES // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def position_embedding(width: int, grid: tuple[int, int], base: int, device: torch.device | None = None) -> Tensor:
+    """Fixed 2D sine-cosine embedding, (1, rows * columns, width); the first half of the width encodes the column.
+
+    Parameters
+    ----------
+    width
+        Channels, a multiple of 4.
+    grid
+        Rows and columns of tokens.
+    base
+        Tokens along each side at the resolution that the weights were trained at. Other grids are interpolated: their
+        positions span the same 0..base range, so that a position means a place in the field of view.
+    """
+    quarter = width // 4
+    omega = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+    rows = torch.arange(grid[0], dtype=torch.float64, device=device) * (base / grid[0])
+    columns = torch.arange(grid[1], dtype=torch.float64, device=device) * (base / grid[1])
+    of_row, of_column = rows[:, None] * omega, columns[:, None] * omega
+    row = torch.cat([of_row.sin(), of_row.cos()], dim=1)[:, None].expand(*grid, -1)
+    column = torch.cat([of_column.sin(), of_column.cos()], dim=1)[None].expand(*grid, -1)
+    return torch.cat([column, row], dim=2).reshape(1, grid[0] * grid[1], width).float()
+
+
+class TimestepEmbedder(nn.Module):
+    """Timestep (B,) -> conditioning vector (B, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, second = nn.Linear(FREQUENCIES, width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
+        # Small weights, so that the conditioning starts weak and of the same size at every timestep.
+        nn.init.normal_(first.weight, std=0.02)
+        nn.init.normal_(second.weight, std=0.02)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(timestep_frequencies(t).to(next(self.parameters()).dtype))
+
+
+class PatchEmbedder(nn.Module):
+    """Latent (B, C, h, w) -> tokens (B, h/p * w/p, D), one linear map a patch."""
+
+    def __init__(self, channels: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
+        # Initialised as the linear layer that it is, not as a convolution.
+        nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
+        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.proj(latent).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens, (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, d)
+        if x.device.type != "cpu":
+            attended = F.scaled_dot_product_attention(q, k, v)
+        else:  # in float32: on a CPU the gradient takes three to eight times as long in bfloat16
+            with torch.autocast("cpu", enabled=False):
+                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+        return self.proj(attended.transpose(1, 2).reshape(B, T, D))
+
+
+class MLP(nn.Module):
+    """Token-wise two-layer network with a hidden width of 4 D."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive layer norm's affine map: tokens (B, T, D) scaled and shifted by per-image vectors (B, D)."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class DiTBlock(nn.Module):
+    """Transformer block with adaptive layer norm and gates (adaLN-zero, Peebles and Xie 2023).
+
+    Returns the tokens at both of its residual connections, after attention and after the MLP, because the control
+    branch reads features there; `injection` is what a control branch adds at the same two places.
+
+    With `gradient_checkpointing` set, the backward pass computes the block's activations anew: one block's worth of
+    memory in place of all blocks', for a second forward pass.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.mlp = MLP(width)
+        modulation = nn.Linear(width, 6 * width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
+        for linear in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        # Gates at zero: the block starts as the identity.
+        nn.init.zeros_(modulation.weight)
+        nn.init.zeros_(modulation.bias)
+
+    def forward(
+        self, x: Tensor, condition: Tensor, injection: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, condition, injection, use_reentrant=False)
+        return self._forward(x, condition, injection)
+
+    def _forward(self, x: Tensor, condition: Tensor, injection: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=1)  # (B, D) each
+        after_attention = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
+        if injection is not None:
+            after_attention = after_attention + injection[0]
+        after_mlp = after_attention + gate2[:, None] * self.mlp(modulate(self.norm2(after_attention), shift2, scale2))
+        if injection is not None:
+            after_mlp = after_mlp + injection[1]
+        return after_attention, after_mlp
+
+    def open_gates(self) -> None:
+        """Set both gates to one: for a block with no pre-trained weights, which would learn nothing at first."""
+        bias = self.get_parameter("adaLN_modulation.1.bias")
+        with torch.no_grad():
+            for gate in (2, 5):  # of shift, scale, gate for attention, then for the MLP
+                bias.view(6, -1)[gate] = 1.0
+
+
+def zero_linear(width: int) -> nn.Linear:
+    """A linear layer that starts at zero, weight and bias, so that what it adds starts neutral."""
+    linear = nn.Linear(width, width)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,179 @@
+"""Results as files: the mask with the sidecar that names its labels, and the statistics.
+
+Every file is complete or absent: it is written under a temporary name in its own folder and then renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from meddelinea.errors import UsageError
+from meddelinea.files import MASK_SUFFIXES, ending, stem, write_json
+from meddelinea.io.volumes import SegmentationType, write_volume
+from meddelinea.results.review import review_organs
+from meddelinea.results.statistics import OrganStatistics
+
+if TYPE_CHECKING:
+    from meddelinea.segmentation.predict import Segmentation
+
+OutputType = Literal["nifti", "nrrd", "dicom_seg", "rtstruct"]
+#: Endings of each kind of output. By its ending alone a name means the first that has it.
+OUTPUT_SUFFIXES: Mapping[OutputType, tuple[str, ...]] = MappingProxyType(
+    {"nifti": (".nii.gz", ".nii"), "nrrd": (".nrrd",), "dicom_seg": (".dcm",), "rtstruct": (".dcm",)}
+)
+SEGMENTATION_TYPES: tuple[SegmentationType, ...] = get_args(SegmentationType)
+
+
+def sidecar_path(mask: Path) -> Path:
+    """Where the sidecar of a mask stands: `mask.nii.gz` -> `mask.json`.
+
+    Raises
+    ------
+    UsageError
+        If `mask` has no ending that a mask can be written with.
+    """
+    if ending(mask, MASK_SUFFIXES) is None:
+        raise UsageError(f"{mask}: a mask is written as {', '.join(MASK_SUFFIXES)}; rename the output")
+    return mask.with_name(stem(mask, MASK_SUFFIXES) + ".json")
+
+
+def output_type(mask: Path, wanted: str | None = None) -> OutputType:
+    """What kind of file a mask's name and the user's wish make.
+
+    Parameters
+    ----------
+    mask
+        The file to come.
+    wanted
+        A key of `OUTPUT_SUFFIXES`; None where the ending is to decide.
+
+    Raises
+    ------
+    UsageError
+        If the kind is unknown, or the name has the ending of another or of none.
+    """
+    if wanted is not None and wanted not in OUTPUT_SUFFIXES:
+        raise UsageError(f"unknown output type '{wanted}'; expected one of {', '.join(OUTPUT_SUFFIXES)}")
+    sidecar_path(mask)
+    for kind, suffixes in OUTPUT_SUFFIXES.items():
+        if wanted in (None, kind) and mask.name.lower().endswith(suffixes):
+            return kind
+    suffixes = OUTPUT_SUFFIXES[cast("OutputType", wanted)]
+    raise UsageError(f"{mask}: {wanted} is written as {' or '.join(suffixes)}; rename the output")
+
+
+def require_referable(source: Path, kind: OutputType) -> None:
+    """Refuse a scan whose images an output of this kind could not refer to; any scan does for nifti and nrrd.
+
+    Raises
+    ------
+    InputRefusedError
+        If a DICOM output is asked for and the scan is no DICOM series, was stripped of its identifiers, or, for
+        dicom_seg, was acquired with a tilted gantry.
+    """
+    if kind in ("dicom_seg", "rtstruct"):
+        from meddelinea.io.dicom_source import read_source, require_upright
+
+        series = read_source(source)
+        if kind == "dicom_seg":
+            require_upright(series)
+
+
+def write_segmentation(
+    segmentation: Segmentation,
+    path: Path,
+    source: Path,
+    *,
+    kind: OutputType | None = None,
+    segmentation_type: SegmentationType = "labelmap",
+    remarks: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the mask and the sidecar that says how it was made.
+
+    The sidecar of a NIfTI or a NRRD comes first, so that a mask never stands without the names of its labels. DICOM
+    files hold the names; they come first, as they are read back and kept only if they are right.
+
+    Parameters
+    ----------
+    segmentation
+        The mask and how it was made.
+    path
+        Where the mask goes; the sidecar goes to `sidecar_path(path)`.
+    source
+        The scan. Only its name is recorded: folders often hold patients' names. DICOM outputs refer to its images.
+    kind
+        What to write; by default what the ending of `path` says.
+    segmentation_type
+        How a DICOM-SEG stores voxels.
+    remarks
+        What else the sidecar is to say, as plain JSON types.
+
+    Raises
+    ------
+    InputRefusedError
+        If a file cannot be written, or as `write_dicom_seg` and `write_rtstruct`.
+    UsageError
+        If `path` has not the ending of its kind.
+    """
+    made = {
+        "model": segmentation.model,
+        "version": segmentation.version,
+        "steps": segmentation.steps,
+        "scheduler": segmentation.scheduler,
+        "samples": segmentation.samples,
+        "seed": segmentation.seed,
+    }
+    sidecar = {"labels": segmentation.labels, **made, "input": source.name, **(remarks or {})}
+    mask, labels, model = segmentation.mask, segmentation.labels, segmentation.model
+    match output_type(path, kind):
+        case "dicom_seg":
+            from meddelinea.io.dicom_seg import write_dicom_seg
+            from meddelinea.io.dicom_source import read_source
+
+            parameters = {name: str(value) for name, value in made.items() if value is not None}
+            write_dicom_seg(
+                mask, labels, path, read_source(source), kind=segmentation_type, model=model, parameters=parameters
+            )
+            write_json(sidecar, sidecar_path(path))
+        case "rtstruct":
+            from meddelinea.io.dicom_source import read_source
+            from meddelinea.io.rtstruct import write_rtstruct
+
+            write_rtstruct(mask, labels, path, read_source(source), model=model)
+            write_json(sidecar, sidecar_path(path))
+        case _:
+            write_json(sidecar, sidecar_path(path))
+            write_volume(mask, path)
+
+
+def statistics_document(
+    statistics: Mapping[str, OrganStatistics], modality: str | None, segmentation: Segmentation
+) -> dict[str, Any]:
+    """The measurements as plain JSON types, as `statistics.schema.json` in this package describes them.
+
+    By organ name every field of `OrganStatistics`; `truncated`, whether the organ may go on beyond the scan;
+    `interval_ml`, `needs_review` and `review_reasons` as in `OrganReview`; and `confidence` with the fields of
+    `OrganConfidence`, null for a mask that no model made.
+    """
+    confidence, calibration = segmentation.confidence, segmentation.calibration
+    reviews = review_organs(statistics, confidence, calibration)
+    organs = {
+        name: {
+            **asdict(organ),
+            "truncated": bool(organ.touches_edge),
+            "interval_ml": reviews[name].interval_ml,
+            "needs_review": reviews[name].needs_review,
+            "review_reasons": reviews[name].reasons,
+            "confidence": asdict(confidence[name]) if name in confidence else None,
+        }
+        for name, organ in statistics.items()
+    }
+    return {
+        "intensity_unit": "arbitrary" if modality == "MR" else "HU",
+        "interval_level": None if calibration is None else calibration.level,
+        "organs": organs,
+    }

@@ -1,0 +1,202 @@
+"""A trained model's folder: what its files say, and the model itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meddelinea.data.preprocess import Preprocessing
+from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
+
+if TYPE_CHECKING:
+    from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
+    from meddelinea.methods.network_pipeline import BaselinePipeline
+    from meddelinea.segmentation.calibration import Calibration
+    from meddelinea.volume import Modality
+
+#: In the folder of a model that was calibrated (`meddelinea benchmark calibration`).
+CALIBRATION_FILE = "calibration.json"
+#: Models that ship inside the package.
+SHIPPED = ("small",)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What the files of a model's folder say, read without its weights.
+
+    Parameters
+    ----------
+    name, folder
+        Which model.
+    labels
+        Canonical organ name -> id.
+    preprocessing
+        How a scan becomes slices.
+    modalities
+        What it was trained on.
+    least_component_share
+        Pieces of an organ smaller than this share of its largest are dropped.
+    training_cases
+        Names of the cases by role: `train`, `validation`.
+    licence
+        From the model card, where stated.
+    calibration
+        What its shares mean; None where that was not measured.
+    """
+
+    name: str
+    folder: Path
+    labels: dict[str, int]
+    preprocessing: Preprocessing
+    modalities: tuple[Modality, ...]
+    least_component_share: float
+    training_cases: dict[str, list[str]]
+    licence: str | None
+    calibration: Calibration | None = None
+
+    @property
+    def card(self) -> str:
+        """Text of the model card, Markdown; empty where there is none."""
+        return _card(self.folder)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to segment."""
+
+    files: ModelFiles
+    pipeline: MedDelineaPipeline | BaselinePipeline
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a shipped model by its name, or `model` itself.
+
+    Raises
+    ------
+    WeightsMissingError
+        If there is no such folder.
+    """
+    if str(model) in SHIPPED:
+        folder = Path(str(files("meddelinea"))) / "weights" / str(model)
+        remedy = "install the package with its weights"
+    else:
+        folder, remedy = Path(model), f"expected a model's folder, or one of: {', '.join(SHIPPED)}"
+    if not (folder / "model_index.json").is_file():
+        raise WeightsMissingError(f"{model}: no model_index.json in {folder}; {remedy}")
+    return folder
+
+
+def read_model_files(model: str | Path) -> ModelFiles:
+    """Describe the shipped model called `model`, or the one in the folder `model`.
+
+    Raises
+    ------
+    WeightsMissingError
+        If there is no such model, or its folder lacks a file or holds one of another form.
+    """
+    folder = model_folder(model)
+    try:
+        labels, preprocessing, cases = (
+            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("labels", "preprocessing", "training_cases")
+        )
+        modalities = tuple(preprocessing["modalities"])
+        least_component_share = float(preprocessing["least_component_share"])
+        return ModelFiles(
+            folder.name,
+            folder,
+            dict(labels["labels"]),
+            Preprocessing.from_json(preprocessing),
+            modalities,
+            least_component_share,
+            {role: [case["name"] for case in cases[role]] for role in ("train", "validation")},
+            _licence(_card(folder)),
+            _calibration(folder / CALIBRATION_FILE),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
+
+
+def load_model(model: str | Path = "small", device: str = "auto") -> Model:
+    """Load a model onto a device.
+
+    Parameters
+    ----------
+    model
+        Name of a shipped model, or a folder.
+    device
+        `cpu`, `cuda`, or `auto`: CUDA where there is one.
+
+    Raises
+    ------
+    WeightsMissingError
+        If the model's folder is absent or incomplete.
+    UsageError
+        If the device is unknown or absent, or the network of a baseline is not installed.
+    """
+    import torch
+
+    from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
+    from meddelinea.methods.network_pipeline import BaselinePipeline
+
+    model_files = read_model_files(model)
+    available = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
+        raise UsageError(f"device '{device}' is not available here; use auto or cpu")
+    try:
+        name = MedDelineaPipeline.load_config(model_files.folder)["_class_name"]
+        kind = BaselinePipeline if name == BaselinePipeline.__name__ else MedDelineaPipeline
+        with _no_bar():
+            pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
+    except MedDelineaError:
+        raise
+    except Exception as error:  # a damaged folder raises whatever it leads the loader to
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise WeightsMissingError(
+            f"{model_files.folder}: weights cannot be loaded ({reason}); install them again"
+        ) from error
+    components: list[Any] = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    for component in components:
+        absent = [name for name, parameter in component.named_parameters() if parameter.is_meta]
+        if absent:  # the loader only warns of them
+            raise WeightsMissingError(f"{model_files.folder}: {absent[0]} is not among the weights; install them again")
+        component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
+    pipeline.to("cuda" if available and device != "cpu" else "cpu")
+    return Model(model_files, pipeline)
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without the bar that diffusers draws on stderr while it loads, even where nobody watches."""
+    from diffusers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+
+
+def _calibration(path: Path) -> Calibration | None:
+    from meddelinea.segmentation.calibration import Calibration
+
+    return Calibration.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _card(folder: Path) -> str:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _licence(card: str) -> str | None:
+    """The `license:` line at the head of a model card."""
+    lines = card.splitlines()[:40]
+    stated = [line.removeprefix("license:").strip() for line in lines if line.startswith("license:")]
+    return stated[0] if stated else None

@@ -1,0 +1,597 @@
+"""The accuracy benchmark: equal processor time, no leak between its parts, and a table that says what was measured."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meddelinea.benchmark.accuracy import Accuracy, Part, Trial, divide, measure_accuracy
+from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
+from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name, read_bench_file
+from meddelinea.benchmark.chain import StageCost
+from meddelinea.cli.main import main
+from meddelinea.data.prepare import prepare_store
+from meddelinea.data.preprocess import Preprocessing
+from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
+from meddelinea.evaluation.metrics import OrganScore, score_organ
+from meddelinea.evaluation.summary import read_report_document, report_document, summarise
+from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.results.result import segment
+from meddelinea.training import clock, engine
+from meddelinea.training.engine import train
+from meddelinea.volume import Volume
+from support.tiny import ORGANS, SIDE, run_config
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+TRAIN, TEST = ("a", "b", "c"), ("d", "e")
+SECONDS_A_STEP = 10.0
+
+
+@pytest.fixture(scope="module")
+def bench_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of two methods on five small scans, in the layout of pairs; each early stage has two steps."""
+    root = tmp_path_factory.mktemp("bench")
+    source = root / "scans"
+    for folder in ("images", "labels"):
+        (source / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in (*TRAIN, *TEST):
+        mask = np.zeros((48, 48, 6), np.uint8)
+        for organ in (1, 2, 3) if name != "e" else (1, 2):
+            row, column = 11 * organ + rng.integers(-2, 3, 2)
+            mask[row - 4 : row + 5, column - 4 : column + 5, 1:5] = organ
+        array = (100.0 * mask - 100.0 + rng.normal(0, 10, mask.shape)).astype(np.float32)
+        affine = np.diag([8.0, 8.0, 5.0, 1.0])
+        write_volume(Volume(array, affine), source / "images" / f"{name}.nii.gz")
+        write_volume(Volume(mask, affine), source / "labels" / f"{name}.nii.gz")
+    labels = {organ: index for index, organ in enumerate(ORGANS, start=1)}
+    (source / "labels.json").write_text(json.dumps({"modality": "CT", "labels": labels}))
+    prepare_store("pairs", source, root / "store", preprocessing=Preprocessing(size=SIDE, spacing_mm=6.0))
+    same = {"steps": 2, "checkpoint_minutes": 1e-9}  # a checkpoint after every step
+    runs = {
+        "codec": run_config("codec", root / "store", root / "unused", data={"crop": 32}, **same),
+        "base": run_config("base", root / "store", root / "unused", **same),
+        "control": run_config(
+            "control", root / "store", root / "unused", data={"validation": ("d",)}, precision="bf16", **same
+        ),
+    }
+    network = {"network": "unet", "sizes": {"widths": [4, 8, 8]}}
+    runs["unet"] = run_config("baseline", root / "store", root / "unused", model=network, **same)
+    for name, config in runs.items():
+        (root / f"{name}.yaml").write_text(config.model_dump_json())
+    bench = {
+        "format": "pairs",
+        "source": str(source),
+        "store": str(root / "store"),
+        "train": TRAIN,
+        "test": TEST,
+        "cpu_minutes": 1.5,
+        "methods": {"Med Delinea": ["codec.yaml", "base.yaml", "control.yaml"], "U-Net": ["unet.yaml"]},
+    }
+    (root / "bench.yaml").write_text(json.dumps(bench))
+    return root / "bench.yaml"
+
+
+@pytest.fixture
+def bench(bench_file: Path) -> BenchFile:
+    return read_bench_file(bench_file)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ten_seconds_a_step() -> Iterator[None]:
+    """A processor's clock that training steps move, by ten seconds each."""
+    hand = {"seconds": 0.0}
+    step = engine._optimise
+
+    def optimise(*words: Any) -> dict[str, float]:
+        hand["seconds"] += SECONDS_A_STEP
+        return step(*words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_optimise", optimise)
+        faked = SimpleNamespace(monotonic=lambda: 0.0, process_time=lambda: hand["seconds"])
+        patch.setattr(clock, "time", faked)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(bench_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Accuracy]:
+    """Both methods, trained and tested."""
+    output = tmp_path_factory.mktemp("done") / "out"
+    return output, measure_accuracy(read_bench_file(bench_file), output, None)
+
+
+@pytest.fixture(scope="module")
+def folded(bench_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Accuracy]:
+    """One method, in three folds."""
+    output = tmp_path_factory.mktemp("folded") / "out"
+    return output, measure_accuracy(read_bench_file(bench_file), output, 3, ("Med Delinea",))
+
+
+def meddelinea(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+# Training
+
+
+def test_each_method_has_the_same_processor_time_and_stages_build_on_each_other(
+    bench: BenchFile, done: tuple[Path, Accuracy]
+) -> None:
+    output, accuracy = done
+    chained, unet = accuracy.trials
+    assert [(stage.stage, stage.steps, stage.cpu_seconds) for stage in chained.stages] == [
+        ("codec", 2, 20.0),
+        ("base", 2, 20.0),
+        ("control", 5, 50.0),  # what is left of 90
+    ]
+    assert unet.stages == (StageCost("baseline", 9, 36, 90.0),)  # batches of 4
+    assert chained.cpu_hours == unet.cpu_hours == 90.0 / 3600.0
+    runs = output / "test" / "med-delinea"
+    control = read(runs / "3-control" / "run.json")
+    assert control["model"]["codec"] == str(runs / "1-codec" / "codec")
+    assert control["model"]["dit"] == str(runs / "2-base" / "dit")
+    assert (control["data"]["train"], control["data"]["validation"]) == (list(TRAIN), [])
+    assert read(runs / "2-base" / "run.json")["steps"] == 2
+    rows = (runs / "3-control" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(row)["learning_rate"] for row in rows]
+    assert rates == pytest.approx([0.5e-3 * (1 + np.cos(np.pi * share)) for share in (0, 0.2, 0.4, 0.6, 0.8)])
+    assert chained.parameters > chained.trained_parameters > 0
+    assert unet.parameters == unet.trained_parameters
+    for trial in accuracy.trials:
+        assert [case.case for case in trial.report.cases] == list(TEST)
+        assert trial.seconds.keys() == set(TEST)
+
+
+def test_what_is_done_is_not_done_again(
+    bench: BenchFile, done: tuple[Path, Accuracy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, accuracy = done
+    monkeypatch.setattr("meddelinea.benchmark.accuracy.train_chain", None)
+    monkeypatch.setattr("meddelinea.benchmark.accuracy.run_test", None)
+    again = measure_accuracy(bench, output, None)
+    assert report_rows(again) == report_rows(accuracy)
+    only = measure_accuracy(bench, output, None, ("U-Net",))
+    assert [trial.method for trial in only.trials] == ["Med Delinea", "U-Net"]
+
+
+def report_rows(accuracy: Accuracy) -> list[Any]:
+    """All of the trials but their wall time."""
+    return [(trial.stages, report_document(trial.report)) for trial in accuracy.trials]
+
+
+@pytest.mark.parametrize(("stage", "share"), [(", base,", 50), (", control,", 60), ("test test, U-Net", 1)])
+def test_stopped_and_gone_on_with_equals_uninterrupted(
+    bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path, stage: str, share: int
+) -> None:
+    def stop(part: str, count: int, total: int) -> None:
+        if stage in part and count >= share:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_accuracy(bench, tmp_path / "out", None, progress=stop)
+    finished = measure_accuracy(bench, tmp_path / "out", None)
+    assert report_rows(finished) == report_rows(done[1])
+
+
+def test_nothing_left_of_the_budget_is_told(bench: BenchFile, tmp_path: Path) -> None:
+    little = bench.model_copy(update={"cpu_minutes": 0.5})
+    with pytest.raises(UsageError, match=r"control.yaml: the stages before it took 0.7 of 0.5 CPU minutes"):
+        measure_accuracy(little, tmp_path / "out", None, ("Med Delinea",))
+
+
+def test_stages_with_a_time_of_their_own_share_what_the_others_leave(
+    bench: BenchFile, bench_file: Path, tmp_path: Path
+) -> None:
+    codec, base, control = (bench_file.parent / f"{name}.yaml" for name in ("codec", "base", "control"))
+    coarse, fine = tmp_path / "coarse.yaml", tmp_path / "fine.yaml"
+    coarse.write_text(json.dumps({"extends": str(control), "cpu_minutes": 14}))
+    fine.write_text(json.dumps({"extends": str(control), "cpu_minutes": 42}))
+    methods = {"Coarse first": (codec, base, coarse, fine)}
+    chosen = bench.model_copy(update={"methods": methods, "cpu_minutes": 118 / 60})
+    (trial,) = measure_accuracy(chosen, tmp_path / "out", None).trials
+    assert [(stage.stage, stage.cpu_seconds) for stage in trial.stages] == [
+        ("codec", 20.0),
+        ("base", 20.0),
+        ("control", 20.0),  # the step of ten seconds that a quarter of 78 ends in
+        ("control", 60.0),
+    ]
+    limitless = chosen.model_copy(update={"methods": {"Coarse first": (codec, base, coarse, control)}})
+    with pytest.raises(UsageError, match=r"control.yaml: no cpu_minutes; expected its share"):
+        measure_accuracy(limitless, tmp_path / "other", None)
+    assert not (tmp_path / "other" / "test" / "coarse-first" / "1-codec").exists()
+
+
+def test_an_output_of_another_benchmark_is_left_alone(
+    bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="a benchmark with other cpu_minutes"):
+        measure_accuracy(bench.model_copy(update={"cpu_minutes": 2.0}), done[0], None)
+    with pytest.raises(UsageError, match="a benchmark with other parts"):
+        measure_accuracy(bench, done[0], 2)
+    unet = bench.methods["U-Net"]
+    assert isinstance(unet, tuple)
+    faster = tmp_path / "unet.yaml"
+    faster.write_text(json.dumps({"extends": str(unet[0]), "optimiser": {"learning_rate": 1e-2}}))
+    (done[0] / "test" / "u-net" / "result.json").rename(tmp_path / "result.json")
+    try:
+        with pytest.raises(UsageError, match="a run with other settings"):
+            measure_accuracy(bench.model_copy(update={"methods": {"U-Net": (faster,)}}), done[0], None)
+    finally:
+        (tmp_path / "result.json").rename(done[0] / "test" / "u-net" / "result.json")
+
+
+# Folds and leaks
+
+
+def with_cases(bench: BenchFile, train: tuple[str, ...], test: tuple[str, ...] = ()) -> BenchFile:
+    return bench.model_copy(update={"train": train, "test": test})
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_folds_are_disjoint_by_patient(bench: BenchFile, folds: int) -> None:
+    patients = {f"{patient}-{kind}": patient for patient in "pqrstuv" for kind in ("t1", "t2")}
+    parts = divide(with_cases(bench, tuple(patients)), patients, folds)
+    assert len(parts) == folds
+    assert sorted(name for part in parts for name in part.test) == sorted(patients)
+    for fold, part in enumerate(parts):
+        assert set(part.train) | set(part.test) == set(patients)
+        assert {patients[name] for name in part.test} == set("pqrstuv"[fold::folds])
+        assert not {patients[name] for name in part.test} & {patients[name] for name in part.train}
+
+
+def test_cases_that_cannot_be_divided_are_refused(bench: BenchFile) -> None:
+    patients = {"a": "p", "b": "q", "c": "q", "d": "r"}
+    with pytest.raises(UsageError, match="3 folds of 2 patients"):
+        divide(with_cases(bench, ("a", "b", "c")), patients, 3)
+    with pytest.raises(UsageError, match="patients q are in train and in test"):
+        divide(with_cases(bench, ("a", "b"), ("c", "d")), patients, None)
+    with pytest.raises(UsageError, match="no test case"):
+        divide(with_cases(bench, ("a", "b")), patients, None)
+
+
+def test_no_stage_of_a_fold_sees_its_test_cases(folded: tuple[Path, Accuracy]) -> None:
+    output, accuracy = folded
+    assert [trial.part for trial in accuracy.trials] == [f"fold-{fold}-of-3" for fold in (1, 2, 3)]
+    tested = [case.case for trial in accuracy.trials for case in trial.report.cases]
+    assert tested == list(TRAIN)
+    for part in accuracy.parts:
+        seen = sorted((output / part.name).rglob("training_cases.json"))
+        assert len(seen) == 3  # a component a stage
+        for path in seen:
+            document = read(path)
+            names = {case["name"] for role in ("train", "validation", "test") for case in document[role]}
+            assert names == set(TRAIN) - set(part.test)
+    (row,) = accuracy_rows(accuracy)
+    assert (row.parts, row.patients, row.cases) == (3, 3, 3)
+    assert row.steps == 9
+
+
+def test_folds_of_their_own_make_the_same_tables(
+    bench_file: Path, folded: tuple[Path, Accuracy], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("benchmark", "accuracy", bench_file, tmp_path / "out", "--methods", "Med Delinea", "--folds", 3, "--quiet")
+    for fold, patients in ((2, 1), (3, 2)):
+        assert meddelinea(*words, "--fold", fold) == 0
+        assert f"| Med Delinea | {patients} |" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").glob("fold*")} == {"fold-2-of-3", "fold-3-of-3"}
+    assert meddelinea(*words) == 0
+    apart = read(tmp_path / "out" / "accuracy.json")
+    together = json.loads(json.dumps(accuracy_document(folded[1], accuracy_rows(folded[1]))))
+    for document in (apart, together):
+        for measured in (*document["trials"], *document["rows"]):
+            del measured["seconds"]  # wall time
+    assert apart == together
+
+
+@pytest.mark.parametrize("words", [("--folds", 3, "--fold", 4), ("--test", "--fold", 1)])
+def test_a_fold_that_there_is_not_is_refused(
+    bench_file: Path, tmp_path: Path, words: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert meddelinea("benchmark", "accuracy", bench_file, tmp_path / "out", *words) == 2
+    assert "expected 1 to the number of folds" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_saw_a_test_case_is_not_tested(
+    bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path
+) -> None:
+    folder = done[0] / "test" / "u-net" / "1-unet" / "pipeline"
+    methods = {**bench.methods, "known": TrainedModel(model=str(folder), cpu_hours=2.0)}
+    with pytest.raises(LeakFoundError, match="was trained on a"):
+        measure_accuracy(bench.model_copy(update={"methods": methods}), tmp_path / "folds", 3)
+    assert not list((tmp_path / "folds").glob("fold*"))  # before any training
+    fair = measure_accuracy(bench.model_copy(update={"methods": methods}), tmp_path / "test", None, ("known",))
+    (row,) = accuracy_rows(fair)
+    assert (row.cpu_hours, row.slices, row.trained_parameters) == (2.0, None, None)
+    assert report_document(fair.trials[0].report) == report_document(done[1].trials[1].report)
+
+
+def test_a_codec_that_saw_a_test_case_is_found_out(bench: BenchFile, tmp_path: Path) -> None:
+    leaky = train(run_config("codec", bench.store, tmp_path / "codec", data={"crop": 32, "train": ("d",)})) / "codec"
+    base, control = (Path(str(bench.methods["Med Delinea"][i])) for i in (1, 2))  # type: ignore[index]
+    started = tmp_path / "base.yaml"
+    started.write_text(json.dumps({"extends": str(base), "model": {"codec": str(leaky)}}))
+    ended = tmp_path / "control.yaml"
+    ended.write_text(json.dumps({"extends": str(control), "model": {"codec": str(leaky)}}))
+    with pytest.raises(LeakFoundError, match="was trained on d"):
+        measure_accuracy(bench.model_copy(update={"methods": {"m": (started, ended)}}), tmp_path / "out", None)
+
+
+# What it comes to
+
+
+def score(organ: str, prediction: Callable[[], np.ndarray], reference: Callable[[], np.ndarray]) -> OrganScore:
+    return score_organ(organ, prediction(), reference(), (1.0, 1.0, 1.0))
+
+
+def slab(length: int) -> Callable[[], np.ndarray]:
+    def make() -> np.ndarray:
+        mask = np.zeros((12, 3, 3), bool)
+        mask[:length] = True
+        return mask
+
+    return make
+
+
+def case(name: str, liver: tuple[int, int], gallbladder: tuple[int, int]) -> CaseResult:
+    """Predicted and true length of two organs: Dice 2 min / (sum)."""
+    scores = (score("liver", *map(slab, liver)), score("gallbladder", *map(slab, gallbladder)))
+    return CaseResult(name, "", "", "", "", scores, (), (), (), ())
+
+
+def hand_made() -> Accuracy:
+    first = Report((case("p1", (6, 6), (3, 1)), case("p2", (6, 10), (0, 2))), (), 2.0)
+    second = Report((case("p1", (6, 10), (1, 1)),), (CaseFailure("p2", "damaged"),), 2.0)
+    third = Report((case("q1", (5, 5), (0, 0)),), (), 2.0)
+    stages = (StageCost("codec", 10, 80, 3600.0), StageCost("control", 30, 240, 7200.0))
+    trials = (
+        Trial("A", "fold-1-of-2", 2_000_000, 500_000, stages, 3.0, {"p1": 1.0, "p2": 3.0}, first),
+        Trial("A", "fold-2-of-2", 2_000_000, 500_000, stages, 5.0, {"q1": 5.0}, third),
+        Trial("B", "fold-1-of-2", 1_000_000, None, (), None, {"p1": 1.0}, second),
+    )
+    patients = {"p1": "p", "p2": "p", "q1": "q"}
+    parts = (Part("fold-1-of-2", ("q1",), ("p1", "p2")), Part("fold-2-of-2", ("p1", "p2"), ("q1",)))
+    return Accuracy(("liver", "gallbladder"), patients, parts, 180.0, 0, trials)
+
+
+def test_the_rows_by_hand() -> None:
+    accuracy = hand_made()
+    a, b = accuracy_rows(accuracy)
+    assert (a.parts, a.patients, a.cases, a.failures, a.seconds) == (2, 2, 3, 0, 3.0)
+    assert (a.steps, a.slices, a.cpu_hours) == (40.0, 320.0, 4.0)
+    # Liver: 1, 0.75, 1. Gallbladder: 0.5, missed 0, and both empty, which is left out.
+    assert a.organs["liver"].dice.mean == pytest.approx(2.75 / 3)
+    assert a.organs["gallbladder"].dice.mean == pytest.approx(0.25)
+    assert a.all_organs.dice.mean == pytest.approx((2.75 / 3 + 0.25) / 2)
+    # Patient p twice in a quarter of the resamples, q twice in another: liver 0.875 to 1.
+    assert (a.organs["liver"].dice.low, a.organs["liver"].dice.high) == (0.875, 1.0)
+    # Without p there is no gallbladder, and the mean of that resample is the liver's.
+    assert (a.organs["gallbladder"].dice.low, a.organs["gallbladder"].dice.high) == (0.25, 0.25)
+    assert (a.all_organs.dice.low, a.all_organs.dice.high) == pytest.approx(((0.875 + 0.25) / 2, 1.0))
+    assert (a.organs["gallbladder"].infinite_distances, a.organs["gallbladder"].hd95_mm.mean) == (1, 2.0)
+    assert (b.patients, b.cases, b.failures, b.cpu_hours, b.slices) == (1, 1, 1, None, None)
+    assert a.difference is None
+    assert b.difference is not None
+    # On p1 alone: B has (0.75 + 1) / 2, A (1 + 0.5) / 2.
+    assert (b.difference.to, b.difference.patients) == ("A", 1)
+    assert b.difference.all_organs.mean == pytest.approx(0.125)
+
+
+def test_the_means_are_those_of_the_summary() -> None:
+    accuracy = hand_made()
+    row = accuracy_rows(accuracy)[0]
+    pooled = Report(tuple(c for t in accuracy.trials[:2] for c in t.report.cases), (), 2.0)
+    summary = summarise(pooled)
+    for organ in summary.organs:
+        ours = row.organs[organ.organ]
+        assert (ours.dice.mean, ours.hd95_mm.mean) == pytest.approx((organ.dice, organ.hd95_mm))
+        assert ours.infinite_distances == organ.infinite_distances
+    paper = (row.paper_organs, summary.mean_over_paper_organs)
+    for group, theirs in ((row.all_organs, summary.mean_over_organs), paper):
+        assert (group.dice.mean, group.hd95_mm.mean) == pytest.approx((theirs.dice, theirs.hd95_mm))
+        assert group.infinite_distances == theirs.infinite_distances
+
+
+def test_a_difference_is_within_patients() -> None:
+    """A method that is better by the same for every patient is better for sure, however much patients differ."""
+    livers = {f"p{i}": i for i in range(1, 9)}
+    reports = [
+        Report(tuple(case(name, (length + more, 12), (2, 2)) for name, length in livers.items()), (), 2.0)
+        for more in (0, 1)
+    ]
+    trials = tuple(Trial(name, "test", 1, 1, (), None, {}, report) for name, report in zip("AB", reports, strict=True))
+    accuracy = Accuracy(("liver", "gallbladder"), {n: n for n in livers}, (), 1.0, 0, trials)
+    one, other = accuracy_rows(accuracy)
+    assert one.all_organs.dice.high > other.all_organs.dice.low  # the intervals overlap
+    assert other.difference is not None
+    assert other.difference.all_organs.low > 0
+    assert other.difference.all_organs.mean == pytest.approx(other.all_organs.dice.mean - one.all_organs.dice.mean)
+
+
+def test_the_table_in_markdown() -> None:
+    accuracy = hand_made()
+    lines = accuracy_lines(accuracy, accuracy_rows(accuracy))
+    head, _, a, b = lines[:4]
+    assert "| gallbladder | liver | mean Dice of 2 [95 %] | mean Dice of 2 [95 %] | HD95 mm, mean of 2 [95 %]" in head
+    assert a.startswith("| A | 2 | 2.00 (0.50) | 320 | 4.00 | 3.0 | 0.250 | 0.917 | 0.583 [0.562, 1.000] |")
+    assert a.endswith("| 1 | 0 |")
+    assert b.startswith("| B | 1 | 1.00 (-) | - | - | 1.0 | 1.000 | 0.750 |")
+    assert b.endswith("| 0 | 1 |")
+    assert any(line.startswith("| gallbladder | 0.250 [0.250, 0.250] | 2.0 [2.0, 2.0], 1 infinite |") for line in lines)
+    assert lines[-3].startswith("| less A | patients |")
+    assert lines[-1] == "| B | 1 | +0.125 [+0.125, +0.125] | +0.125 [+0.125, +0.125] |"
+    document = json.loads(json.dumps(accuracy_document(accuracy, accuracy_rows(accuracy)), allow_nan=False))
+    assert document["rows"][0]["organs"]["liver"]["dice"] == {"mean": pytest.approx(2.75 / 3), "low": 0.875, "high": 1}
+    assert document["trials"][0]["report"]["cases"][1]["scores"][1]["hd95_mm"] == "inf"
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    report = replace(hand_made().trials[0].report, failures=(CaseFailure("x", "damaged"),))
+    empty = Report((case("q", (0, 0), (0, 1)),), (), 1.0)
+    for written in (report, empty):
+        assert repr(read_report_document(json.loads(json.dumps(report_document(written))))) == repr(written)
+
+
+# The file and the command
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"methods": {"U-Net": [], "x": ["a.yaml"]}}, "methods"),
+        ({"methods": {"U-Net": ["a.yaml"], "u net": ["b.yaml"]}}, "do not differ enough"),
+        ({"test": ["a"]}, "cases a are named twice"),
+        ({"cpu_minutes": 0}, "cpu_minutes"),
+        ({"minutes": 3}, "minutes"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_meant_is_refused(
+    bench_file: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "bench.yaml").write_text(json.dumps(read(bench_file) | change))
+    with pytest.raises(UsageError, match=words):
+        read_bench_file(tmp_path / "bench.yaml")
+
+
+def test_methods_of_a_benchmark_file(bench_file: Path, tmp_path: Path) -> None:
+    methods = {"U-Net (best)": ["unet.yaml"], "small": "small", "big": {"model": "runs/big", "cpu_hours": 2}}
+    (tmp_path / "bench.yaml").write_text(json.dumps(read(bench_file) | {"methods": methods}))
+    assert read_bench_file(tmp_path / "bench.yaml").methods == {
+        "U-Net (best)": (tmp_path / "unet.yaml",),
+        "small": TrainedModel(model="small"),
+        "big": TrainedModel(model="runs/big", cpu_hours=2.0),
+    }
+    assert folder_name("U-Net (best)") == "u-net-best"
+    with pytest.raises(InputRefusedError, match="not a readable YAML file"):
+        read_bench_file(tmp_path / "absent.yaml")
+
+
+def test_unknown_methods_and_cases_are_named(bench: BenchFile, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no method called V-Net; expected some of: Med Delinea, U-Net"):
+        measure_accuracy(bench, tmp_path / "out", None, ("V-Net",))
+    with pytest.raises(InputRefusedError, match="z: no such case"):
+        measure_accuracy(with_cases(bench, (*TRAIN, "z"), TEST), tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(
+    bench_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], done: tuple[Path, Accuracy]
+) -> None:
+    output = done[0]
+    assert meddelinea("benchmark", "accuracy", bench_file, output, "--test", "-q") == 0
+    printed = capsys.readouterr().out
+    assert (output / "accuracy.md").read_text() == printed
+    document = read(output / "accuracy.json")
+    assert [row["method"] for row in document["rows"]] == ["Med Delinea", "U-Net"]
+    for row in document["rows"]:
+        assert f"{row['paper_organs']['dice']['mean']:.3f} [{row['paper_organs']['dice']['low']:.3f}, " in printed
+    assert meddelinea("benchmark", "accuracy", bench_file, output) == 2
+    assert meddelinea("benchmark", "accuracy", bench_file, output, "--test", "--folds", 2) == 2
+    assert "either --folds N" in capsys.readouterr().err
+
+
+def test_a_case_that_fails_is_counted(
+    bench_file: Path, bench: BenchFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "scans"
+    for path in sorted(bench.source.rglob("*.*")):
+        copy = source / path.relative_to(bench.source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes()[: 500 if path.name == "e.nii.gz" else None])
+    methods = {"U-Net": [str(bench_file.parent / "unet.yaml")]}
+    (tmp_path / "bench.yaml").write_text(json.dumps(read(bench_file) | {"source": str(source), "methods": methods}))
+    words = ("benchmark", "accuracy", tmp_path / "bench.yaml", tmp_path / "out", "--test", "-q", "--cpu-minutes", 0.3)
+    for _ in range(2):
+        assert meddelinea(*words) == 4
+        shown = capsys.readouterr()
+        assert shown.out.splitlines()[2].endswith("| 1 |")
+        assert "failed: test, U-Net, e: " in shown.err
+    (trial,) = read(tmp_path / "out" / "accuracy.json")["trials"]
+    assert [case["case"] for case in trial["report"]["cases"]] == ["d"]
+    assert trial["stages"][0]["steps"] == 2  # 0.3 minutes are 18 seconds
+
+
+# The calibration
+
+
+def test_a_calibration_is_fitted_on_the_folds_and_measured_on_the_test(
+    bench_file: Path,
+    done: tuple[Path, Accuracy],
+    folded: tuple[Path, Accuracy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(done[0] / "test" / "med-delinea" / "3-control" / "pipeline", model)
+    words = ("benchmark", "calibration", bench_file, tmp_path / "out", "--model", model, "-q")
+    assert meddelinea(*words) == 2
+    assert "no calibration.json" in capsys.readouterr().err
+    assert meddelinea(*words, "--fit-on", folded[0], "--method", "Med Delinea") == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "calibration.md").read_text() == printed
+    document = read(tmp_path / "out" / "figures.json")
+    for side, cases in (("fitted", TRAIN), ("tested", TEST)):
+        for measured in document[side]:
+            assert [(row["case"], row["organ"]) for row in measured["rows"]] == [
+                (case, organ) for case in cases for organ in ORGANS
+            ]
+    # What is said of a test case is what `predict` says with the file in the model's folder.
+    scan = read_volume(read_bench_file(bench_file).source / "images" / "d.nii.gz")
+    without = segment(scan, model, modality="CT")
+    shutil.copy(tmp_path / "out" / "calibration.json", model)
+    result = segment(scan, model, modality="CT")
+    assert np.array_equal(result.mask.array, without.mask.array)
+    assert without.segmentation.calibration is None
+    for row in document["tested"][1]["rows"][: len(ORGANS)]:
+        organ = row["organ"]
+        assert row["volume_ml"] == pytest.approx(result.statistics[organ].volume_ml)
+        assert row["needs_review"] == result.reviews[organ].needs_review
+        assert row["interval_ml"] == (
+            result.reviews[organ].interval_ml and pytest.approx(result.reviews[organ].interval_ml)
+        )
+        assert row["confidence"]["expected_dice"] == result.segmentation.confidence[organ].expected_dice
+    # Measured again as the model's own, it does the same on the test.
+    own = tmp_path / "own"
+    assert meddelinea("benchmark", "calibration", bench_file, own, "--model", model, "-q") == 0
+    assert read(own / "figures.json") == {**document, "model": str(model), "fitted": None}
+    assert "|  | test, before | test, after |" in capsys.readouterr().out
+    assert {path.name for path in own.iterdir()} == {"calibration.md", "figures.json"}
+
+
+def test_a_calibration_wants_all_folds_and_an_unseen_test(
+    bench_file: Path,
+    done: tuple[Path, Accuracy],
+    folded: tuple[Path, Accuracy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("benchmark", "calibration", bench_file, tmp_path / "out", "--fit-on")
+    for folds, reason in ((done[0], f"tested on {', '.join(TEST)}, which"), (tmp_path, "no benchmark")):
+        assert meddelinea(*words, folds, "--method", "Med Delinea") == 2
+        message = capsys.readouterr().err
+        assert reason in message
+        assert "--folds first" in message
+    assert meddelinea(*words, folded[0], "--method", "U-Net") == 2
+    assert "not done" in capsys.readouterr().err
+    content = read(bench_file)
+    other = bench_file.with_name("other.yaml")  # its test is what the model was trained on
+    other.write_text(json.dumps(content | {"train": TEST, "test": TRAIN}))
+    model = done[0] / "test" / "med-delinea" / "3-control" / "pipeline"
+    given = ("--method", "Med Delinea", "--model", model)
+    assert meddelinea("benchmark", "calibration", other, tmp_path / "out", "--fit-on", done[0], *given) == 6
+    assert not (tmp_path / "out").exists()

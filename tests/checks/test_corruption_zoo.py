@@ -1,0 +1,166 @@
+"""Bad scans through the command line: each is refused or warned about for its reason, and none in silence.
+
+Each beast runs through `check --json` and `predict --json`. For those that are warned about the network is replaced by
+a threshold, except where the mask is what the test is about.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from meddelinea.cli.main import main
+from meddelinea.findings import Caution, Refusal
+from meddelinea.segmentation.model import model_folder
+from meddelinea.segmentation.predict import Segmentation
+from meddelinea.volume import Volume
+from support.spoiled import nifti, pipe
+from support.zoo import REFUSALS, WARNINGS, Beast
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "checks.md"
+REFUSED = 3
+#: Words that a remedy begins with.
+REMEDY = re.compile(
+    r"expected .*[;:,] (is it complete|check|choose|convert|copy|correct|do not|export|fetch|find|give|move|pass|read|"
+    r"remove|repair|replace|resample|save|say|split|subtract|add|unpack|use|zip|multiply)\b"
+)
+#: Reasons that no scan on a disk can give: of the library's arrays, of the options, of the outputs, and of all else.
+NOT_OF_FILES = {"not_numbers", "unknown_organ", "output", "refused"}
+OF_MASKS = {"empty_mask", "unlikely_sizes"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By what they were trained on: the shipped model, and two of which only the description is there."""
+    described = {"CT": "small"}
+    for name, modalities in {"MR": ["MR"], "both": ["CT", "MR"]}.items():
+        folder = tmp_path_factory.mktemp("model")
+        for file in ("labels.json", "preprocessing.json", "training_cases.json", "model_index.json"):
+            shutil.copy(model_folder("small") / file, folder)
+        content = json.loads((folder / "preprocessing.json").read_text())
+        (folder / "preprocessing.json").write_text(json.dumps(content | {"modalities": modalities}))
+        described[name] = str(folder)
+    return described
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any, str]]:
+    """Run `meddelinea WORDS... --json`: exit code, the object on stdout, stderr."""
+    monkeypatch.setattr("logging.disable", lambda level: None)  # process-wide, so it would outlive the test
+
+    def call(*words: object) -> tuple[int, Any, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([*(str(word) for word in words), "--json"])
+        out, err = capsys.readouterr()
+        assert out, err
+        return int(stop.value.code or 0), json.loads(out), err
+
+    return call
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def coded(answer: dict[str, Any], level: str) -> list[str]:
+    return [finding["code"] for finding in answer["findings"] if finding["level"] == level]
+
+
+def test_the_zoo_has_sixty_beasts_and_one_for_each_reason() -> None:
+    names = [beast.name for beast in REFUSALS + WARNINGS]
+    assert len(set(names)) == len(names) >= 60
+    assert {beast.code for beast in REFUSALS} == set(get_args(Refusal)) - NOT_OF_FILES
+    assert {beast.code for beast in WARNINGS} == set(get_args(Caution)) - OF_MASKS
+
+
+@pytest.mark.parametrize("beast", REFUSALS, ids=lambda beast: beast.name)
+def test_it_is_refused_for_its_reason_and_nothing_is_written(
+    beast: Beast,
+    tmp_path: Path,
+    models: dict[str, str],
+    run: Callable[..., tuple[int, Any, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load_model(*_: object) -> None:
+        raise AssertionError("a refused scan must not cost the loading of a model")
+
+    monkeypatch.setattr("meddelinea.segmentation.model.load_model", load_model)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    if beast.make is pipe and not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes on this system")
+    source = beast.make(tmp_path / "in")
+    before = listing(tmp_path)
+
+    code, answer, err = run("check", source, "--model", models[beast.model])
+    assert (code, answer["accepted"], err) == (REFUSED, False, "")
+    assert coded(answer, "refuse") == [beast.code]
+    (message,) = (finding["message"] for finding in answer["findings"] if finding["level"] == "refuse")
+    assert beast.says in message
+    assert REMEDY.search(message), message
+
+    out = tmp_path / "out"
+    words = ("-o", out / "mask.nii.gz", "--statistics", out / "s.json", "--preview", out / "p.png")
+    code, said, err = run("predict", "-i", source, *words, "--model", models[beast.model])
+    assert (code, said["accepted"], said["findings"]) == (REFUSED, False, answer["findings"])
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert str(source) in err
+    assert " ".join(message.split()) in err
+    assert listing(tmp_path) == before
+
+
+@pytest.fixture
+def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAKE: a model that calls all that is above 20 HU liver."""
+
+    def segment(_: object, volume: Volume, **options: Any) -> Segmentation:
+        mask = Volume((volume.array > 20).astype(np.uint8), volume.affine)
+        return Segmentation(mask, {"liver": 1}, "small", "1", 1, "ddim", 1, 0, 0.1)
+
+    monkeypatch.setattr("meddelinea.segmentation.model.load_model", lambda *_: object())
+    monkeypatch.setattr("meddelinea.segmentation.predict.segment", segment)
+
+
+@pytest.mark.usefixtures("threshold")
+@pytest.mark.parametrize("beast", WARNINGS, ids=lambda beast: beast.name)
+def test_it_is_warned_about_and_segmented(
+    beast: Beast, tmp_path: Path, models: dict[str, str], run: Callable[..., tuple[int, Any, str]]
+) -> None:
+    (tmp_path / "in").mkdir()
+    source = beast.make(tmp_path / "in")
+    code, answer, err = run("check", source)
+    assert (code, answer["accepted"], err) == (0, True, "")
+    assert coded(answer, "warn") == [beast.code]
+    assert beast.says in answer["findings"][0]["message"]
+
+    code, said, err = run("predict", "-i", source, "-o", tmp_path / "mask.nii.gz")
+    assert (code, said["accepted"], said["findings"]) == (0, True, answer["findings"])
+    assert err.splitlines() == [f"warning: {source}: {answer['findings'][0]['message']}"]
+    assert np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).any()
+
+
+def test_a_mask_without_any_organ_is_warned_about(tmp_path: Path, run: Callable[..., tuple[int, Any, str]]) -> None:
+    """Seen by the shipped model itself: a bottle of water on a foam table is a sound CT without liver and spleen."""
+    x, y, _ = np.meshgrid(*(np.linspace(-96, 96, n) for n in (48, 48, 4)), indexing="ij")
+    bottle = np.select([np.hypot(x, y) < 25, abs(y - 40) < 6], [0.0, -90.0], -1000.0)
+    noise = np.random.default_rng(0).normal(0, 8, bottle.shape)
+    source = nifti((bottle + noise).astype(np.int16))(tmp_path)
+    code, answer, err = run("predict", "-i", source, "-o", tmp_path / "mask.nii.gz", "--organs", "liver,spleen")
+    assert (code, answer["found_ml"]) == (0, {})
+    assert "empty_mask" in coded(answer, "warn")
+    assert "no organ was found" in err
+    assert not np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).any()
+
+
+def test_the_document_lists_the_reasons_with_their_levels() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (refuse|warn) \| ", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    expected = [(code, "refuse") for code in get_args(Refusal)] + [(code, "warn") for code in get_args(Caution)]
+    assert sorted(rows) == sorted(expected)

@@ -1,0 +1,257 @@
+"""Preparing a store: the same bytes from any engine and after any death, which costs its own case alone."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from meddelinea.data.case import Case, LabelledScan
+from meddelinea.data.datasets import find_cases
+from meddelinea.data.prepare import prepare_store
+from meddelinea.data.preprocess import Preprocessing
+from meddelinea.data.store import SliceStore, case_file, read_manifest
+from meddelinea.data.workers import Outcome, in_this_process, on_cluster, on_this_machine
+from meddelinea.errors import InputRefusedError, UsageError
+from support.clusters import run_on_cluster
+from support.patience import wait_until
+
+SMALL = Preprocessing(size=64, spacing_mm=4.0)
+NAMES = tuple(f"img{number:04d}" for number in range(1, 7))
+PREPARE = [sys.executable, "-m", "meddelinea", "prepare", "--format", "btcv", "--size", "64", "--spacing-mm", "4"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six scans of random boxes in BTCV's layout."""
+    root = tmp_path_factory.mktemp("btcv")
+    rng = np.random.default_rng(0)
+    for folder in ("img", "label"):
+        (root / folder).mkdir()
+    for name in NAMES:
+        mask = np.zeros((60, 50, 12), np.uint8)
+        for organ in range(1, 14):
+            low = rng.integers(0, (50, 40, 8))
+            mask[tuple(slice(start, start + 10) for start in low)] = organ
+        scan = (mask * 20.0 - 100 + rng.normal(0, 5, mask.shape)).astype(np.int16)
+        for array, path in ((scan, f"img/{name}"), (mask, f"label/{name.replace('img', 'label')}")):
+            nib.save(nib.Nifti1Image(array, np.diag([3.0, 3.0, 5.0, 1.0])), root / f"{path}.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Contents of the store that an uninterrupted run makes."""
+    root = tmp_path_factory.mktemp("expected") / "store"
+    assert prepare_store("btcv", source, root, preprocessing=SMALL).stored == NAMES
+    return contents(root)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Each file of a store."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def backwards(work: Callable[[Case], str], cases: tuple[Case, ...]) -> Iterator[Outcome]:
+    return in_this_process(work, cases[::-1])
+
+
+@pytest.mark.parametrize(
+    "engine", [backwards, partial(on_this_machine, workers=1), partial(on_this_machine, workers=3)]
+)
+def test_every_engine_makes_the_same_bytes(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], engine: Callable[..., Iterator[Outcome]]
+) -> None:
+    seen = []
+    report = prepare_store(
+        "btcv", source, tmp_path, preprocessing=SMALL, engine=engine, progress=lambda *step: seen.append(step)
+    )
+    assert contents(tmp_path) == expected
+    assert (report.stored, report.present, dict(report.failed)) == (NAMES, (), {})
+    assert [step[:2] for step in seen] == [(done, 6) for done in range(1, 7)]
+    assert {step[2] for step in seen} == set(NAMES)
+
+
+@pytest.mark.parametrize("cases", [0, 2, 5])
+def test_a_killed_run_is_completed_to_the_same_bytes(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], cases: int
+) -> None:
+    words = [*PREPARE, "--workers", "2", str(source), str(tmp_path / "store")]
+    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "store" / "cases"
+
+    def far_enough() -> bool:
+        assert run.poll() is None
+        return (tmp_path / "store" / "store.json").is_file() and len(list(folder.glob("*.json"))) >= cases
+
+    wait_until(far_enough)
+    kill(run)
+    if cases < 5:
+        assert not (tmp_path / "store" / "cases.jsonl").exists()
+        with pytest.raises(InputRefusedError, match="interrupted"):
+            SliceStore(tmp_path / "store")
+    # What a writer that died in the middle leaves.
+    (folder / f".img0004.h5.{'0f' * 16}.h5").write_bytes(b"half")
+    case_file(tmp_path / "store", "img0006").write_bytes(b"written, but not yet known")
+    (folder / "img0006.json").unlink(missing_ok=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(tmp_path / "store") == expected
+
+
+def test_workers_end_with_a_killed_parent(source: Path, tmp_path: Path) -> None:
+    run = subprocess.Popen([*PREPARE, "--workers", "2", str(source), str(tmp_path)], stdout=subprocess.DEVNULL)
+    wait_until(lambda: list((tmp_path / "cases").glob("*.json")))
+    assert kill(run) >= 2
+
+
+def kill(run: subprocess.Popen[bytes]) -> int:
+    """Kill a process and wait until its children, whose number is returned, have ended of themselves."""
+    children = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    wait_until(lambda: not any(running(pid) for pid in children))
+    return len(children)
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs: it is neither gone nor a zombie that its new parent has not yet buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def dying(case: Case) -> str:
+    """Work that some cases are the death of."""
+    if case.name == "img0002":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if case.name == "img0003":
+        os._exit(7)
+    if case.name == "img0004":
+        raise MemoryError("cannot allocate")
+    return "stored"
+
+
+def test_the_death_of_a_worker_costs_its_case_alone(source: Path) -> None:
+    cases = find_cases("btcv", source).cases
+    outcomes = {outcome.case.name: outcome for outcome in on_this_machine(dying, cases, workers=2)}
+    assert set(outcomes) == set(NAMES)
+    assert {name for name, outcome in outcomes.items() if outcome.answer is None} == set(NAMES[1:4])
+    assert "signal SIGKILL; probably out of memory" in outcomes["img0002"].reason
+    assert "exit code 7" in outcomes["img0003"].reason
+    assert "MemoryError: cannot allocate" in outcomes["img0004"].reason
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damage_is_found_and_repaired_on_request(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], workers: int
+) -> None:
+    prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
+    path = case_file(tmp_path, "img0003")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+    assert prepare_store("btcv", source, tmp_path, preprocessing=SMALL).present == NAMES
+    words = [*PREPARE, "--workers", str(workers), "--verify", str(source), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "1 cases stored (1 of them were damaged), 5 there before, 0 failed" in done.stdout
+    assert contents(tmp_path) == expected
+
+
+def test_unexpected_errors_and_remarks_are_reported(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meddelinea.data import prepare
+
+    read = prepare.read_case
+
+    def remarkable(case: Case, organs: tuple[str, ...]) -> LabelledScan:
+        if case.name == "img0005":
+            raise gzip.BadGzipFile("not a gzip file")
+        labelled = read(case, organs)
+        return LabelledScan(labelled.scan, labelled.mask, ("masks overlap",) if case.name == "img0001" else ())
+
+    monkeypatch.setattr(prepare, "read_case", remarkable)
+    report = prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
+    assert dict(report.failed) == {"img0005": "BadGzipFile: not a gzip file (unexpected)"}
+    assert dict(report.remarks) == {"img0001": ("masks overlap",)}
+    again = prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
+    assert dict(again.remarks) == {"img0001": ("masks overlap",)}  # kept with the case
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_name_that_another_dataset_took_is_refused_for_that_case(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meddelinea.data import prepare
+    from meddelinea.data.case import FoundCases
+
+    btcv = find_cases("btcv", source).cases
+    other = tuple(
+        Case(name, "other", c.patient, c.image, c.labels, c.modality) for name, c in zip("ab", btcv, strict=False)
+    )
+    same = Case(btcv[0].name, "other", "9", btcv[1].image, btcv[1].labels, "CT")
+    first = prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
+    before = contents(tmp_path)["cases/img0001.h5"]
+    monkeypatch.setattr(prepare, "find_cases", lambda layout, source: FoundCases((*other, same), {"c": "no image"}))
+    second = prepare_store("other", source, tmp_path, preprocessing=SMALL)
+    assert (first.stored, second.stored) == (NAMES, ("a", "b"))
+    assert set(second.failed) == {"c", "img0001"}
+    assert "holds a case img0001 of dataset btcv already" in second.failed["img0001"]
+    assert contents(tmp_path)["cases/img0001.h5"] == before
+    assert [case.name for case in read_manifest(tmp_path).cases] == ["a", "b", *NAMES]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--engine", "ray"], ["--address", "auto"], ["--engine", "ray", "--address", "auto", "--workers", "2"]],
+)
+def test_options_of_one_engine_do_not_go_with_the_other(source: Path, tmp_path: Path, words: list[str]) -> None:
+    done = subprocess.run([*PREPARE, *words, str(source), str(tmp_path / "s")], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"--engine ray goes with --address" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_without_ray_one_line_says_how_to_get_it(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'meddelinea\[cluster\]'"):
+        list(on_cluster(dying, find_cases("btcv", source).cases, "auto"))
+
+
+def test_a_cluster_that_does_not_start_in_time_is_one_line(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise Exception("The current node\ntimed out during startup")  # as ray does, of no class of its own
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(UsageError, match=r"no ray cluster at 'local' \(The current node timed out during startup\)"):
+        list(on_cluster(dying, find_cases("btcv", source).cases, "local"))
+
+
+def test_a_cluster_makes_the_same_bytes(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    broken = tmp_path / "btcv"
+    broken.mkdir()
+    for folder in ("img", "label"):
+        (broken / folder).mkdir()
+        for path in (source / folder).iterdir():
+            (broken / folder / path.name).symlink_to(path)
+    (broken / "img" / "img0007.nii.gz").write_bytes(b"no scan")
+    (broken / "label" / "label0007.nii.gz").write_bytes(b"no mask")
+    words = [*PREPARE, "--engine", "ray", "--address", "local", str(broken), str(tmp_path / "store")]
+    done = run_on_cluster(words)
+    assert done.returncode == 4, done.stderr
+    assert "img0007" in done.stderr
+    files = contents(tmp_path / "store")
+    assert list(json.loads(files.pop("report.json"))["failed"]) == ["img0007"]
+    assert files == {name: content for name, content in expected.items() if name != "report.json"}

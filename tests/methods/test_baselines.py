@@ -1,0 +1,312 @@
+"""Baselines: MONAI's networks as methods, trained by the same engine and used by the same commands."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.networks import nets
+from pydantic import ValidationError
+from torch import Tensor
+
+from meddelinea.cli.main import main
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.errors import UsageError, WeightsMissingError
+from meddelinea.io.volumes import write_volume
+from meddelinea.methods.dynunet import DynUNet, nnunet_widths
+from meddelinea.methods.network import Baseline, supervision_weights
+from meddelinea.methods.network_pipeline import BaselinePipeline
+from meddelinea.methods.networks import build_network
+from meddelinea.methods.protocol import Batch
+from meddelinea.methods.unet import UNet
+from meddelinea.segmentation.model import load_model
+from meddelinea.segmentation.predict import segment
+from meddelinea.training.adapt import AdaptSettings, adapt
+from meddelinea.training.checkpoint import load_checkpoint
+from meddelinea.training.config import load_config
+from meddelinea.training.engine import train
+from meddelinea.volume import Volume
+from support.patience import PATIENCE
+from support.tiny import CASES, ORGANS, SIDE, run_config, write_blobs
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+WIDTHS = {"widths": [4, 8, 8, 8, 8]}
+NETWORKS = ("unet", "dynunet")
+
+
+def tiny_network(name: str) -> UNet | DynUNet:
+    torch.manual_seed(0)
+    return build_network(name, len(ORGANS), 3, SIDE, WIDTHS)  # type: ignore[arg-type]
+
+
+def batch(count: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, SIDE, SIDE, generator=generator) * 2 - 1
+    masks = torch.randint(0, len(ORGANS) + 1, (count, SIDE, SIDE), generator=generator)
+    return Batch(images, masks, torch.zeros(count, 4, 8, 8), torch.zeros(count))
+
+
+def cross_entropy_and_dice(logits: Tensor, masks: Tensor) -> Tensor:
+    """The loss for `pixel_loss: cross_entropy`, written out."""
+    share, losses = logits.softmax(1), []
+    for organ in range(1, logits.shape[1]):
+        truth = (masks == organ).float()
+        overlap, total = (share[:, organ] * truth).sum(), (share[:, organ] + truth).sum()
+        losses.append(1 - (2 * overlap + 1) / (total + 1))
+    return F.cross_entropy(logits, masks) + torch.stack(losses).mean()
+
+
+# The networks
+
+
+def test_nnunet_goes_down_to_4_pixels_and_up_to_512_channels() -> None:
+    assert nnunet_widths(128) == (32, 64, 128, 256, 512, 512)
+    assert nnunet_widths(64) == (32, 64, 128, 256, 512)
+    assert nnunet_widths(512) == (32, 64, 128, 256, 512, 512, 512, 512)
+
+
+def test_each_loss_weighs_half_of_the_one_at_twice_its_size() -> None:
+    assert supervision_weights(1) == [1.0]
+    assert supervision_weights(4) == pytest.approx([8 / 15, 4 / 15, 2 / 15, 1 / 15])
+
+
+def test_the_unet_is_monais() -> None:
+    ours = tiny_network("unet")
+    torch.manual_seed(0)
+    theirs = nets.UNet(2, 3, 4, WIDTHS["widths"], [2, 2, 2, 2], num_res_units=2, norm="INSTANCE")
+    images = batch().images
+    assert torch.equal(ours(images)[0], theirs(images))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_dynunet_is_monais(training: bool) -> None:
+    ours = tiny_network("dynunet").train(training)
+    theirs = nets.DynUNet(
+        2, 3, 4, [3] * 5, [1, 2, 2, 2, 2], [2] * 4, WIDTHS["widths"], deep_supervision=True, deep_supr_num=2
+    ).train(training)
+    weights = theirs.state_dict()
+    renamed = {name: name.replace("coarse.", "deep_supervision_heads.") for name in ours.state_dict()}
+    ours.load_state_dict({ours_name: weights[name] for ours_name, name in renamed.items()})
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    outputs, expected = ours(batch().images), theirs(batch().images)
+    if not training:
+        assert len(outputs) == 1
+        assert torch.equal(outputs[0], expected)
+        return
+    assert [tuple(logits.shape) for logits in outputs] == [(3, 4, 64, 64), (3, 4, 32, 32), (3, 4, 16, 16)]
+    for logits, upscaled in zip(outputs, expected.unbind(1), strict=True):
+        assert torch.equal(F.interpolate(logits, (64, 64)), upscaled)
+
+
+def test_the_dynunet_starts_as_monais_does() -> None:
+    """Kaiming's normal weights for a slope of 0.01, no bias."""
+    network = build_network("dynunet", len(ORGANS), 3, SIDE, {})
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif parameter.ndim == 4 and parameter.numel() > 10_000:
+            fan_in = parameter.shape[1] * parameter.shape[2] * parameter.shape[3]
+            assert float(parameter.detach().std()) == pytest.approx((2 / 1.0001 / fan_in) ** 0.5, rel=0.05), name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_slices_that_cannot_be_halved_so_often_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be halved 4 times"):
+        build_network(name, 3, 3, 40, WIDTHS)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no size depth; known: widths"):
+        build_network(name, 3, 3, 64, {"depth": 3})  # type: ignore[arg-type]
+
+
+def test_without_monai_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, trained: dict[str, Path]) -> None:
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)  # as if it were not installed
+    with pytest.raises(UsageError, match=r"pip install 'meddelinea\[baselines\]'"):
+        tiny_network("unet")
+    with pytest.raises(UsageError, match=r"pip install 'meddelinea\[baselines\]'"):
+        load_model(trained["unet"], "cpu")
+
+
+def test_monai_is_imported_for_baselines_only_and_needs_no_torchvision() -> None:
+    code = (
+        "import sys; import meddelinea.training.stages, meddelinea.segmentation.predict;"
+        "assert 'monai' not in sys.modules;"
+        "from meddelinea.methods.networks import build_network; build_network('unet', 3, 3, 64, {'widths': [4, 8]});"
+        "assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+
+
+# The method
+
+
+def test_the_loss_is_the_weighted_sum_over_the_resolutions() -> None:
+    method, given = Baseline(tiny_network("dynunet"), "cross_entropy").train(), batch()
+    expected = torch.zeros(())
+    for step, (logits, weight) in enumerate(zip(method.network(given.images), (4 / 7, 2 / 7, 1 / 7), strict=True)):
+        side = 2**step
+        masks = given.masks[:, side // 2 :: side, side // 2 :: side]  # the pixel at the middle of each block
+        expected = expected + weight * cross_entropy_and_dice(logits, masks)
+    losses = method(given)
+    assert losses["total"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses["segmentation"] is losses["total"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("pixel_loss", ["bce", "cross_entropy"])
+def test_every_parameter_is_trained(name: str, pixel_loss: str) -> None:
+    method = Baseline(tiny_network(name), pixel_loss).train()  # type: ignore[arg-type]
+    method.loss(batch())["total"].backward()
+    for parameter_name, parameter in method.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masks_depend_on_the_image_and_not_on_noise(name: str) -> None:
+    method, images = Baseline(tiny_network(name), "bce").eval(), batch(2).images
+    one, other = (method.segment(images, [NoiseKey(seed, 0, i, 0) for i in range(2)]) for seed in (0, 1))
+    assert one.shape == (2, len(ORGANS) + 1, SIDE, SIDE)
+    assert torch.equal(one, other)
+    assert not torch.equal(one[0], one[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_saved_and_loaded_gives_the_same_logits_bit_for_bit(name: str, tmp_path: Path) -> None:
+    pipeline = BaselinePipeline(tiny_network(name), list(ORGANS), neighbours=2)
+    logits = pipeline.method().segment(batch().images, [])
+    pipeline.save_pretrained(tmp_path)
+    loaded = BaselinePipeline.from_pretrained(tmp_path)
+    assert torch.equal(loaded.method().segment(batch().images, []), logits)
+    assert (tuple(loaded.config.organs), loaded.config.neighbours, loaded.config.default_steps) == (ORGANS, 2, 1)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+# Trained and used
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture(scope="module")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both networks, trained for a few steps; the U-Net saved in half precision."""
+    folder, models = tmp_path_factory.mktemp("trained"), {}
+    for name in NETWORKS:
+        config = run_config(
+            "baseline",
+            store,
+            folder / name,
+            model={"network": name, "sizes": WIDTHS},
+            data={"validation": CASES[2:]},
+            saved_dtype="float16" if name == "unet" else "float32",
+        )
+        models[name] = train(config) / "pipeline"
+    return models
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    array = np.random.default_rng(0).normal(0, 100, (40, 32, 5)).astype(np.float32)
+    return Volume(array, np.diag([8.0, 8.0, 5.0, 1.0]), "CT")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_trained_baselines_folder_says_what_it_is(store: Path, trained: dict[str, Path], name: str) -> None:
+    folder = trained[name]
+    assert json.loads((folder / "labels.json").read_text())["labels"] == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    assert [case["name"] for case in json.loads((folder / "training_cases.json").read_text())["train"]] == ["a", "b"]
+    assert load_config(folder / "run.json").model.network == name
+    rows = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
+    assert 0.0 <= rows[-1]["dice"] <= 1.0
+    checkpoint = load_checkpoint(folder.parent)
+    model = load_model(folder, "cpu")
+    assert checkpoint is not None
+    for (key, value), average in zip(
+        model.pipeline.method().named_parameters(), checkpoint.ema["shadow_params"], strict=True
+    ):
+        torch.testing.assert_close(value, average.half().float() if name == "unet" else average, msg=key)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_baseline_predicts_and_claims_no_sampler(
+    trained: dict[str, Path], scan: Volume, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_volume(scan, tmp_path / "scan.nii.gz")
+    words = ["predict", "-i", str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "mask.nii.gz")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--model", str(trained[name]), "--steps", "7", "--scheduler", "ddim"])
+    assert ended.value.code == 0
+    sidecar = json.loads((tmp_path / "mask.json").read_text())
+    assert (sidecar["steps"], sidecar["scheduler"]) == (None, None)
+    assert "sampling" not in capsys.readouterr().out
+    found = segment(load_model(trained[name], "cpu"), scan)
+    assert found.mask.array.shape == scan.array.shape
+    assert (found.steps, found.scheduler) == (None, None)
+
+
+def test_a_baseline_is_neither_adapted_nor_fine_tuned(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only a MedDelineaPipeline"):
+        adapt(trained["unet"], store, CASES, tmp_path / "adapted", AdaptSettings(steps=1))
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="only a MedDelineaPipeline"):
+        train(run_config("control", store, tmp_path / "run", model={"pipeline": trained["dynunet"]}))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_baseline_is_trained_on_where_it_stopped(
+    store: Path, trained: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    model = {"network": name, "pipeline": trained[name]}
+    data = {"resolutions": (SIDE // 2,)}
+    before = BaselinePipeline.from_pretrained(trained[name]).network.state_dict()
+    for steps, changed in ((0, False), (1, True)):
+        config = run_config("baseline", store, tmp_path / str(steps), model=model, data=data, steps=steps)
+        after = BaselinePipeline.from_pretrained(train(config) / "pipeline").network.state_dict()
+        assert any(not torch.equal(after[key], value.float()) for key, value in before.items()) == changed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"network": "dynunet"}}, "model.network: unet"),
+        ({"data": {"neighbours": 2}}, "data.neighbours: 1"),
+        ({"data": {"neighbours": 2, "neighbour_pairs": 2}}, "data.neighbours: 1, data.neighbour_pairs: 1"),
+    ],
+)
+def test_a_baseline_is_not_trained_on_as_another(
+    store: Path, trained: dict[str, Path], tmp_path: Path, change: dict, words: str
+) -> None:
+    model = {"network": "unet", "pipeline": trained["unet"]} | change.get("model", {})
+    with pytest.raises(UsageError, match=f"was trained with {words}; set that"):
+        train(run_config("baseline", store, tmp_path / "run", model=model, data=change.get("data", {})))
+
+
+def test_a_baseline_goes_on_from_baselines_only(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    shutil.copytree(trained["unet"], odd)
+    index = json.loads((odd / "model_index.json").read_text())
+    (odd / "model_index.json").write_text(json.dumps(index | {"_class_name": "MedDelineaPipeline"}))
+    for folder, error in ((odd, UsageError), (tmp_path / "nowhere", WeightsMissingError)):
+        with pytest.raises(error, match=folder.name):
+            train(run_config("baseline", store, tmp_path / "run", model={"network": "unet", "pipeline": folder}))
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "words"),
+    [
+        ("baseline", {}, "model.network"),
+        ("codec", {"network": "unet"}, "model.network"),
+        ("baseline", {"network": "unet", "codec": "somewhere"}, "model.codec"),
+        ("baseline", {"network": "vnet"}, "unet"),
+    ],
+)
+def test_run_files_that_contradict_themselves_are_refused(store: Path, stage: str, model: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        run_config(stage, store, Path("run"), model=model)

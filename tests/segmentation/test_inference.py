@@ -1,0 +1,506 @@
+"""Volume inference: the same mask however the scan lies, is stored or is cut into batches, on the scan's own grid.
+
+The network is tiny, untrained and random, its zero layers opened, so that its masks depend on the image and mean
+nothing. Scans are real.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations, product
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
+
+from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
+from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.methods.meddelinea import MedDelinea
+from meddelinea.segmentation import predict
+from meddelinea.segmentation.confidence import uncertainty_percent
+from meddelinea.segmentation.model import Model, load_model, read_model_files
+from meddelinea.segmentation.postprocess import remove_small_components
+from meddelinea.segmentation.predict import segment
+from meddelinea.volume import Volume
+from support.tiny import ORGANS, write_blobs, write_model
+
+ORIENTATIONS = tuple("".join(letters) for axes in permutations(("LR", "PA", "IS")) for letters in product(*axes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model's folder with random weights."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_model(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def scan(data: Path) -> Volume:
+    """Part of a real abdominal CT: all of the plane at half of its resolution, 18 slices."""
+    whole = read_volume(data / "btcv" / "img" / "img0005.nii.gz")
+    first = whole.array.shape[2] // 2
+    affine = whole.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
+    affine[:3, 3] += whole.affine[:3, 2] * first
+    return Volume(np.ascontiguousarray(whole.array[::2, ::2, first : first + 18]), affine, "CT")
+
+
+@pytest.fixture(scope="module")
+def mask(model: Model, scan: Volume) -> Volume:
+    return segment(model, scan).mask
+
+
+def test_the_mask_lies_on_the_scans_grid(scan: Volume, mask: Volume) -> None:
+    assert mask.array.dtype == np.uint8
+    assert mask.array.shape == scan.array.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    found = set(np.unique(mask.array).tolist())
+    assert found <= {0, 1, 2, 3}
+    assert len(found) > 1  # otherwise the tests here would compare empty masks
+
+
+def test_the_mask_depends_on_the_image(model: Model, scan: Volume, mask: Volume) -> None:
+    other = Volume(np.ascontiguousarray(scan.array[::-1]), scan.affine, "CT")
+    changed = segment(model, other).mask.array
+    assert (changed != mask.array).mean() > 0.01
+
+
+def test_there_are_48_orientations(scan: Volume) -> None:
+    assert len(set(ORIENTATIONS)) == 48
+    assert scan.orientation in ORIENTATIONS
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_mask_is_the_same_in_every_orientation(model: Model, scan: Volume, mask: Volume, orientation: str) -> None:
+    turned = scan.reorient(orientation)
+    result = segment(model, turned).mask
+    assert result.array.shape == turned.array.shape
+    assert np.array_equal(result.affine, turned.affine)
+    assert np.array_equal(result.reorient(scan.orientation).array, mask.array)
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_slices_stand_among_the_neighbours_that_training_reads(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: int
+) -> None:
+    store = SliceStore(write_blobs(tmp_path / "store"))
+    size, slices = store.manifest.preprocessing.size, store.cases[0].slices
+    grey = np.stack([store.image(0, i, 0)[0] for i in range(slices)]) / 127.5 - 1.0
+    seen: list[torch.Tensor] = []
+
+    class Watching:
+        def segment(self, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+            seen.append(images)
+            return torch.zeros(len(images), len(ORGANS) + 1, size, size)
+
+    pipeline = SimpleNamespace(
+        method=lambda *arguments: Watching(),
+        device="cpu",
+        scheduler=model.pipeline.scheduler,
+        config=SimpleNamespace(default_steps=1, neighbours=1, neighbour_pairs=pairs),
+    )
+    grid = Volume(grey.transpose(2, 1, 0).astype(np.float32), np.eye(4), "CT")
+    monkeypatch.setattr(predict, "to_model_grid", lambda volume, preprocessing: grid)
+    monkeypatch.setattr(predict, "to_source_grid", lambda mask, volume: mask)
+    segment(Model(model.files, pipeline), grid, batch_size=4)
+    for index, ours in enumerate(torch.cat(seen).numpy()):
+        np.testing.assert_allclose(ours, store.image(0, index, 1, pairs) / 127.5 - 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5])
+def test_the_mask_is_the_same_in_every_batch_size(model: Model, scan: Volume, mask: Volume, batch_size: int) -> None:
+    assert np.array_equal(segment(model, scan, batch_size=batch_size).mask.array, mask.array)
+
+
+def test_so_many_organs_that_fewer_slices_fit_change_no_mask(
+    model: Model, scan: Volume, mask: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    sampled = MedDelinea.segment
+
+    def watched(self: MedDelinea, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+        sizes.append(len(images))
+        return sampled(self, images, noise)
+
+    monkeypatch.setattr(MedDelinea, "segment", watched)
+    two_slices_and_a_half = 4 * (len(ORGANS) + 1) * 64 * 64 * 5 // 2
+    monkeypatch.setattr(predict, "SHARES_BYTES", two_slices_and_a_half)
+    assert np.array_equal(segment(model, scan).mask.array, mask.array)
+    assert max(sizes) == 2
+
+
+def test_the_seed_fixes_the_mask(model: Model, scan: Volume, mask: Volume) -> None:
+    assert np.array_equal(segment(model, scan, seed=0).mask.array, mask.array)
+    assert not np.array_equal(segment(model, scan, seed=1).mask.array, mask.array)
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SLA"])
+def test_a_ball_comes_back_where_it_is_and_as_large(model: Model, orientation: str) -> None:
+    """Through a network that calls bright what is bright: all that is left is the geometry."""
+
+    class Bright:
+        def segment(self, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+            middle = images[:, 1]
+            return torch.stack([-middle, middle, *[torch.full_like(middle, -9.0)] * (len(ORGANS) - 1)], dim=1)
+
+    pipeline = SimpleNamespace(
+        method=lambda *arguments: Bright(),
+        device="cpu",
+        scheduler=model.pipeline.scheduler,
+        config=SimpleNamespace(default_steps=1, neighbours=1, neighbour_pairs=1),
+    )
+    affine = np.diag([-0.9, -0.9, 2.5, 1.0])
+    affine[:3, 3] = 60.0, 70.0, -30.0
+    at = np.moveaxis(np.indices((120, 130, 24)), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    centre, radius = np.array([4.3, 8.1, 1.2]), 21.0
+    inside = np.linalg.norm(at - centre, axis=-1) < radius
+    low, high = model.files.preprocessing.window_hu
+    scan = Volume(np.where(inside, high, low).astype(np.float32), affine, "CT").reorient(orientation)
+    files = replace(model.files, preprocessing=replace(model.files.preprocessing, spacing_mm=3.0))
+    found = segment(Model(files, pipeline), scan).mask.reorient("LPS")
+    ours = found.array == 1
+    assert 2 * (ours & inside).sum() / (ours.sum() + inside.sum()) > 0.98  # 0.969 without interpolated shares
+    np.testing.assert_allclose(at[ours].mean(axis=0), centre, atol=0.15)
+    assert ours.sum() == pytest.approx(inside.sum(), rel=0.03)
+
+
+def test_samples_are_averaged_and_none_depends_on_how_many_follow(
+    model: Model, scan: Volume, mask: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[NoiseKey, torch.Tensor] = {}
+    sampled = MedDelinea.segment
+
+    def watched(self: MedDelinea, images: torch.Tensor, noise: list[NoiseKey]) -> torch.Tensor:
+        logits = sampled(self, images, noise)
+        drawn.update(zip(noise, logits, strict=True))
+        return logits
+
+    monkeypatch.setattr(MedDelinea, "segment", watched)
+    monkeypatch.setattr(predict, "remove_small_components", lambda ids, share: ids)
+    found: list[np.ndarray] = []
+    to_source_grid = predict.to_source_grid
+    monkeypatch.setattr(predict, "to_source_grid", lambda m, v: (found.append(m.array), to_source_grid(m, v))[1])
+    result = segment(model, scan, samples=3)
+    assert result.samples == 3
+    assert len(drawn) == 3 * found[0].shape[2]
+    case = next(iter(drawn)).case
+    for index in range(found[0].shape[2]):
+        logits = torch.stack([drawn[NoiseKey(0, case, index, sample)] for sample in range(3)])
+        assert not torch.equal(logits[0], logits[1])
+        shares = logits.softmax(dim=1).mean(dim=0)
+        finer = ndimage.zoom(shares.numpy(), (1, 2, 2), order=1, mode="nearest", grid_mode=True)
+        assert (finer.argmax(axis=0) == found[0][:, :, index].T).mean() > 0.9999  # but for ties
+    with pytest.raises(UsageError, match="samples 0"):
+        segment(model, scan, samples=0)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_the_file_format_does_not_matter(
+    model: Model, scan: Volume, tmp_path: Path, mask: Volume, dtype: type[np.generic]
+) -> None:
+    for name in ("scan.nii.gz", "scan.nrrd"):
+        write_volume(Volume(scan.array.astype(dtype), scan.affine, "CT"), tmp_path / name)
+        read = read_volume(tmp_path / name)
+        result = segment(model, Volume(read.array, read.affine, "CT")).mask
+        assert np.array_equal(result.reorient(scan.orientation).array, mask.array), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_confidence_is_that_of_the_mask_and_the_same_in_every_batch_size(
+    model: Model, scan: Volume, batch_size: int
+) -> None:
+    whole, parts = segment(model, scan), segment(model, scan, batch_size=batch_size)
+    assert list(whole.confidence) == list(whole.labels)
+    assert whole.uncertainty is not None
+    assert parts.uncertainty is not None
+    np.testing.assert_allclose(parts.uncertainty.array, whole.uncertainty.array, atol=2e-3)  # kept in half precision
+    assert whole.uncertainty.array.min() >= 0.0
+    assert whole.uncertainty.array.max() < 1.0
+    voxel_ml = np.prod(scan.spacing_mm) / 1000.0
+    for name, index in whole.labels.items():
+        sure, other = whole.confidence[name], parts.confidence[name]
+        assert sure.expected_ml == pytest.approx(other.expected_ml, rel=1e-5)
+        assert sure.surely_ml <= sure.possibly_ml
+        found_ml = (whole.mask.array == index).sum() * voxel_ml
+        assert (sure.expected_dice is not None) == (found_ml > 0)
+        if sure.expected_dice is not None:
+            assert 0.0 < sure.expected_dice < 1.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_uncertainty_is_drawn_where_the_mask_changes(model: Model, scan: Volume, axis: int) -> None:
+    """Beside a border of the mask the model is less sure than on the whole, on the scan's own grid."""
+    made = segment(model, scan)
+    assert made.uncertainty is not None
+    percent = uncertainty_percent(made.uncertainty, scan)
+    assert percent.array.shape == made.mask.array.shape
+    border = np.diff(made.mask.array, axis=axis) != 0
+    beside = percent.array.take(range(border.shape[axis]), axis=axis)[border]
+    assert beside.mean() > percent.array.mean()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_oblique_scan_gets_its_mask_on_its_own_grid(model: Model, scan: Volume, axis: int) -> None:
+    angle = np.deg2rad(20.0)
+    rotation = np.eye(3)
+    i, j = [a for a in range(3) if a != axis]
+    rotation[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    centre = scan.affine @ [*(np.array(scan.array.shape) - 1) / 2, 1.0]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ scan.affine[:3, :3]
+    affine[:3, 3] = centre[:3] - affine[:3, :3] @ (np.array(scan.array.shape) - 1) / 2
+    to_scan = np.linalg.inv(scan.affine) @ affine
+    turned = Volume(
+        ndimage.affine_transform(scan.array.astype(np.float32), to_scan[:3, :3], to_scan[:3, 3], order=1, cval=-1000),
+        affine,
+        "CT",
+    )
+    assert turned.obliqueness_deg == pytest.approx(20.0, abs=1e-3)
+    result = segment(model, turned).mask
+    assert result.array.shape == turned.array.shape
+    assert np.array_equal(result.affine, turned.affine)
+    assert result.array.any()
+
+
+def test_only_the_organs_asked_for_are_kept(model: Model, scan: Volume) -> None:
+    everything = segment(replace_share(model, 0.0), scan)
+    assert everything.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    some = segment(replace_share(model, 0.0), scan, organs=("gallbladder", "spleen"))
+    assert some.labels == {"gallbladder": 3, "spleen": 1}
+    assert set(np.unique(some.mask.array)) <= {0, 1, 3}
+    assert some.mask.array.any()
+
+
+def replace_share(model: Model, share: float) -> Model:
+    return Model(replace(model.files, least_component_share=share), model.pipeline)
+
+
+def test_what_repeats_a_mask_is_recorded(model: Model, scan: Volume) -> None:
+    seen: list[tuple[int, int]] = []
+    result = segment(
+        model, scan, steps=1, scheduler="ddim", seed=3, batch_size=7, progress=lambda *done: seen.append(done)
+    )
+    assert (result.model, result.steps, result.scheduler, result.seed) == ("model", 1, "ddim", 3)
+    slices = seen[-1][1]
+    assert seen == [(min(done, slices), slices) for done in range(7, slices + 7, 7)]
+    default = segment(model, scan)
+    assert (default.steps, default.scheduler, default.seed) == (2, "euler_ancestral", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"organs": ("spleen", "brain")}, "no brain; expected some of: spleen, liver, gallbladder"),
+        ({"organs": ("brain", "brain")}, "brain"),
+    ],
+)
+def test_an_unknown_organ_is_refused(model: Model, scan: Volume, options: dict, words: str) -> None:
+    with pytest.raises(InputRefusedError, match=words):
+        segment(model, scan, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scheduler": "euler"}, "unknown scheduler 'euler'"),
+        ({"scheduler": ""}, "unknown scheduler ''"),
+        ({"steps": 0}, "0 sampling steps"),
+        ({"steps": 1001}, "1001 sampling steps"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_an_impossible_request_is_refused(model: Model, scan: Volume, options: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        segment(model, scan, **options)
+
+
+def test_an_organ_named_twice_is_kept_once(model: Model, scan: Volume) -> None:
+    assert segment(model, scan, organs=("liver", "liver")).labels == {"liver": 2}
+
+
+# The model's folder
+
+
+def test_a_models_files_are_read(folder: Path) -> None:
+    files = read_model_files(folder)
+    assert (files.name, files.folder) == ("model", folder)
+    assert files.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
+    assert (files.preprocessing.size, files.preprocessing.spacing_mm) == (64, 6.0)
+    assert files.preprocessing.window_hu == (-125.0, 275.0)
+    assert files.modalities == ("CT",)
+    assert 0.0 <= files.least_component_share <= 1.0
+    assert files.training_cases == {"train": ["a", "b"], "validation": ["c"]}
+    assert files.licence is None
+
+
+def test_the_licence_is_read_from_the_model_card(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    (copy / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A model\n")
+    assert read_model_files(copy).licence == "cc-by-4.0"
+
+
+def test_weights_saved_as_float16_are_computed_with_in_float32(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    for weights in copy.rglob("*.safetensors"):
+        save_file({name: value.half() for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    pipeline = load_model(copy, "cpu").pipeline
+    for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
+        assert {p.dtype for p in component.parameters()} == {torch.float32}
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a model's folder to damage."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            target = to / "copy" / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return to / "copy"
+
+
+def control_weights(model: Path) -> Path:
+    return next((model / "control").glob("*.safetensors"))
+
+
+def cut_short(model: Path) -> None:
+    path = control_weights(model)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scramble(model: Path) -> None:
+    control_weights(model).write_bytes(b"\xff" * 1000)
+
+
+def forget_a_tensor(model: Path) -> None:
+    tensors = load_file(control_weights(model))
+    del tensors["blocks.0.mlp.fc1.weight"]
+    save_file(tensors, control_weights(model), {"format": "pt"})
+
+
+def widen_a_tensor(model: Path) -> None:
+    tensors = load_file(control_weights(model))
+    tensors["blocks.0.mlp.fc1.weight"] = torch.zeros(7, 7)
+    save_file(tensors, control_weights(model), {"format": "pt"})
+
+
+def name_no_modality(model: Path) -> None:
+    content = json.loads((model / "preprocessing.json").read_text())
+    del content["modalities"]
+    (model / "preprocessing.json").write_text(json.dumps(content))
+
+
+def name_a_class_of_tomorrow(model: Path) -> None:
+    content = json.loads((model / "model_index.json").read_text())
+    content["dit"][1] = "DiTOfTomorrow"
+    (model / "model_index.json").write_text(json.dumps(content))
+
+
+def pickle_the_weights(model: Path) -> None:
+    torch.save(load_file(control_weights(model)), model / "control" / "diffusion_pytorch_model.bin")
+    control_weights(model).unlink()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "weights missing": lambda model: control_weights(model).unlink(),
+    "weights cut short": cut_short,
+    "weights scrambled": scramble,
+    "a tensor missing": forget_a_tensor,
+    "a tensor of another shape": widen_a_tensor,
+    "index missing": lambda model: (model / "model_index.json").unlink(),
+    "index no JSON": lambda model: (model / "model_index.json").write_text("{"),
+    "component's configuration missing": lambda model: (model / "dit" / "config.json").unlink(),
+    "labels missing": lambda model: (model / "labels.json").unlink(),
+    "labels no JSON": lambda model: (model / "labels.json").write_text("spleen"),
+    "labels a list": lambda model: (model / "labels.json").write_text('["spleen"]'),
+    "preprocessing missing": lambda model: (model / "preprocessing.json").unlink(),
+    "no modality": name_no_modality,
+    "a class that does not exist": name_a_class_of_tomorrow,
+    "weights as a pickle": pickle_the_weights,
+    "cases missing": lambda model: (model / "training_cases.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_incomplete_model_is_refused_in_one_line(folder: Path, tmp_path: Path, damage: str) -> None:
+    copy = copied(folder, tmp_path)
+    DAMAGES[damage](copy)
+    with pytest.raises(WeightsMissingError) as caught:
+        load_model(copy, "cpu")
+    assert str(copy) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["large", "/nowhere/at/all"])
+def test_an_absent_model_is_refused(name: str) -> None:
+    with pytest.raises(WeightsMissingError, match=r"no model_index.json in .*or one of: small"):
+        load_model(name, "cpu")
+
+
+def test_an_absent_device_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="device 'tpu'"):
+        load_model(folder, "tpu")
+
+
+# Small pieces
+
+
+def blobs(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    smooth = np.stack([ndimage.gaussian_filter(rng.normal(size=(20, 24, 16)), 1.2) for _ in range(4)])
+    return smooth.argmax(axis=0).astype(np.uint8) * (rng.random((20, 24, 16)) < 0.9)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_small_pieces_go_as_scipy_labels_them(seed: int, share: float) -> None:
+    mask = blobs(seed)
+    expected = np.zeros_like(mask)
+    for organ in range(1, 4):
+        pieces, count = ndimage.label(mask == organ, np.ones((3, 3, 3)))
+        sizes = [int((pieces == piece).sum()) for piece in range(1, count + 1)]
+        for piece, size in enumerate(sizes, start=1):
+            if size >= share * max(sizes):
+                expected[pieces == piece] = organ
+    cleaned = remove_small_components(mask, share)
+    assert cleaned.dtype == np.uint8
+    assert np.array_equal(cleaned, expected)
+    if share == 0.0:
+        assert np.array_equal(cleaned, mask)
+
+
+def test_share_1_leaves_one_piece_of_each_organ() -> None:
+    cleaned = remove_small_components(blobs(7), 1.0)
+    for organ in range(1, 4):
+        assert ndimage.label(cleaned == organ, np.ones((3, 3, 3)))[1] == 1
+
+
+@pytest.mark.parametrize("value", [0, 2, 255])
+def test_a_mask_of_one_value_stays(value: int) -> None:
+    mask = np.full((4, 5, 6), value, np.uint8)
+    assert np.array_equal(remove_small_components(mask, 0.5), mask)
+
+
+def test_pieces_of_different_organs_that_touch_stay_apart() -> None:
+    mask = np.zeros((10, 4, 4), np.uint8)
+    mask[:6], mask[6:7], mask[9:] = 1, 2, 1  # the last piece of organ 1 is a sixth of the first
+    cleaned = remove_small_components(mask, 0.2)
+    assert (cleaned[:6] == 1).all()
+    assert (cleaned[6] == 2).all()
+    assert not cleaned[9].any()
+
+
+def test_the_mask_given_is_left_alone() -> None:
+    mask = blobs(1)
+    before = mask.copy()
+    remove_small_components(mask, 1.0)
+    assert np.array_equal(mask, before)

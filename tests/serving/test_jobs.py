@@ -1,0 +1,257 @@
+"""Jobs: none is lost by a restart, a crash or a cancel, and none outlives its time.
+
+The worker's process is replaced by a thread that says what a test has it say.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meddelinea.errors import UsageError
+from meddelinea.serving.dispatcher import Dispatcher
+from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobStore, Outcome, QueueFullError, ResultFile
+from meddelinea.serving.limits import Limits
+from support.patience import PATIENCE, wait_until
+
+DONE = Outcome("done", scan="f" * 64, shape=(3, 4, 5), files=(ResultFile("mask", "mask.nii.gz", "Mask"),))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    store = JobStore(tmp_path / "jobs", Limits(queue_length=3))
+    yield store
+    store.close()
+
+
+def submit(store: JobStore) -> Job:
+    job = store.receive()
+    store.upload_of(job).write_bytes(b"scan")
+    store.submit(job.id, "")
+    return job
+
+
+def state(store: JobStore, job: Job) -> str:
+    found = store.get(job.id)
+    return "gone" if found is None else found.state
+
+
+def test_jobs_run_in_order_and_keep_their_outcome(store: JobStore) -> None:
+    first, second = submit(store), submit(store)
+    assert store.waiting_before(second) == 1
+    claimed = store.claim()
+    assert claimed is not None
+    assert claimed.id == first.id
+    store.progress(first.id, 3, 9)
+    store.finish(first.id, DONE)
+    found = store.get(first.id)
+    assert found is not None
+    assert (found.state, found.slices_done, found.slices, found.outcome) == ("done", 3, 9, DONE)
+    claimed = store.claim()
+    assert claimed is not None
+    assert claimed.id == second.id
+    assert store.claim() is None
+
+
+def test_a_full_queue_takes_no_more_until_one_ends(store: JobStore) -> None:
+    jobs = [submit(store), submit(store), store.receive()]
+    with pytest.raises(QueueFullError, match="3 scans wait"):
+        store.receive()
+    store.cancel(jobs[0].id)
+    store.receive()
+
+
+def test_a_restart_loses_no_job(tmp_path: Path) -> None:
+    store = JobStore(tmp_path, Limits())
+    done, running, waiting, arriving = (submit(store), submit(store), submit(store), store.receive())
+    store.claim()
+    store.finish(done.id, DONE)
+    store.claim()
+    store.close()
+    store = JobStore(tmp_path, Limits())
+    assert [state(store, job) for job in (done, running, waiting, arriving)] == ["done", "queued", "queued", "gone"]
+    assert store.upload_of(waiting).read_bytes() == b"scan"
+    assert not store.folder_of(arriving).exists()
+    store.close()
+
+
+def test_a_job_that_ends_the_server_again_and_again_fails(tmp_path: Path) -> None:
+    store = JobStore(tmp_path, Limits())
+    job = submit(store)
+    for _ in range(MOST_ATTEMPTS):
+        assert state(store, job) == "queued"
+        assert store.claim() is not None
+        store.close()
+        store = JobStore(tmp_path, Limits())
+    found = store.get(job.id)
+    assert found is not None
+    assert found.state == "failed"
+    assert "interrupted 3 times" in found.outcome.message
+    store.close()
+
+
+def test_two_servers_do_not_share_a_folder(store: JobStore, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="stop the server that uses it"):
+        JobStore(tmp_path / "jobs", Limits())
+
+
+def test_old_jobs_and_stray_folders_are_deleted(tmp_path: Path) -> None:
+    store = JobStore(tmp_path, Limits(keep_hours=1.0))
+    old, new, waiting = submit(store), submit(store), submit(store)
+    for job in (old, new):
+        store.claim()
+        store.finish(job.id, DONE)
+    store._execute("UPDATE jobs SET ended = ? WHERE id = ?", (time.time() - 3601, old.id))
+    (tmp_path / "jobs" / "stray").mkdir()
+    store.tidy()
+    assert [state(store, job) for job in (old, new, waiting)] == ["gone", "done", "queued"]
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == sorted([new.id, waiting.id])
+    store.close()
+
+
+def test_what_was_cancelled_or_removed_stays_so(store: JobStore) -> None:
+    cancelled, removed = submit(store), submit(store)
+    store.claim(), store.claim()
+    store.cancel(cancelled.id)
+    store.remove(removed.id)
+    for job in (cancelled, removed):
+        store.finish(job.id, DONE)
+        store.requeue(job.id)
+    assert [state(store, job) for job in (cancelled, removed)] == ["cancelled", "gone"]
+    assert not store.folder_of(removed).exists()
+
+
+def test_the_folder_is_its_owners_alone(store: JobStore, tmp_path: Path) -> None:
+    job = submit(store)
+    assert [p.stat().st_mode & 0o777 for p in (tmp_path / "jobs", store.folder_of(job))] == [0o700, 0o700]
+
+
+class FakeWorker:
+    """FAKE: each call to `begin` runs the next script in a thread: it gets the connection and the cancel event."""
+
+    def __init__(self, *scripts: Callable[[Connection, threading.Event], Any]) -> None:
+        self.scripts = list(scripts)
+        self.cancelled = threading.Event()
+        self.stops = 0
+
+    def begin(self, upload: Path, modality: str | None) -> Connection:
+        assert upload.read_bytes() == b"scan"
+        self.cancelled.clear()
+        ours, theirs = Pipe()
+        threading.Thread(target=self.scripts.pop(0), args=(theirs, self.cancelled), daemon=True).start()
+        return ours
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+def finish(channel: Connection, _: threading.Event) -> None:
+    channel.send((1, 2))
+    channel.send(DONE)
+
+
+def crash(channel: Connection, _: threading.Event) -> None:
+    channel.close()
+
+
+def hang(channel: Connection, _: threading.Event) -> None:
+    time.sleep(30)
+    channel.close()
+
+
+def obey(channel: Connection, cancelled: threading.Event) -> None:
+    cancelled.wait(PATIENCE)
+    channel.send(Outcome("cancelled"))
+
+
+def run(store: JobStore, worker: Any, until: Callable[[], bool], limits: Limits | None = None) -> None:
+    dispatcher = Dispatcher(store, worker, limits or Limits())
+    dispatcher.start()
+    wait_until(until)
+    dispatcher.stop()
+
+
+def test_a_crash_of_the_worker_repeats_the_job_and_spares_the_next(store: JobStore) -> None:
+    first, second = submit(store), submit(store)
+    worker = FakeWorker(crash, finish, finish)
+    run(store, worker, lambda: state(store, second) == "done")
+    assert state(store, first) == "done"
+    found = store.get(first.id)
+    assert found is not None
+    assert (found.attempts, found.outcome) == (2, DONE)
+
+
+def test_a_scan_that_always_crashes_the_worker_fails(store: JobStore) -> None:
+    job = submit(store)
+    run(store, FakeWorker(*[crash] * MOST_ATTEMPTS), lambda: state(store, job) == "failed")
+
+
+def test_trouble_with_the_database_or_a_job_ends_neither_the_thread_nor_the_next_job(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = submit(store), submit(store)
+    claim, progress = store.claim, store.progress
+    broken = [sqlite3.OperationalError("disk full"), OSError("disk full")]
+
+    def claim_or_fail() -> Job | None:
+        if len(broken) == 2:
+            raise broken.pop(0)
+        return claim()
+
+    def progress_or_fail(*so_far: Any) -> None:
+        if broken:
+            raise broken.pop(0)
+        progress(*so_far)
+
+    monkeypatch.setattr(store, "claim", claim_or_fail)
+    monkeypatch.setattr(store, "progress", progress_or_fail)
+    run(store, FakeWorker(finish, finish), lambda: state(store, second) == "done")
+    found = store.get(first.id)
+    assert found is not None
+    assert (found.state, found.outcome.message) == ("failed", "unexpected OSError in the server")
+
+
+def test_a_job_over_its_time_fails_and_the_worker_is_ended(store: JobStore) -> None:
+    job, second = submit(store), submit(store)
+    worker = FakeWorker(hang, finish)
+    run(store, worker, lambda: state(store, second) == "done", Limits(job_seconds=0.3))
+    found = store.get(job.id)
+    assert found is not None
+    assert found.state == "failed"
+    assert "not done within" in found.outcome.message
+    assert worker.stops >= 1
+
+
+def test_a_cancelled_job_makes_room_without_ending_the_worker(store: JobStore) -> None:
+    job, second = submit(store), submit(store)
+    worker = FakeWorker(obey, finish)
+    stopped: list[int] = []
+
+    def second_is_done() -> bool:
+        if state(store, job) == "running":
+            store.cancel(job.id)
+        if state(store, second) == "done":
+            stopped.append(worker.stops)
+        return bool(stopped)
+
+    run(store, worker, second_is_done)
+    assert state(store, job) == "cancelled"
+    assert stopped == [0]
+
+
+def test_a_job_that_runs_when_the_server_stops_waits_for_the_next_start(store: JobStore) -> None:
+    job = submit(store)
+    run(store, FakeWorker(hang), lambda: state(store, job) == "running")
+    found = store.get(job.id)
+    assert found is not None
+    assert (found.state, found.attempts) == ("queued", 0)
+    run(store, FakeWorker(finish), lambda: state(store, job) == "done")

@@ -1,0 +1,419 @@
+"""The viewer in a browser, and the server under load: minutes, so not part of the default run.
+
+Headless Chromium draws with a software WebGL. The scans are real: the CT of slicerio, and a DICOM series.
+"""
+
+import io
+import json
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from meddelinea.cli.main import main
+from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.segmentation.model import load_model
+from meddelinea.segmentation.predict import segment
+from meddelinea.volume import Volume
+from support.served import Served
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+TOKEN = "a-token-of-some-length"
+PATIENCE_MS = 300_000
+
+
+@pytest.fixture(scope="module")
+def scan() -> Path:
+    slicerio = pytest.importorskip("slicerio")
+    return Path(slicerio.__file__).parent / "data" / "CTChest4.nrrd"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("server") / "jobs") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def done(served: Served, scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two jobs of the same part of the scan that are done."""
+    whole, path = read_volume(scan), tmp_path_factory.mktemp("part") / "part.nii"
+    write_volume(Volume(whole.array[:, :, :12], whole.affine), path)
+    with httpx.Client(base_url=served.address, timeout=60) as client:
+        ids = [client.post("/api/jobs", content=path.read_bytes()).json()["id"] for _ in range(2)]
+        for identity in ids:
+            while client.get(f"/api/jobs/{identity}").json()["state"] != "done":
+                time.sleep(0.2)
+    return ids
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is absent: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that fails the test where it logs an error, other than of a refused request, or asks another server."""
+    context = browser.new_context(viewport={"width": 1000, "height": 800}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url.split("/")[2]) if request.url[:4] == "http" else None)
+    yield page
+    troubles = [text for text in troubles if "Failed to load resource" not in text and "GPU stall" not in text]
+    assert troubles == []
+    assert len(asked) == 1
+    context.close()
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait until a JavaScript expression is true; Playwright's own way is against the page's policy."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(300)
+
+
+def go(page: Any, address: str) -> None:
+    page.goto(address)
+    until(page, "document.getElementById('version').textContent")
+    page.evaluate(
+        """() => {
+          const status = document.getElementById('status');
+          globalThis.said = [];
+          new MutationObserver(() => said.push(status.textContent)).observe(status, { childList: true });
+        }"""
+    )
+
+
+def settle(page: Any) -> None:
+    """Wait until the result of a job is shown."""
+    until(
+        page,
+        "document.getElementById('status').textContent.startsWith('Done') "
+        "|| document.getElementById('trouble').textContent",
+    )
+    assert page.inner_text("#trouble") == ""
+    until(page, "document.querySelector('#jobs tr.open')")
+
+
+def pixels(page: Any, canvas: str) -> NDArray[np.int16]:
+    """(rows, columns, 3) of a canvas as it is seen, without its border."""
+    page.wait_for_timeout(200)
+    picture = Image.open(io.BytesIO(page.locator(canvas).screenshot())).convert("RGB")
+    return np.asarray(picture).astype(np.int16)[4:-4, 4:-4]
+
+
+def colourful(picture: NDArray[np.int16]) -> float:
+    """Share of the pixels that are not grey: a CT is, the mask is not."""
+    return float(np.mean(picture.max(axis=2) - picture.min(axis=2) > 30))
+
+
+def open_result(page: Any, served: Served, job: str) -> None:
+    """The page of a job that is done, as a bookmark opens it."""
+    page.goto(f"{served.address}#job={job}")
+    settle(page)
+
+
+def set_opacity(page: Any, percent: int) -> None:
+    page.locator("#opacity").fill(str(percent))
+
+
+def download(page: Any, title: str, folder: Path) -> Path:
+    with page.expect_download() as started:
+        page.get_by_role("button", name=title, exact=True).click()
+    path = folder / started.value.suggested_filename
+    started.value.save_as(path)
+    return path
+
+
+def command_line(scan: Path, folder: Path) -> Volume:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "-i", str(scan), "-o", str(folder / "expected.nii.gz"), "--quiet"])
+    assert stop.value.code == 0
+    return read_volume(folder / "expected.nii.gz")
+
+
+def test_a_scan_is_uploaded_watched_seen_and_downloaded(page: Any, served: Served, scan: Path, tmp_path: Path) -> None:
+    go(page, served.address)
+    page.set_input_files("#file", scan)
+    settle(page)
+    said = page.evaluate("said")
+    done = [int(text.split()[1]) for text in said if text.startswith("Segmenting")]
+    assert done == sorted(done)
+    assert len(set(done)) >= 2
+    assert said[-1] == "Done: CTChest4.nrrd: CT, 128 × 128 × 34"
+
+    shown = pixels(page, "#planes")
+    set_opacity(page, 0)
+    bare = pixels(page, "#planes")
+    set_opacity(page, 100)
+    full = pixels(page, "#planes")
+    assert colourful(full) > colourful(shown) > colourful(bare) + 0.02
+    assert bare.max() > 200  # the scan itself
+    assert abs(full - bare).max() > 100
+
+    solid = pixels(page, "#solid")
+    page.get_by_label("liver").uncheck()
+    assert colourful(full) > colourful(pixels(page, "#planes")) + 0.01
+    assert colourful(solid) > colourful(pixels(page, "#solid")) + 0.01
+    page.get_by_role("button", name="Hide all").click()
+    assert np.array_equal(pixels(page, "#planes"), bare)
+    page.get_by_role("button", name="Show all").click()
+    assert np.array_equal(pixels(page, "#planes"), full)
+
+    for view, canvas in (("Axial", "#planes"), ("Coronal", "#planes"), ("Sagittal", "#planes"), ("3D", "#solid")):
+        page.get_by_label(view, exact=True).check()
+        assert colourful(pixels(page, canvas)) > 0.02
+        assert page.locator("#planes" if canvas == "#solid" else "#solid").is_hidden()
+
+    mask = read_volume(download(page, "Mask (NIfTI)", tmp_path))
+    expected = command_line(scan, tmp_path)
+    assert (tmp_path / "CTChest4_mask.nii.gz").is_file()
+    assert np.array_equal(mask.array, expected.array)
+    assert np.allclose(mask.affine, expected.affine)
+    measured = json.loads(download(page, "Measurements (JSON)", tmp_path).read_text())["organs"]
+    reviewed = set()
+    for row in page.locator("#organs tbody tr").all():
+        organ = measured[row.locator("th").inner_text().strip()]
+        millilitres, interval, *_, note = row.locator("td").all_inner_texts()
+        assert millilitres == (f"{organ['volume_ml']:.1f}" if organ["found"] else "")
+        assert interval == " – ".join(f"{ml:.1f}" for ml in organ["interval_ml"] or ())
+        assert ("to be reviewed" in note) == (organ["review_reasons"] == ["low_expected_dice"])
+        assert ("not found" in note) == (not organ["found"])
+        reviewed.add(organ["needs_review"])
+    assert reviewed == {True, False}  # of thorax and upper abdomen some is seen, and some is not
+
+
+def test_a_zipped_dicom_series_gives_the_same_mask(page: Any, served: Served, data: Path, tmp_path: Path) -> None:
+    series = data / "totalsegmentator" / "ct_dicom"
+    archive = Path(shutil.make_archive(str(tmp_path / "series"), "zip", series))
+    go(page, served.address)
+    page.set_input_files("#file", archive)
+    settle(page)
+    mask = read_volume(download(page, "Mask (NIfTI)", tmp_path))
+    expected = command_line(series, tmp_path)
+    assert mask.array.any()
+    assert np.array_equal(mask.array, expected.array)
+    assert np.allclose(mask.affine, expected.affine)
+
+
+def test_the_page_is_used_with_the_keyboard_alone(page: Any, served: Served, done: list[str]) -> None:
+    open_result(page, served, done[0])
+    assert page.evaluate("document.activeElement.id") == "result-heading"
+
+    def focus_on(identity: str) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id || document.activeElement.name") == identity:
+                return
+        raise AssertionError(f"the Tab key does not reach {identity}")
+
+    focus_on("view")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#pictures").get_attribute("data-view") == "axial"
+    focus_on("opacity")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#opacity-value") == "45 %"
+    focus_on("planes")
+    before, place = pixels(page, "#planes"), page.inner_text("#location")
+    page.keyboard.press("PageUp")
+    assert abs(pixels(page, "#planes") - before).max() > 20
+    assert page.inner_text("#location").split(",")[:2] == place.split(",")[:2]
+    assert page.inner_text("#location") != place
+    page.keyboard.press("PageDown")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#location").split(",")[0] != place.split(",")[0]
+    page.get_by_label("3D", exact=True).check()
+    focus_on("solid")
+    before = pixels(page, "#solid")
+    page.keyboard.press("ArrowRight")
+    assert abs(pixels(page, "#solid") - before).max() > 20
+    focus_on("file")
+    with page.expect_file_chooser():
+        page.keyboard.press("Space")
+
+
+def test_a_narrow_window_shows_all(page: Any, served: Served, done: list[str]) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    open_result(page, served, done[0])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for canvas in ("#planes", "#solid"):
+        box = page.locator(canvas).bounding_box()
+        assert box["width"] > 300
+        assert colourful(pixels(page, canvas)) > 0.02
+
+
+def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: Served, done: list[str]) -> None:
+    open_result(page, served, done[0])
+    assert not page.locator("#earlier-choice").is_visible()
+    mask = pixels(page, "#planes")
+    page.get_by_label("where it may be wrong").check()
+    unsure = pixels(page, "#planes")
+    page.locator("#planes").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "wrong with a probability of" in page.inner_text("#location")
+    set_opacity(page, 0)
+    bare = pixels(page, "#planes")
+    assert colourful(bare) + 0.002 < colourful(unsure) < colourful(mask)  # borders, and not whole organs
+
+
+def test_a_result_is_compared_with_an_earlier_one(page: Any, served: Served, done: list[str]) -> None:
+    open_result(page, served, done[1])
+    page.locator("#earlier").select_option(done[0])
+    page.locator("#earlier-choice").wait_for()
+    _, *columns = page.locator("#organs thead th").all_inner_texts()
+    cells = page.locator("#organs tbody tr", has_text="liver").locator("td").all_inner_texts()
+    liver = dict(zip(columns, cells, strict=True))
+    assert (liver["change ml"], liver["Dice"]) == ("0.0", "1.000")
+    ours = pixels(page, "#planes")
+    page.get_by_label("the earlier one").check()
+    assert np.array_equal(pixels(page, "#planes"), ours)
+    page.get_by_label("where they differ").check()
+    differences = pixels(page, "#planes")
+    set_opacity(page, 0)
+    assert np.array_equal(pixels(page, "#planes"), differences)  # there are none
+
+
+def test_refusals_and_cancelling_are_told(page: Any, served: Served, scan: Path, tmp_path: Path) -> None:
+    go(page, served.address)
+    page.set_input_files("#file", {"name": "letter.nii", "mimeType": "", "buffer": b"Dear colleague"})
+    until(page, "document.getElementById('trouble').textContent")
+    assert "none of NIfTI" in page.inner_text("#trouble")
+    volume = read_volume(scan)
+    write_volume(Volume((volume.array / 3000.0).astype(np.float32), volume.affine), tmp_path / "grey.nii.gz")
+    page.set_input_files("#file", tmp_path / "grey.nii.gz")
+    until(page, "document.getElementById('trouble').textContent.startsWith('refused')")
+    assert "pass the original CT" in page.inner_text("#trouble")
+    page.set_input_files("#file", scan)
+    page.locator("#cancel").click()
+    until(page, "document.getElementById('trouble').textContent.includes('cancelled')")
+
+
+def test_a_token_lets_in_and_nothing_else_is_kept_by_the_browser(page: Any, scan: Path, tmp_path: Path) -> None:
+    with Served(tmp_path / "jobs", "--token", TOKEN) as server:
+        assert TOKEN not in server.printed
+        page.goto(server.address)
+        page.locator("#token").fill("wrong")
+        page.keyboard.press("Enter")
+        until(page, "document.getElementById('trouble').textContent")
+        page.locator("#token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        until(page, "document.getElementById('version').textContent")
+        page.set_input_files("#file", scan)
+        settle(page)
+        assert page.evaluate("JSON.stringify(sessionStorage)") == json.dumps({"token": TOKEN}, separators=(",", ":"))
+        assert page.evaluate("localStorage.length") == 0
+        assert page.context.cookies() == []
+        page.goto(f"{server.address}#token={TOKEN}")
+        page.reload()
+        until(page, "document.getElementById('version').textContent")
+        assert TOKEN not in page.url
+
+
+def result(client: httpx.Client, content: bytes, folder: Path) -> tuple[str, str, NDArray[Any] | None]:
+    """State, message and mask of an upload, followed to its end."""
+    reply = client.post("/api/jobs", content=content)
+    if reply.status_code != 201:
+        return f"HTTP {reply.status_code}", reply.json()["detail"], None
+    job = reply.json()
+    while job["state"] in ("queued", "running"):
+        time.sleep(1.0)
+        job = client.get(f"/api/jobs/{job['id']}").json()
+    if job["state"] != "done":
+        return job["state"], job["message"], None
+    path = folder / f"{job['id']}.nii.gz"
+    path.write_bytes(client.get(f"/api/jobs/{job['id']}/files/mask.nii.gz").content)
+    return "done", "", read_volume(path).array
+
+
+def slabs(scan: Path, folder: Path) -> list[tuple[Volume, bytes]]:
+    """14 different parts of the scan, and their files: NIfTI, NRRD and compressed NIfTI in turn."""
+    whole = read_volume(scan)
+    made = []
+    for first in range(14):
+        path = folder / f"part{first}{('.nii', '.nrrd', '.nii.gz')[first % 3]}"
+        write_volume(Volume(whole.array[:, :, first : first + 20], whole.affine), path)
+        made.append((read_volume(path), path.read_bytes()))
+    return made
+
+
+def test_sixteen_uploads_at_once_of_which_two_are_bad(served: Served, scan: Path, tmp_path: Path) -> None:
+    good = slabs(scan, tmp_path)
+    grey = Volume((good[0][0].array / 3000.0).astype(np.float32), good[0][0].affine)
+    write_volume(grey, tmp_path / "grey.nii.gz")
+    contents = [content for _, content in good]
+    contents[5:5] = [(tmp_path / "grey.nii.gz").read_bytes()]
+    contents[11:11] = [b"\x89PNG\r\n\x1a\n" + bytes(1000)]
+    results: dict[int, tuple[str, str, NDArray[Any] | None]] = {}
+
+    def send(number: int) -> None:
+        with httpx.Client(base_url=served.address, timeout=60) as client:
+            results[number] = result(client, contents[number], tmp_path)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = results.pop(5), results.pop(11)
+    assert refused[0][0] == "refused"
+    assert "pass the original CT" in refused[0][1]
+    assert refused[1][0] == "HTTP 415"
+    assert "none of NIfTI" in refused[1][1]
+    model = load_model("small")
+    assert len(results) == 14
+    for (volume, _), (_, (state, _, mask)) in zip(good, sorted(results.items()), strict=True):
+        assert state == "done"
+        assert mask is not None
+        assert np.array_equal(mask, segment(model, volume).mask.array)
+
+
+def test_jobs_survive_a_power_cut(scan: Path, tmp_path: Path) -> None:
+    good = slabs(scan, tmp_path)[:3]
+    server = Served(tmp_path / "jobs")
+    with httpx.Client(base_url=server.address, timeout=60) as client:
+        ids = [client.post("/api/jobs", content=content).json()["id"] for _, content in good]
+        while client.get(f"/api/jobs/{ids[0]}").json()["slices_done"] == 0:
+            time.sleep(0.02)
+    server.kill()
+    model = load_model("small")
+    with Served(tmp_path / "jobs") as server, httpx.Client(base_url=server.address, timeout=60) as client:
+        for (volume, _), identity in zip(good, ids, strict=True):
+            while (job := client.get(f"/api/jobs/{identity}").json())["state"] in ("queued", "running"):
+                time.sleep(0.1)
+            assert job["state"] == "done"
+            path = tmp_path / "mask.nii.gz"
+            path.write_bytes(client.get(f"/api/jobs/{identity}/files/mask.nii.gz").content)
+            assert np.array_equal(read_volume(path).array, segment(model, volume).mask.array)
+
+
+def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
+    build = pytest.importorskip("hatchling.builders.wheel")
+    wheel = next(build.WheelBuilder(str(Path(__file__).parents[2])).build(directory=str(tmp_path)))
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+    static = "meddelinea/serving/static/"
+    assert {static + "index.html", static + "niivue/niivue.umd.js", static + "niivue/LICENSES.txt"} <= names
