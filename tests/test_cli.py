@@ -4,6 +4,7 @@ The network is replaced by a threshold (`fake_model`), so these tests are about 
 """
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 
 from meddelinea.cli.main import main
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.errors import InputRefusedError, WeightsMissingError
+from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.segmentation.predict import Segmentation
 from meddelinea.version import __version__
 from meddelinea.volume import Volume
@@ -430,6 +431,38 @@ def test_info_without_weights_still_shows_the_presets(run: Run, monkeypatch: pyt
     code, out, _ = run("info", "--json")
     assert code == 0
     assert json.loads(out)["model"] == {"missing": "no weights here"}
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "parameter", "ending"),
+    [
+        (("check", "scan.nii.gz"), "segmentation.model.read_model_files", "modality", " (--modality)"),
+        (("train", "run.yaml"), "training.config.load_config", "overrides", " (--set)"),
+        (
+            ("benchmark", "accuracy", "a.yaml", "o", "--test"),
+            "benchmark.bench_file.read_bench_file",
+            "cpu_minutes",
+            " (--cpu-minutes)",
+        ),
+        (("check", "scan.nii.gz"), "segmentation.model.read_model_files", "source", ""),  # an argument, no option
+        (("check", "scan.nii.gz"), "segmentation.model.read_model_files", "seed", ""),  # an option of others
+        (("check", "benchmark"), "segmentation.model.read_model_files", None, ""),
+    ],
+)
+def test_the_flag_of_the_parameter_that_an_error_names_is_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], where: str, parameter: str | None, ending: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("not so", parameter=parameter)
+
+    monkeypatch.setattr(f"meddelinea.{where}", refuse)
+    assert run(*words) == (2, "", f"error: not so{ending}\n")
+
+
+def test_an_error_keeps_what_it_carries_between_processes() -> None:
+    for error in (UsageError("a", parameter="organs"), InputRefusedError("b", "no_scan", parameter="modality")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
 def test_train_refuses_a_run_that_is_not_one(run: Run, tmp_path: Path) -> None:

@@ -10,13 +10,25 @@ from meddelinea.findings import Finding, Refusal, refuse
 
 
 class MedDelineaError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    message
+        One line for people. It speaks of parameters, never of flags: who reads it may have called a function.
+    parameter
+        Name of the parameter that the remedy is about, such as `"modality"`. The command line adds its flag.
+    """
 
     exit_code = 1
 
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
 
 class UsageError(MedDelineaError):
-    """The request cannot be meant: an unknown organ, scheduler or setting."""
+    """The request is invalid: an unknown organ, scheduler or setting."""
 
     exit_code = 2
 
@@ -26,8 +38,8 @@ class InputRefusedError(MedDelineaError):
 
     Parameters
     ----------
-    message
-        One line for people.
+    message, parameter
+        See `MedDelineaError`.
     code
         Stable name of the reason, for programs.
     findings
@@ -36,8 +48,15 @@ class InputRefusedError(MedDelineaError):
 
     exit_code = 3
 
-    def __init__(self, message: str, code: Refusal = "refused", findings: tuple[Finding, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        code: Refusal = "refused",
+        findings: tuple[Finding, ...] = (),
+        *,
+        parameter: str | None = None,
+    ) -> None:
+        super().__init__(message, parameter=parameter)
         self.code: Refusal = code
         self.findings = findings or (refuse(code, message),)
 
@@ -49,12 +68,12 @@ class PartialFailureError(MedDelineaError):
 
 
 class WeightsMissingError(MedDelineaError):
-    """Weights are absent, incomplete, or not those that were asked for."""
+    """Weights are missing, incomplete, or not the ones that were asked for."""
 
     exit_code = 5
 
 
 class LeakFoundError(MedDelineaError):
-    """Test cases are among those that a model was trained on: scores on them would not say how it does on others."""
+    """Test cases are among those that a model was trained on, so scores on them say nothing about new patients."""
 
     exit_code = 6

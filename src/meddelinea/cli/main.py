@@ -80,13 +80,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         logging.disable(logging.WARNING)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
+    words = [word for word in words if word != "--debug"]
     message = ""
     try:
-        code = app([word for word in words if word != "--debug"], prog_name="meddelinea", standalone_mode=False)
+        code = app(words, prog_name="meddelinea", standalone_mode=False)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code, message = _explain(error)
+        code, message = _explain(error, words)
     if code == INTERRUPTED:
         message = "interrupted"
     if message:
@@ -94,10 +95,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> tuple[int, str]:
-    """Exit code and message of an error that ended a command."""
+def _explain(error: Exception, words: list[str]) -> tuple[int, str]:
+    """Exit code and message of an error that ended the command that `words` called."""
     if isinstance(error, MedDelineaError):
-        return error.exit_code, str(error)
+        flag = _flag(error.parameter, words)
+        return error.exit_code, f"{error} ({flag})" if flag else str(error)
     if isinstance(error, typer.Abort) and not isinstance(error.__cause__, EOFError):
         return INTERRUPTED, ""
     usage_error = typer.BadParameter.__base__
@@ -109,3 +111,12 @@ def _explain(error: Exception) -> tuple[int, str]:
     cause = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ is not None else error
     detail = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
     return 1, f"{detail} (unexpected; --debug shows where)"
+
+
+def _flag(parameter: str | None, words: list[str]) -> str | None:
+    """The flag that sets `parameter` in the command that `words` called; None where it has none."""
+    command = typer.main.get_command(app)
+    for word in words:  # only a group of commands has any, so the words after the command's name change nothing
+        command = getattr(command, "commands", {}).get(word, command)
+    flags = [flag for option in command.params if option.name == parameter for flag in option.opts]
+    return next((flag for flag in flags if flag.startswith("--")), None)
