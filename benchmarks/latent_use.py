@@ -44,7 +44,7 @@ def main() -> None:
     organs = tuple(model.files.labels)
 
     def dice(latents: Callable[[Tensor], Tensor], tokens: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        method = model.pipeline.method(steps=arguments.steps)
+        method = model.pipeline.sampler(arguments.steps).method
         decode = method.segmenter.decode
 
         def changed(clean: Tensor, view: ImageView, seen: Tensor) -> Tensor:

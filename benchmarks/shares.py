@@ -47,9 +47,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(given.model, "cpu")
-    labels, config = model.files.labels, model.pipeline.config
-    method = model.pipeline.method(model.pipeline.scheduler, int(config.default_steps))
-    offsets = np.array(neighbour_offsets(config.neighbours, config.neighbour_pairs))
+    labels, pipeline = model.files.labels, model.pipeline
+    method = pipeline.sampler().method
+    offsets = np.array(neighbour_offsets(pipeline.neighbours, pipeline.neighbour_pairs))
     cases = {case.name: case for case in find_cases("btcv", given.source).cases}
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for name in given.cases:

@@ -16,6 +16,7 @@ from meddelinea.data import resample
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.io.volumes import read_volume
+from meddelinea.methods.protocol import Sampler
 from meddelinea.results.statistics import organ_statistics
 from meddelinea.segmentation.model import Model, ModelFiles
 from meddelinea.segmentation.predict import segment
@@ -33,10 +34,7 @@ def many_organs() -> Model:
             return -200 * (images[:, 1:2] - levels).square()
 
     pipeline = SimpleNamespace(
-        method=lambda *arguments: Bands(),
-        device="cpu",
-        scheduler=SimpleNamespace(),
-        config=SimpleNamespace(default_steps=1, neighbours=1, neighbour_pairs=1),
+        sampler=lambda *arguments: Sampler(Bands(), None, None), device="cpu", neighbours=1, neighbour_pairs=1
     )
     labels = {f"organ {number}": number for number in range(1, ORGANS + 1)}
     files = ModelFiles("bands", Path(), labels, Preprocessing(32, 10.0), ("CT",), 0.1, {}, None)
@@ -44,7 +42,6 @@ def many_organs() -> Model:
 
 
 def test_what_is_needed_beside_scan_and_mask_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meddelinea.segmentation.predict.scheduler_name", lambda sampler: "none")
     monkeypatch.setattr(resample, "SLAB_VOXELS", 1 << 17)  # in proportion to this scan
     array = np.empty((160, 150, 200), np.int16, order="F")
     array[...] = np.linspace(-130, 280, 160)[:, None, None] + np.random.default_rng(0).normal(0, 5, (150, 1))

@@ -178,10 +178,10 @@ def test_masks_depend_on_the_image_and_not_on_noise(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_saved_and_loaded_gives_the_same_logits_bit_for_bit(name: str, tmp_path: Path) -> None:
     pipeline = BaselinePipeline(tiny_network(name), list(ORGANS), neighbours=2)
-    logits = pipeline.method().segment(batch().images, [])
+    logits = pipeline.sampler().method.segment(batch().images, [])
     pipeline.save_pretrained(tmp_path)
     loaded = BaselinePipeline.from_pretrained(tmp_path)
-    assert torch.equal(loaded.method().segment(batch().images, []), logits)
+    assert torch.equal(loaded.sampler().method.segment(batch().images, []), logits)
     assert (tuple(loaded.config.organs), loaded.config.neighbours, loaded.config.default_steps) == (ORGANS, 2, 1)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
@@ -229,7 +229,7 @@ def test_a_trained_baselines_folder_says_what_it_is(store: Path, trained: dict[s
     model = load_model(folder, "cpu")
     assert checkpoint is not None
     for (key, value), average in zip(
-        model.pipeline.method().named_parameters(), checkpoint.ema["shadow_params"], strict=True
+        model.pipeline.sampler().method.named_parameters(), checkpoint.ema["shadow_params"], strict=True
     ):
         torch.testing.assert_close(value, average.half().float() if name == "unet" else average, msg=key)
 

@@ -128,7 +128,7 @@ def test_the_codec_sees_the_three_middle_slices_and_the_stem_all_of_them(tmp_pat
     pipeline.save_pretrained(tmp_path)
     loaded = MedDelineaPipeline.from_pretrained(tmp_path)
     five = torch.cat([images()[:, :1].flip(0), images(), images()[:, 2:].flip(0)], dim=1)
-    segmenter = loaded.method().segmenter
+    segmenter = loaded.sampler().method.segmenter
     assert torch.equal(segmenter.look(five).latent, loaded.codec.encode(images()))
     logits = loaded(five, KEYS)
     assert torch.equal(logits, pipeline(five, KEYS))
@@ -156,7 +156,7 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
 
 def test_no_mask_head_means_the_nearest_palette_colour() -> None:
     pipeline = tiny_pipeline("palette")
-    segmenter = pipeline.method().segmenter
+    segmenter = pipeline.sampler().method.segmenter
     view = segmenter.look(images(1))
     clean = torch.randn(1, 4, 4, 6)
     logits = segmenter.decode(clean, view, torch.empty(0))

@@ -22,6 +22,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.methods.meddelinea import MedDelinea
+from meddelinea.methods.protocol import Sampler
 from meddelinea.segmentation import predict
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model, load_model, read_model_files
@@ -103,10 +104,10 @@ def test_slices_stand_among_the_neighbours_that_training_reads(
             return torch.zeros(len(images), len(ORGANS) + 1, size, size)
 
     pipeline = SimpleNamespace(
-        method=lambda *arguments: Watching(),
+        sampler=lambda *arguments: Sampler(Watching(), 1, "euler_ancestral"),
         device="cpu",
-        scheduler=model.pipeline.scheduler,
-        config=SimpleNamespace(default_steps=1, neighbours=1, neighbour_pairs=pairs),
+        neighbours=1,
+        neighbour_pairs=pairs,
     )
     grid = Volume(grey.transpose(2, 1, 0).astype(np.float32), np.eye(4), "CT")
     monkeypatch.setattr(predict, "to_model_grid", lambda volume, preprocessing: grid)
@@ -153,10 +154,10 @@ def test_a_ball_comes_back_where_it_is_and_as_large(model: Model, orientation: s
             return torch.stack([-middle, middle, *[torch.full_like(middle, -9.0)] * (len(ORGANS) - 1)], dim=1)
 
     pipeline = SimpleNamespace(
-        method=lambda *arguments: Bright(),
+        sampler=lambda *arguments: Sampler(Bright(), 1, "euler_ancestral"),
         device="cpu",
-        scheduler=model.pipeline.scheduler,
-        config=SimpleNamespace(default_steps=1, neighbours=1, neighbour_pairs=1),
+        neighbours=1,
+        neighbour_pairs=1,
     )
     affine = np.diag([-0.9, -0.9, 2.5, 1.0])
     affine[:3, 3] = 60.0, 70.0, -30.0

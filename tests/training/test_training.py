@@ -651,7 +651,7 @@ def test_a_model_goes_on_with_other_organs(store: Path, parts: dict[str, Path], 
     t = torch.tensor([10, 900])
     with torch.no_grad():
         logits = []
-        for model in (before.method().segmenter, stage.segmenter):
+        for model in (before.sampler().method.segmenter, stage.segmenter):
             view = model.look(images)
             tokens = model(noisy, t, view)[1]
             logits.append((model.decode(latent, view, tokens), model.auxiliary_logits(tokens, view)))

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import UsageError
 from meddelinea.methods.meddelinea import MedDelinea, Objective
+from meddelinea.methods.pipeline import SlicePipeline
+from meddelinea.methods.protocol import Sampler
 from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
@@ -19,7 +22,7 @@ from meddelinea.models.mask_head import MaskHead
 from meddelinea.models.segmenter import Segmenter
 
 
-class MedDelineaPipeline(DiffusionPipeline):
+class MedDelineaPipeline(SlicePipeline):
     """Images of slices in, mask logits out.
 
     Parameters
@@ -77,16 +80,14 @@ class MedDelineaPipeline(DiffusionPipeline):
         stored = self.config.colours
         return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
 
-    def method(self, scheduler: SchedulerMixin | None = None, steps: int | None = None) -> MedDelinea:
-        """The components as a method, on the pipeline's device and in evaluation mode.
-
-        It samples with the pipeline's scheduler and default number of steps where none is named.
-        """
+    def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
+        """The components as a method, on the pipeline's device and in evaluation mode, see `Pipeline`."""
+        chosen = self.scheduler if scheduler is None else make_scheduler(scheduler)
+        steps = int(self.config.default_steps) if steps is None else steps
         segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
         objective = Objective(prediction_type=self.config.prediction_type, diffusion=self.config.diffusion)
-        scheduler = self.scheduler if scheduler is None else scheduler
-        steps = self.config.default_steps if steps is None else steps
-        return MedDelinea(segmenter, objective, scheduler, steps).to(self.device).eval()
+        method = MedDelinea(segmenter, objective, chosen, steps).to(self.device).eval()
+        return Sampler(method, steps, scheduler_name(chosen))
 
     def __call__(self, images: Tensor, keys: Sequence[NoiseKey], steps: int | None = None) -> Tensor:
         """Segment a batch of slices.
@@ -117,4 +118,4 @@ class MedDelineaPipeline(DiffusionPipeline):
             )
         if len(keys) != len(images):
             raise UsageError(f"{len(keys)} noise keys for {len(images)} images; expected one each")
-        return self.method(steps=steps).segment(images.to(self.device), keys)
+        return self.sampler(steps).method.segment(images.to(self.device), keys)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from diffusers import DiffusionPipeline
-
 from meddelinea.methods.dynunet import DynUNet
 from meddelinea.methods.network import Baseline
+from meddelinea.methods.pipeline import SlicePipeline
+from meddelinea.methods.protocol import Sampler
 from meddelinea.methods.unet import UNet
 
 
-class BaselinePipeline(DiffusionPipeline):
+class BaselinePipeline(SlicePipeline):
     """Images of slices in, mask logits out, in one step and without noise.
 
     Parameters
@@ -43,6 +43,6 @@ class BaselinePipeline(DiffusionPipeline):
             default_steps=default_steps,
         )
 
-    def method(self) -> Baseline:
-        """The network as a method, on the pipeline's device and in evaluation mode; its loss is not the trained one."""
-        return Baseline(self.network, "bce").to(self.device).eval()
+    def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
+        """The network as a method, see `Pipeline`; it takes one step, whatever is asked for."""
+        return Sampler(Baseline(self.network, "bce").to(self.device).eval(), None, None)

@@ -14,8 +14,7 @@ from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
 
 if TYPE_CHECKING:
-    from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
-    from meddelinea.methods.network_pipeline import BaselinePipeline
+    from meddelinea.methods.protocol import Pipeline
     from meddelinea.segmentation.calibration import Calibration
     from meddelinea.volume import Modality
 
@@ -70,7 +69,7 @@ class Model:
     """A model that is ready to segment."""
 
     files: ModelFiles
-    pipeline: MedDelineaPipeline | BaselinePipeline
+    pipeline: Pipeline
 
 
 def model_folder(model: str | Path) -> Path:
@@ -140,17 +139,16 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
         If the device is unknown or absent, or the network of a baseline is not installed.
     """
     import torch
+    from diffusers import DiffusionPipeline
 
-    from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
-    from meddelinea.methods.network_pipeline import BaselinePipeline
+    from meddelinea.methods.known import pipeline_class
 
     model_files = read_model_files(model)
     available = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
         raise UsageError(f"device '{device}' is not available here; use auto or cpu")
     try:
-        name = MedDelineaPipeline.load_config(model_files.folder)["_class_name"]
-        kind = BaselinePipeline if name == BaselinePipeline.__name__ else MedDelineaPipeline
+        kind = pipeline_class(DiffusionPipeline.load_config(model_files.folder)["_class_name"])
         with _no_bar():
             pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
     except MedDelineaError:

@@ -16,11 +16,7 @@ from meddelinea.checks.scan import unknown_modality
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
-from meddelinea.methods.network_pipeline import BaselinePipeline
-from meddelinea.methods.protocol import Method
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence, Shares
 from meddelinea.segmentation.model import Model
@@ -131,7 +127,7 @@ def segment(
         raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
     if samples < 1:
         raise UsageError(f"samples {samples}; expected at least 1 mask a slice")
-    _, used_steps, used_scheduler = _method(model.pipeline, steps, scheduler)
+    _, used_steps, used_scheduler = model.pipeline.sampler(steps, scheduler)
     calibration = model.files.calibration
 
     grid = to_model_grid(volume, model.files.preprocessing)
@@ -185,11 +181,10 @@ def sample_shares(model: Model, grid: Volume, scan: str, sampling: Sampling) -> 
     ------
     The slices' numbers, and their shares (B, L + 1, rows, columns), which sum to 1 in each pixel.
     """
-    method, _, used_scheduler = _method(model.pipeline, sampling.steps, sampling.scheduler)
+    method, _, used_scheduler = model.pipeline.sampler(sampling.steps, sampling.scheduler)
     drawn = 1 if used_scheduler is None else sampling.samples
     slices, case = grid.array.transpose(2, 1, 0), int(scan[:16], 16)  # (S, rows, columns)
-    config = model.pipeline.config
-    offsets = neighbour_offsets(config.neighbours, config.neighbour_pairs)
+    offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     share_bytes = 4 * (len(model.files.labels) + 1) * slices.shape[1] * slices.shape[2]
     batch_size = max(1, min(sampling.batch_size, SHARES_BYTES // share_bytes))
     for start in range(0, len(slices), batch_size):
@@ -214,17 +209,6 @@ def _kept(cleaned: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bo
     squares = cleaned.reshape(slices, rows, FINER, columns, FINER)
     still: NDArray[np.bool_] = (squares == label[:, :, None, :, None]).any(axis=(2, 4))
     return still
-
-
-def _method(
-    pipeline: MedDelineaPipeline | BaselinePipeline, steps: int | None, scheduler: str | None
-) -> tuple[Method, int | None, str | None]:
-    """The method, and the steps and the name of the scheduler that it samples with; None where it does not sample."""
-    if isinstance(pipeline, BaselinePipeline):
-        return pipeline.method(), None, None
-    sampler = pipeline.scheduler if scheduler is None else make_scheduler(scheduler)
-    steps = int(pipeline.config.default_steps) if steps is None else steps
-    return pipeline.method(sampler, steps), steps, scheduler_name(sampler)
 
 
 def with_modality(volume: Volume, modalities: tuple[Modality, ...]) -> Volume:
