@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from meddelinea.cli.options import ModelOption, QuietOption, names, organ_names
 from meddelinea.cli.progress import progress_bar, silence_diffusers
 from meddelinea.errors import InputRefusedError, UsageError
 
@@ -26,14 +27,14 @@ def adapt(
     layout: Annotated[
         str, typer.Option("--format", help="How SRC is laid out: pairs (images/, labels/, labels.json), nnunet, ...")
     ] = "pairs",
-    model: Annotated[str, typer.Option(help="The model to adapt: small, or a checkpoint folder.")] = "small",
+    model: ModelOption = "small",
     cases: Annotated[str | None, typer.Option(help="Only these cases, such as a,b (default: all).")] = None,
     organs: Annotated[str | None, typer.Option(help="Only these organs (default: all that are labelled).")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Most training steps of 8 slices.")] = 400,
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="Of AdamW.")] = 5e-4,
     decoder: Annotated[bool, typer.Option("--decoder", help="Train the decoder as well.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the training, and of who is held out.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Adapt a model to labelled scans: other organs, scanners, modalities.
 
@@ -42,18 +43,17 @@ def adapt(
     """
     from meddelinea.data.datasets import find_cases, organs_of
     from meddelinea.data.prepare import prepare_store
-    from meddelinea.labels import canonical_name
     from meddelinea.segmentation.model import read_model_files
     from meddelinea.training.adapt import AdaptSettings
     from meddelinea.training.adapt import adapt as run_adaptation
 
+    only, wanted = names(cases, "cases"), organ_names(organs)
     if output.exists():
         raise UsageError(f"{output}: exists already; choose another output, or remove it")
     base = read_model_files(model)
     found = find_cases(layout, source)
-    chosen = _chosen(cases, found)
+    chosen = _chosen(only, found)
     labelled = organs_of(tuple(case for case in found.cases if case.name in chosen))
-    wanted = labelled if organs is None else tuple(canonical_name(name) for name in organs.split(","))
     silence_diffusers()
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output and not in the system's temporary folder, which may be small.
@@ -67,7 +67,9 @@ def adapt(
             bar.update(task, completed=progress.step, total=progress.steps, description=description)
 
         store = Path(folder) / "store"
-        prepared = prepare_store(layout, source, store, only=chosen, organs=wanted, preprocessing=base.preprocessing)
+        prepared = prepare_store(
+            layout, source, store, only=chosen, organs=wanted or labelled, preprocessing=base.preprocessing
+        )
         if prepared.failed:
             name, reason = next(iter(prepared.failed.items()))
             raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out with --cases")
@@ -77,21 +79,20 @@ def adapt(
         _print(result, model, output)
 
 
-def _chosen(cases: str | None, found: FoundCases) -> tuple[str, ...]:
-    """The cases asked for; by default all that are complete, and the others are told."""
+def _chosen(cases: tuple[str, ...] | None, found: FoundCases) -> tuple[str, ...]:
+    """The cases asked for; by default all that are complete, with a line on stderr for each of the others."""
     known = tuple(case.name for case in found.cases)
     if cases is None:
         for name, reason in found.broken.items():
             print(f"left out: {name}: {reason}", file=sys.stderr)
         return known
-    chosen = tuple(name.strip() for name in cases.split(",") if name.strip())
-    for name in chosen:
+    for name in cases:
         if name in found.broken:
             raise InputRefusedError(f"{name}: {found.broken[name]}")
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise UsageError(f"--cases {cases}: {', '.join(unknown) or 'no case'}; expected some of: {', '.join(known)}")
-    return chosen
+    unknown = [name for name in cases if name not in known]
+    if unknown:
+        raise UsageError(f"unknown cases {', '.join(unknown)}; expected some of {', '.join(known)}", parameter="cases")
+    return cases
 
 
 def _print(result: Adaptation, model: str, output: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meddelinea.cli.modality import MODALITY_HELP, read_modality
+from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_modality
 from meddelinea.errors import InputRefusedError
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def check(
     source: Annotated[Path, typer.Argument(metavar="IN", help="NIfTI or NRRD file, DICOM folder or zip.")],
-    model: Annotated[str, typer.Option(help="small, or a checkpoint folder: what should segment it?")] = "small",
-    modality: Annotated[str | None, typer.Option(help=MODALITY_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: ModelOption = "small",
+    modality: ModalityOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether a scan may be segmented, and why not: exit code 0 or 3. docs/checks.md explains the reasons."""
     from meddelinea.checks.scan import examine, raise_refusals

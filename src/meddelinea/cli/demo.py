@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from meddelinea.cli.options import DeviceOption, JsonOption, QuietOption
 from meddelinea.cli.outputs import Outputs
 from meddelinea.cli.predict import Job, run
 from meddelinea.cli.progress import Look
@@ -17,9 +18,9 @@ from meddelinea.segmentation.settings import Settings
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("meddelinea_demo"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Segment the CT of thorax and upper abdomen that the package slicerio ships."""
     scan = _demo_scan()

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from meddelinea.cli.options import QuietOption, organ_names
 from meddelinea.errors import PartialFailureError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def evaluate(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a row an organ and case.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Score masks against references, organ by organ in 3D; organs are matched by name."""
     from meddelinea.evaluation.compare import evaluate_paths
@@ -42,12 +43,11 @@ def evaluate(
     for path, suffix in ((json_file, ".json"), (csv_file, ".csv")):
         if path is not None:
             ensure_writable(path, (suffix,))
-    wanted = None if organs is None else tuple(name.strip() for name in organs.split(",") if name.strip())
     with Console(stderr=True, quiet=quiet).status("measuring"):
         report = evaluate_paths(
             prediction,
             reference,
-            organs=wanted,
+            organs=organ_names(organs),
             prediction_numbering=prediction_numbering,
             reference_numbering=reference_numbering,
         )

@@ -9,13 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from meddelinea.cli.options import JsonOption
 from meddelinea.errors import WeightsMissingError
 from meddelinea.version import __version__
 
 
 def info(
     model: Annotated[str | None, typer.Argument(help="small, or a checkpoint folder (default: small).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the presets' true parameter counts, and a model's organs, licence and training cases."""
     from meddelinea.models.presets import PRESETS, parameter_counts

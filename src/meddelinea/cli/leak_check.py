@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from meddelinea.cli.options import JsonOption
 from meddelinea.errors import LeakFoundError, PartialFailureError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def leak_check(
     layout: Annotated[
         str | None, typer.Option("--format", help="Dataset of the test scans, such as btcv: warns of known overlaps.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find test scans that a model was trained on, also resampled, cropped, windowed, mirrored or re-encoded.
 

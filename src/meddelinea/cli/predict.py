@@ -13,11 +13,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from meddelinea.cli.modality import MODALITY_HELP, read_modality
+from meddelinea.cli.options import (
+    AddressOption,
+    DeviceOption,
+    EngineName,
+    EngineOption,
+    JsonOption,
+    ModalityOption,
+    ModelOption,
+    QuietOption,
+    organ_names,
+    read_modality,
+    refusal_as_json,
+)
 from meddelinea.cli.outputs import BesideMasks, Outputs, check_outputs, write_outputs
-from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar
-from meddelinea.cli.refusal import refusal_as_json
 from meddelinea.errors import UsageError
 from meddelinea.segmentation.settings import Settings
 
@@ -48,7 +58,7 @@ def predict(
         Path,
         typer.Option("-o", "--output", help="The mask: .nii.gz, .nii, .nrrd, .dcm; or a folder for many masks."),
     ],
-    model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
+    model: ModelOption = "small",
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: the model's).")] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="euler_ancestral, ddim, dpmpp_2m, unipc or lms (default: the model's).")
@@ -77,32 +87,27 @@ def predict(
     segmentation_type: Annotated[
         str | None, typer.Option(help="Of dicom_seg: labelmap (default), binary or fractional.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time; changes memory, not the mask.")] = 16,
-    modality: Annotated[str | None, typer.Option(help=MODALITY_HELP)] = None,
+    modality: ModalityOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Of a folder or list: segment also what was done before.")
     ] = False,
-    engine: Annotated[
-        EngineName, typer.Option(help="Of a folder or list: this machine, or a ray cluster.")
-    ] = EngineName.local,
-    address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Head of the ray cluster (default: one of this machine).")
-    ] = None,
+    engine: EngineOption = EngineName.local,
+    address: AddressOption = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes, each with the model (default: 1; on a cluster one a core).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: JsonOption = False,
     progress_json: Annotated[
         bool, typer.Option("--progress-json", help="Print a JSON object a line while it goes on, for programs.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Segment the organs of a scan, or of a folder of scans; each mask lies on its scan's own grid."""
     from meddelinea.cli.predict_folder import Batch, is_batch, run_batch
-    from meddelinea.labels import canonical_name
 
-    wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
+    wanted = organ_names(organs)
     settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, read_modality(modality))
     look = Look.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
     outputs = Outputs(output, output_type, segmentation_type, statistics, preview, report, uncertainty)

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meddelinea.cli.options import EngineName
 from meddelinea.cli.outputs import BesideMasks
-from meddelinea.cli.prepare import EngineName
 from meddelinea.cli.progress import Look, print_event, progress_bar
 from meddelinea.errors import PartialFailureError, UsageError
 from meddelinea.segmentation.settings import Settings

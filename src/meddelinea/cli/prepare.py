@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from meddelinea.cli.options import AddressOption, EngineName, EngineOption, QuietOption, organ_names
 from meddelinea.cli.progress import progress_bar
 from meddelinea.errors import PartialFailureError, UsageError
-
-
-class EngineName(StrEnum):
-    """Where the cases are worked on."""
-
-    local = "local"
-    ray = "ray"
 
 
 def prepare(
@@ -31,21 +24,18 @@ def prepare(
     organs: Annotated[str | None, typer.Option(help="Such as liver,spleen (default: the dataset's own).")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check stored cases too; store damaged ones anew.")] = False,
-    engine: Annotated[EngineName, typer.Option(help="This machine, or a ray cluster.")] = EngineName.local,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Head of the ray cluster.")] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    engine: EngineOption = EngineName.local,
+    address: AddressOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Turn a dataset into a slice store; cases that the store already holds are left alone."""
     from meddelinea.data.prepare import prepare_store
     from meddelinea.data.preprocess import Preprocessing
     from meddelinea.data.workers import on_cluster, on_this_machine
-    from meddelinea.labels import canonical_name
 
     if size % 64:
         raise UsageError(f"--size {size}: expected a multiple of 64, so that tokens fill the slice")
-    wanted = None if organs is None else tuple(canonical_name(name) for name in organs.split(",") if name.strip())
-    if wanted == ():
-        raise UsageError("--organs names no organ; expected names such as liver,spleen")
+    wanted = organ_names(organs)
     if (engine is EngineName.ray) != bool(address) or (workers and address):
         raise UsageError("--engine ray goes with --address HOST:PORT and without --workers; the local engine without")
     with progress_bar(hidden=quiet) as bar:

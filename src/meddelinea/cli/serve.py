@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from meddelinea.cli.options import DeviceOption, ModelOption
 from meddelinea.errors import UsageError
 
 #: Shortest token that may be chosen: nothing slows down who guesses.
@@ -34,8 +35,8 @@ def serve(
     dicomweb: Annotated[
         str | None, typer.Option(help="Address of a DICOMweb service whose series OHIF's plugin may name.")
     ] = None,
-    model: Annotated[str, typer.Option(help="small, or a checkpoint folder.")] = "small",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    model: ModelOption = "small",
+    device: DeviceOption = "auto",
     folder: Annotated[
         Path | None, typer.Option(help="Where jobs are kept (default: a folder of this user's application data).")
     ] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meddelinea.cli.options import OverridesOption, QuietOption
 from meddelinea.cli.progress import progress_bar, silence_diffusers
 
 if TYPE_CHECKING:
@@ -17,11 +18,9 @@ if TYPE_CHECKING:
 
 def train(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run: stage, data, model, schedule.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for more.")
-    ] = None,
+    overrides: OverridesOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train a stage (codec, base, control or baseline) as a run file says."""
     from accelerate import PartialState

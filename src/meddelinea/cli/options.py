@@ -1,0 +1,111 @@
+"""Options that several commands share, and how what was typed is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meddelinea.errors import InputRefusedError, UsageError
+
+if TYPE_CHECKING:
+    from meddelinea.volume import Modality
+
+
+class EngineName(StrEnum):
+    """Where cases are processed."""
+
+    local = "local"
+    ray = "ray"
+
+
+class ModalityName(StrEnum):
+    """What kind of scan it is."""
+
+    CT = "CT"
+    MR = "MR"
+
+
+ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help="Model to use: small, or a model's folder.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device to run on: auto, cpu or cuda.")]
+ModalityOption = Annotated[
+    ModalityName | None,
+    typer.Option("--modality", help="Modality of the scan, for files that do not state it."),
+]
+EngineOption = Annotated[EngineName, typer.Option("--engine", help="Run on this machine, or on a ray cluster.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="Address of the ray cluster's head."),
+]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the run file; may be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+
+
+def read_modality(name: ModalityName | None) -> Modality | None:
+    """The modality that was chosen, in the library's terms."""
+    return None if name is None else name.value
+
+
+def names(text: str | None, parameter: str) -> tuple[str, ...] | None:
+    """The names in a list with commas, such as `liver, spleen`; empty entries are dropped.
+
+    Parameters
+    ----------
+    text
+        What was typed, None where the option was left out.
+    parameter
+        The option's parameter, for the error.
+
+    Returns
+    -------
+    tuple of str or None
+        The names in their order, at least one; None where the option was left out.
+
+    Raises
+    ------
+    UsageError
+        If nothing is left.
+    """
+    if text is None:
+        return None
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not found:
+        raise UsageError(f"{text!r} contains no name; expected one or more, separated by commas", parameter=parameter)
+    return found
+
+
+def organ_names(text: str | None) -> tuple[str, ...] | None:
+    """The organs in a list with commas under their canonical names; None where the option was left out.
+
+    Raises
+    ------
+    UsageError
+        If the list contains no name.
+    """
+    from meddelinea.labels import canonical_name
+
+    typed = names(text, "organs")
+    return None if typed is None else tuple(canonical_name(name) for name in typed)
+
+
+@contextmanager
+def refusal_as_json(source: Path, *, wanted: bool) -> Iterator[None]:
+    """Print the reasons for refusing `source` as one JSON object, if `wanted`; the refusal still ends the command."""
+    try:
+        yield
+    except InputRefusedError as error:
+        if wanted:
+            findings = [asdict(finding) for finding in error.findings]
+            document = {"input": str(source), "accepted": False, "findings": findings}
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+        raise
