@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from meddelinea.cli.main import main
+from meddelinea.cli.options import names
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
 from meddelinea.segmentation.predict import Segmentation
@@ -366,7 +367,7 @@ def test_an_empty_mask_is_never_silent(run: Run, scan: Path, tmp_path: Path, how
     ("words", "code", "said"),
     [
         (["--organs", "liver,spleeen"], 3, "spleeen"),
-        (["--organs", ","], 2, "no organ"),
+        (["--organs", " , "], 2, "no name; expected one or more, separated by commas (--organs)"),
         (["--organs", "liver,liver"], 2, "twice"),
         (["--scheduler", "magic"], 2, "euler_ancestral"),
         (["--device", "abacus"], 2, "cuda"),
@@ -633,3 +634,39 @@ def test_benchmark_of_a_store_prints_slices_per_second(run: Run, tmp_path: Path)
     assert all(rate["per_second"] > 0 and rate["processor_ms"] >= 0 for rate in answer["rates"].values())
     assert "3 cases, 18 slices" in run("benchmark", "store", store, "--workers", 0, "--slices", 40)[1]
     assert run("benchmark", "store", tmp_path)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [(None, None), ("a", ("a",)), ("a, b c ,d", ("a", "b c", "d")), (",a,,b,", ("a", "b")), ("", None), (" ,", None)],
+)
+def test_a_list_with_commas_drops_empty_entries_and_holds_a_name(
+    typed: str | None, read: tuple[str, ...] | None
+) -> None:
+    if typed is not None and read is None:
+        with pytest.raises(UsageError, match="contains no name"):
+            names(typed, "cases")
+    else:
+        assert names(typed, "cases") == read
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("predict", "-i", "a.nii", "-o", "b.nii", "--organs"), "--organs"),
+        (("prepare", "src", "store", "--format", "btcv", "--organs"), "--organs"),
+        (("evaluate", "a.nii", "b.nii", "--organs"), "--organs"),
+        (("adapt", "src", "out", "--organs"), "--organs"),
+        (("adapt", "src", "out", "--cases"), "--cases"),
+        (("benchmark", "robustness", "src", "out", "--format", "btcv", "--cases"), "--cases"),
+        (("benchmark", "few-shot", "src", "out", "--format", "btcv", "--k"), "--k"),
+    ],
+)
+def test_a_list_of_nothing_is_a_usage_error_that_names_its_option(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words, ",")
+    assert (code, out) == (2, "")
+    assert err == f"error: ',' contains no name; expected one or more, separated by commas ({flag})\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,21 +1,28 @@
-"""One look for all that is long: a bar for people, lines of JSON for programs."""
+"""How a command shows that it is working: a status line or a bar for people, lines of JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from enum import Enum, auto
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.status import Status
+from rich.text import Text
 
 from meddelinea.errors import UsageError
 
+#: Takes what is being done, how much of it is done, and how much there is.
+Report = Callable[[str, int, int], None]
+
 
 class Look(Enum):
-    """What a command prints on stdout: a text for people, one JSON object, one a line as it goes on, or nothing."""
+    """What a command prints on stdout: text for people, one JSON object, one object per event, or nothing."""
 
     text = auto()
     object = auto()
@@ -24,7 +31,7 @@ class Look(Enum):
 
     @classmethod
     def choose(cls, *, as_json: bool, progress_json: bool, quiet: bool) -> Look:
-        """From the options `--json`, `--progress-json` and `--quiet`.
+        """The look that the options `--json`, `--progress-json` and `--quiet` ask for.
 
         Raises
         ------
@@ -38,19 +45,43 @@ class Look(Enum):
         return cls.nothing if quiet else cls.text
 
 
+def status(text: str, hidden: bool = False) -> Status:
+    """A line on stderr that says what a command is busy with; absent where `hidden` or where nobody watches.
+
+    Put it around the imports of a command: torch and its like take seconds, and a blank screen looks like a hang.
+    """
+    return Console(stderr=True, quiet=hidden).status(text)
+
+
 def progress_bar(hidden: bool = False) -> Progress:
-    """A bar with time spent and time left on stderr, absent where `hidden` or where nobody watches."""
+    """A bar with counts, time spent and time left on stderr; absent where `hidden` or where nobody watches."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Counts(),
         console=console,
         disable=hidden or not console.is_terminal,
     )
+
+
+class _Counts(ProgressColumn):
+    """`12/78  0:00:07, 0:00:39 left`; before the total is known, the time spent alone."""
+
+    def render(self, task: Task) -> Text:
+        spent = str(timedelta(seconds=int(task.elapsed or 0)))
+        if task.total is None:
+            return Text(spent)
+        left = "" if task.time_remaining is None else f", {timedelta(seconds=int(task.time_remaining))} left"
+        return Text(f"{task.completed:.0f}/{task.total:.0f}  {spent}{left}")
+
+
+@contextmanager
+def reporting(hidden: bool = False) -> Iterator[Report]:
+    """A bar that work reports to."""
+    with progress_bar(hidden) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def print_event(event: Mapping[str, Any], screen: TextIO | None = None) -> None:
@@ -63,7 +94,7 @@ _PRINTING = threading.Lock()
 
 
 def silence_diffusers() -> None:
-    """Switch off the bars that diffusers draws on stderr while it loads, even where nobody watches."""
+    """Switch off the bars that diffusers draws on stderr while it loads a model, even where nobody watches."""
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
