@@ -20,7 +20,7 @@ from meddelinea.training.network_stage import BaselineStage
 from meddelinea.training.stages import CodecStage, ControlStage, build_stage
 from meddelinea.version import __version__
 
-#: Pieces of an organ smaller than this share of its largest piece are dropped from a mask; see docs/experiments.md.
+#: Pieces of an organ smaller than this share of its largest piece are dropped from a mask; see docs/design-notes.md.
 LEAST_COMPONENT_SHARE = 0.1
 #: Slices whose latents set a codec's scaling factor.
 SCALE_SLICES = 256
