@@ -1,6 +1,6 @@
 """From a scan to organs, volumes and pictures in a few cells; run it whole, or cell by cell in an editor or a notebook.
 
-pip install 'meddelinea[demo]' && python examples/segment_a_scan.py
+pip install '.[demo]' && python examples/segment_a_scan.py
 """
 
 # %% A scan: the real CT of thorax and upper abdomen that the package slicerio ships

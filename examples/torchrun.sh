@@ -3,7 +3,7 @@
 #
 #   examples/torchrun.sh RUN.yaml OUTPUT [--set KEY=VALUE ...]
 #
-# The same line again goes on from OUTPUT's last checkpoint. PROCESSES sets how many GPUs are used; on a machine without
+# The same line again continues from OUTPUT's last checkpoint. PROCESSES sets how many GPUs are used; on a machine without
 # any, ACCELERATE_USE_CPU=true trains in that many processes.
 set -euo pipefail
 
