@@ -75,7 +75,10 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     files = {
         "labels.json": {"labels": {"liver": 1, "spleen": 2}},
         "preprocessing.json": {**asdict(Preprocessing()), "modalities": ["CT"], "least_component_share": 0.0},
-        "training_cases.json": {"train": [{"name": "img0001"}], "validation": [{"name": "img0002"}]},
+        "training_cases.json": {
+            role: [{"name": name, "dataset": "btcv", "fingerprint": "0"}]
+            for role, name in (("train", "img0001"), ("validation", "img0002"))
+        },
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))

@@ -16,6 +16,7 @@ from meddelinea.benchmark.held_out import Progress, run_test
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.store import read_manifest
+from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
 from meddelinea.evaluation.compare import Report
 from meddelinea.evaluation.summary import read_report_document, report_document
@@ -241,9 +242,9 @@ def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
 
 def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
     """Refuse to test a model on cases that it was trained on or chosen by, whatever it was started from."""
-    document = json.loads((model / "training_cases.json").read_text(encoding="utf-8"))
-    seen = [case for role in ("train", "validation") for case in document[role]]
-    scans, names = {case["fingerprint"] for case in seen}, {(case["dataset"], case["name"]) for case in seen}
+    cases = TrainingCases.read(model)
+    seen = (*cases.train, *cases.validation)
+    scans, names = {scan.fingerprint for scan in seen}, {(scan.dataset, scan.name) for scan in seen}
     prints = {case.name: case.fingerprint for case in read_manifest(store).cases}
     leaked = [case.name for case in tested if prints.get(case.name) in scans or (case.dataset, case.name) in names]
     if leaked:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from meddelinea.data.fingerprint import fingerprint, read_sketch, sketch, sketch_shape
 from meddelinea.data.likeness import LEAST_MARKS, likenesses
 from meddelinea.data.store import read_manifest
-from meddelinea.errors import InputRefusedError, WeightsMissingError
+from meddelinea.data.training_cases import SeenScan, TrainingCases
+from meddelinea.errors import InputRefusedError
 from meddelinea.io.volumes import read_volume
 from meddelinea.leaks.scan_files import is_label_map, scan_files
 from meddelinea.segmentation.model import model_folder
@@ -110,25 +110,18 @@ def known_scans(against: str) -> tuple[KnownScan, ...]:
         stored = read_manifest(Path(against)).cases
         scans = tuple(KnownScan(against, "stored", c.name, c.dataset, c.fingerprint, c.sketch) for c in stored)
     else:
-        path = model_folder(against) / "training_cases.json"
-        try:
-            cases = json.loads(path.read_text(encoding="utf-8"))
-            roles: tuple[Role, ...] = ("train", "validation")
-            scans = tuple(_known(against, role, case) for role in roles for case in cases[role])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsMissingError(
-                f"{path}: does not name the training cases ({error}); install or train the model again"
-            ) from error
+        cases = TrainingCases.read(model_folder(against))
+        seen: tuple[tuple[Role, SeenScan], ...] = (
+            *(("train", scan) for scan in cases.train),
+            *(("validation", scan) for scan in cases.validation),
+        )
+        scans = tuple(KnownScan(against, role, s.name, s.dataset, s.fingerprint, s.sketch) for role, s in seen)
     for scan in scans:
         try:
             sketch_shape(scan.sketch or "1:1x1x1:")
         except ValueError as error:
             raise InputRefusedError(f"{against}: case {scan.name}: {error}; prepare or train it again") from error
     return scans
-
-
-def _known(source: str, role: Role, case: Mapping[str, Any]) -> KnownScan:
-    return KnownScan(source, role, case["name"], case["dataset"], case["fingerprint"], case.get("sketch"))
 
 
 def find_leaks(source: Path, known: Sequence[KnownScan]) -> LeakReport:

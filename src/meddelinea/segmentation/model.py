@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meddelinea.data.preprocess import Preprocessing
+from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
+from meddelinea.files import read_json
 
 if TYPE_CHECKING:
     from meddelinea.methods.protocol import Pipeline
@@ -100,10 +101,8 @@ def read_model_files(model: str | Path) -> ModelFiles:
     """
     folder = model_folder(model)
     try:
-        labels, preprocessing, cases = (
-            json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("labels", "preprocessing", "training_cases")
-        )
+        labels, preprocessing = (read_json(folder / f"{name}.json") for name in ("labels", "preprocessing"))
+        cases = TrainingCases.read(folder)
         modalities = tuple(preprocessing["modalities"])
         least_component_share = float(preprocessing["least_component_share"])
         return ModelFiles(
@@ -113,7 +112,7 @@ def read_model_files(model: str | Path) -> ModelFiles:
             Preprocessing.from_json(preprocessing),
             modalities,
             least_component_share,
-            {role: [case["name"] for case in cases[role]] for role in ("train", "validation")},
+            {"train": [scan.name for scan in cases.train], "validation": [scan.name for scan in cases.validation]},
             _licence(_card(folder)),
             _calibration(folder / CALIBRATION_FILE),
         )
@@ -185,7 +184,7 @@ def _no_bar() -> Iterator[None]:
 def _calibration(path: Path) -> Calibration | None:
     from meddelinea.segmentation.calibration import Calibration
 
-    return Calibration.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return Calibration.from_json(read_json(path)) if path.is_file() else None
 
 
 def _card(folder: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Any
 
 from meddelinea.data.mixing import mixing_warnings
 from meddelinea.data.splits import Split, few_shot, split_by_patient
 from meddelinea.data.store import read_manifest
+from meddelinea.data.training_cases import FILE, SeenScan, TrainingCases
 from meddelinea.training.config import DataConfig, ModelConfig, RunConfig
 
 
@@ -29,11 +28,11 @@ def choose_cases(data: DataConfig) -> Split:
     return chosen
 
 
-def inherited_cases(model: ModelConfig) -> list[dict[str, Any]]:
-    """The training cases of the components that a run starts from, as their `training_cases.json` has them."""
-    folders = (model.codec, model.dit, model.pipeline)
-    paths = [folder / "training_cases.json" for folder in folders if folder is not None]
-    return [case for path in paths if path.is_file() for case in json.loads(path.read_text())["train"]]
+def inherited_cases(model: ModelConfig) -> tuple[SeenScan, ...]:
+    """The scans that the components were trained on which a run starts from, as far as their folders name them."""
+    folders = [folder for folder in (model.codec, model.dit, model.pipeline) if folder is not None]
+    named = [TrainingCases.read(folder) for folder in folders if (folder / FILE).is_file()]
+    return tuple(scan for cases in named for scan in cases.train)
 
 
 def mixed_datasets(config: RunConfig) -> list[str]:
@@ -44,5 +43,5 @@ def mixed_datasets(config: RunConfig) -> list[str]:
     cases = choose_cases(config.data)
     dataset = {case.name: case.dataset for case in read_manifest(config.data.store).cases}
     trained = {dataset[name] for name in cases.train if name in dataset}
-    trained |= {case["dataset"] for case in inherited_cases(config.model)}
+    trained |= {scan.dataset for scan in inherited_cases(config.model)}
     return mixing_warnings(trained, {dataset[name] for name in (*cases.validation, *cases.test) if name in dataset})

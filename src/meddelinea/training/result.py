@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from meddelinea.data.store import SliceStore
+from meddelinea.data.training_cases import TrainingCases
+from meddelinea.files import write_json
 from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
 from meddelinea.training.cases import inherited_cases
 from meddelinea.training.config import RunConfig
 from meddelinea.training.network_stage import BaselineStage
 from meddelinea.training.stages import CodecStage, ControlStage, build_stage
-from meddelinea.version import __version__
 
 #: Pieces of an organ smaller than this share of its largest piece are dropped from a mask; see docs/design-notes.md.
 LEAST_COMPONENT_SHARE = 0.1
@@ -49,8 +48,7 @@ def write_result(
     if isinstance(result, ControlStage | BaselineStage):
         write_model_files(folder, result.organs, train, validation, test, config)
     else:
-        cases = training_cases(config, train, validation, test)
-        (folder / "training_cases.json").write_text(json.dumps(cases, indent=2) + "\n")
+        training_cases(config, train, validation, test).write(folder)
     finished = config.output / folder.name
     shutil.rmtree(finished, ignore_errors=True)  # of a run that was stopped while it wrote this
     folder.replace(finished)
@@ -71,11 +69,7 @@ def write_model_files(
     test: SliceStore,
     config: RunConfig,
 ) -> None:
-    """Write `labels.json`, `preprocessing.json`, `training_cases.json` and `run.json` into a model's folder.
-
-    `training_cases.json` names each scan by the SHA-256 of its grey values (`data.fingerprint.fingerprint`), so that a
-    leak into a test set can be found without the scans.
-    """
+    """Write `labels.json`, `preprocessing.json`, `training_cases.json` and `run.json` into a model's folder."""
     manifest = train.manifest
     modalities = sorted({case.modality for case in train.cases})
     contents = {
@@ -85,28 +79,16 @@ def write_model_files(
             "modalities": modalities,
             "least_component_share": LEAST_COMPONENT_SHARE,
         },
-        "training_cases.json": training_cases(config, train, validation, test),
         "run.json": config.model_dump(mode="json"),
     }
     for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        write_json(content, folder / name)
+    training_cases(config, train, validation, test).write(folder)
 
 
-def training_cases(config: RunConfig, train: SliceStore, validation: SliceStore, test: SliceStore) -> dict[str, Any]:
-    """What `training_cases.json` holds: the run's cases by role, and those that what it started from was trained on.
+def training_cases(config: RunConfig, train: SliceStore, validation: SliceStore, test: SliceStore) -> TrainingCases:
+    """The run's cases by role, and those that what it started from was trained on.
 
     A scan that the codec or the base has seen is no test case of the whole model.
     """
-    roles: dict[str, Any] = {
-        role: [
-            {"name": c.name, "dataset": c.dataset, "fingerprint": c.fingerprint, "sketch": c.sketch}
-            for c in store.cases
-        ]
-        for role, store in (("train", train), ("validation", validation), ("test", test))
-    }
-    seen = {case["fingerprint"] for case in roles["train"]}
-    for case in inherited_cases(config.model):
-        if case["fingerprint"] not in seen:
-            roles["train"].append(case)
-            seen.add(case["fingerprint"])
-    return {"meddelinea": __version__, **roles}
+    return TrainingCases.of_stores(train, validation, test).after(inherited_cases(config.model))
