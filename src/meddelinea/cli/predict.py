@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from meddelinea.cli.options import (
     AddressOption,
@@ -28,6 +26,7 @@ from meddelinea.cli.options import (
 )
 from meddelinea.cli.outputs import BesideMasks, Outputs, check_outputs, write_outputs
 from meddelinea.cli.progress import Look, print_event, progress_bar
+from meddelinea.cli.table import print_result
 from meddelinea.errors import UsageError
 from meddelinea.segmentation.settings import Settings
 
@@ -159,7 +158,7 @@ def run(job: Job, look: Look) -> None:
     elif look is Look.events:
         print_event({"event": "case", "case": job.source.name, "state": "done", **summary})
     elif look is Look.text:
-        _print_table(result, files)
+        print_result(result, files)
 
 
 def _warn(source: Path, findings: list[Finding]) -> None:
@@ -188,27 +187,3 @@ def _summary(source: Path, result: Result, files: Mapping[str, Path]) -> dict[st
         "samples": segmentation.samples,
         "seed": segmentation.seed,
     }
-
-
-def _print_table(result: Result, files: Mapping[str, Path]) -> None:
-    """What a person reads at the end: organs found and not found, time, and where the files are."""
-    segmentation, measured, reviews = result.segmentation, result.statistics, result.reviews
-    calibration = segmentation.calibration
-    interval = [] if calibration is None else [f"{calibration.level:.0%} interval"]
-    table = Table("organ", "ml", *interval, "mean value", "note")
-    for column in table.columns[1:-1]:
-        column.justify = "right"
-    for name, organ in measured.items():
-        if organ.found:
-            edges = f"cut by the scan's edge: {', '.join(organ.touches_edge)}" if organ.touches_edge else ""
-            span = reviews[name].interval_ml
-            between = [] if span is None else [f"{span[0]:,.1f} - {span[1]:,.1f}"]
-            note = "; ".join(part for part in (reviews[name].remark, edges) if part)
-            table.add_row(name, f"{organ.volume_ml:,.1f}", *between, f"{organ.mean_intensity:.0f}", note)
-    Console().print(table)
-    missing = [name for name, organ in measured.items() if not organ.found]
-    print(f"not found: {', '.join(missing) or 'none'}")
-    steps = "" if segmentation.steps is None else f", sampling steps: {segmentation.steps}"
-    print(f"{segmentation.seconds:.1f} s with model {segmentation.model}{steps}")
-    for kind, path in files.items():
-        print(f"{kind}: {path}")
