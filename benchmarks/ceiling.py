@@ -57,12 +57,12 @@ def main() -> None:
         for name in given.cases:
             read = read_case(cases[name], organs)
             there = to_model_grid(read.scan, grid)
-            masks = torch.from_numpy(mask_to_model_grid(read.mask, there).array.transpose(2, 1, 0).copy())
+            masks = torch.from_numpy(mask_to_model_grid(read.mask, there).slices().copy())
             finer = [F.interpolate(shares(mask), scale_factor=FINER, mode="bilinear") for mask in masks.split(1)]
             ids = torch.cat([part.argmax(dim=1) for part in finer]).to(torch.uint8).numpy()
             to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
             to_grid[:2, 3] = (1 / FINER - 1) / 2
-            back = to_source_grid(Volume(ids.transpose(2, 1, 0), there.affine @ to_grid), read.scan).array
+            back = to_source_grid(Volume.from_slices(ids, there.affine @ to_grid), read.scan).array
             rows.append([dice(back == i, read.mask.array == i) for i in range(1, len(organs) + 1)])
         means = dict(zip(organs, np.nanmean(rows, axis=0), strict=True))
         paper = np.mean([means[organ] for organ in PAPER_ORGANS])

@@ -57,7 +57,7 @@ def main() -> None:
         scan = with_modality(read.scan, model.files.modalities)
         grid = to_model_grid(scan, model.files.preprocessing)
         case = int(fingerprint(scan)[:16], 16)
-        slices = grid.array.transpose(2, 1, 0)
+        slices = grid.slices()
 
         def shares(shift: tuple[int, int] = (0, 0), sample: int = 0, slices=slices, case=case) -> Tensor:
             batches = []
@@ -74,7 +74,7 @@ def main() -> None:
             ids = remove_small_components(torch.cat(finer).to(torch.uint8).numpy(), least_share)
             to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
             to_grid[:2, 3] = (1 / FINER - 1) / 2
-            return to_source_grid(Volume(ids.transpose(2, 1, 0), grid.affine @ to_grid), scan).array
+            return to_source_grid(Volume.from_slices(ids, grid.affine @ to_grid), scan).array
 
         def note(way: str, array: NDArray[np.uint8], truth=read.mask.array) -> None:
             scores = {}

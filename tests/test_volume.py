@@ -67,6 +67,55 @@ def test_spacing_and_obliqueness_are_those_the_affine_was_built_from() -> None:
     assert Volume(np.zeros((2, 2, 2)), tilted).obliqueness_deg == pytest.approx(20)
 
 
+def test_a_voxel_of_a_tilted_gantry_is_the_slanted_box_between_its_neighbours() -> None:
+    # Slices 5 mm further along the table, which the gantry's tilt of 20 degrees shifts aside: the slab between two of
+    # them is 5 cos 20 mm thick, and a voxel 0.8 x 0.9 mm of it.
+    tilt = np.deg2rad(20)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0.8, 0, 0], [0, -0.9 * np.cos(tilt), 0], [0, 0.9 * np.sin(tilt), 5.0]])
+    tilted = Volume(np.zeros((2, 2, 2)), affine)
+    assert tilted.voxel_ml == pytest.approx(0.8 * 0.9 * 5.0 * np.cos(tilt) / 1000)
+    assert np.prod(tilted.spacing_mm) / 1000 == pytest.approx(tilted.voxel_ml / np.cos(tilt))  # what spacings would say
+    for orientation in ORIENTATIONS:  # whichever way the axes run, and mirrored ones included
+        assert volume_in(orientation).voxel_ml == pytest.approx(1.5 * 0.7 * 4.0 / 1000)
+
+
+@pytest.mark.parametrize("source", ORIENTATIONS)
+def test_the_corners_are_where_nibabel_places_the_corner_voxels(source: str) -> None:
+    volume = volume_in(source)
+    ends = [(0, n - 1) for n in volume.shape]
+    voxels = [(i, j, k) for i in ends[0] for j in ends[1] for k in ends[2]]
+    np.testing.assert_allclose(volume.corners_mm(), nib.affines.apply_affine(volume.affine, voxels))
+    moved = volume.affine.copy()
+    moved[:3, 3] += 3.0, 0.0, -4.0
+    assert volume.corner_distance_mm(moved) == pytest.approx(5.0)
+
+
+def test_slices_run_along_k_with_rows_along_j_and_make_the_volume_again() -> None:
+    volume = volume_in("LPS")
+    slices = volume.slices()
+    assert slices.shape == volume.shape[::-1]
+    for i, j, k in np.ndindex(volume.shape):
+        assert slices[k, j, i] == volume.array[i, j, k]
+    again = Volume.from_slices(slices, volume.affine, "CT")
+    np.testing.assert_array_equal(again.array, volume.array)
+    assert again.modality == "CT"
+
+
+@pytest.mark.parametrize("source", ORIENTATIONS)
+def test_a_grid_is_continued_to_where_another_volume_reaches(source: str) -> None:
+    whole = volume_in("LPS")
+    cut = np.eye(4)
+    cut[:3, 3] = 1, 0, 2
+    piece = Volume(whole.array[1:3, :3, 2:4], whole.affine @ cut)
+    affine, shape = piece.grid_over(whole.reorient(source))
+    assert shape == whole.shape
+    np.testing.assert_allclose(affine, whole.affine, atol=1e-9)
+    affine, shape = whole.grid_over(piece.reorient(source))  # which reaches nowhere beyond it
+    assert shape == whole.shape
+    np.testing.assert_array_equal(affine, whole.affine)
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 2), (4, 0, 4)])
 def test_an_array_that_is_no_volume_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputRefusedError, match="shape"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,10 +67,34 @@ class Volume:
             )
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along I, J and K."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along I, J and K, in millimetres."""
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(i), float(j), float(k)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres: of the slanted box that it is where the gantry was tilted."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def corners_mm(self) -> NDArray[np.float64]:
+        """(8, 3) patient positions of the centres of the voxels at the corners, RAS+ millimetres."""
+        return apply_affine(self.affine, box_corners((0, 0, 0), [n - 1 for n in self.shape]))
+
+    def slices(self) -> NDArray[Any]:
+        """(S, rows, columns) view of the voxels: the slices along K, each with J downwards and I to the right."""
+        return self.array.transpose(2, 1, 0)
+
+    @classmethod
+    def from_slices(cls, slices: NDArray[Any], affine: Affine, modality: Modality | None = None) -> Volume:
+        """The volume whose `slices()` these are, (S, rows, columns)."""
+        return cls(slices.transpose(2, 1, 0), affine, modality)
 
     @property
     def orientation(self) -> str:
@@ -112,7 +137,7 @@ class Volume:
             return None
         exact = np.eye(4)
         exact[:3, :3], exact[:3, 3] = turn, start
-        if corner_distance_mm(affine @ exact, self.affine, self.array.shape) > tolerance_mm:
+        if self.corner_distance_mm(affine @ exact) > tolerance_mm:
             return None
         axes = abs(turn).argmax(axis=1)
         signs = turn.sum(axis=1)
@@ -126,8 +151,32 @@ class Volume:
             moved[tuple(slice(low, low + n) for low, n in zip(first, size, strict=True))] = inner
         return Volume(moved, affine, self.modality)
 
+    def corner_distance_mm(self, affine: Affine) -> float:
+        """How far a corner of this volume lies at most from where another affine places it, in millimetres."""
+        placed = Volume(self.array, affine)
+        return float(np.linalg.norm(placed.corners_mm() - self.corners_mm(), axis=1).max())
 
-def corner_distance_mm(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
-    """How far the corners of two grids of one shape lie apart at most, in millimetres."""
-    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in shape))], np.float64)
-    return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
+    def grid_over(self, other: Volume) -> tuple[Affine, tuple[int, int, int]]:
+        """Affine and shape of this volume's grid, continued to where `other` reaches beyond it.
+
+        The two need not lie on one grid: `onto` tells.
+        """
+        to_index = np.linalg.inv(self.affine)
+        reached = np.rint(apply_affine(to_index, other.corners_mm())).astype(int)
+        first = np.minimum(reached.min(axis=0), 0)
+        last = np.maximum(reached.max(axis=0), np.array(self.shape) - 1)
+        move = np.eye(4)
+        move[:3, 3] = first
+        i, j, k = (int(n) for n in last - first + 1)
+        return self.affine @ move, (i, j, k)
+
+
+def apply_affine(affine: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(..., 3) points moved by a (4, 4) affine, such as voxel indices to patient millimetres."""
+    moved: NDArray[np.float64] = points @ affine[:3, :3].T + affine[:3, 3]
+    return moved
+
+
+def box_corners(low: Iterable[float], high: Iterable[float]) -> NDArray[np.float64]:
+    """(8, 3) corners of a box, from its lowest and its highest index along I, J and K."""
+    return np.array(list(itertools.product(*zip(low, high, strict=True))), np.float64)

@@ -121,6 +121,16 @@ def test_metal_is_a_warning_from_two_millilitres_on(body: Volume) -> None:
         assert codes(spoil(body, array), "warn") == expected
 
 
+def test_metal_of_a_tilted_scan_is_measured_by_its_slanted_voxels(body: Volume) -> None:
+    affine = body.affine.copy()
+    affine[1, 2] = affine[2, 2] * np.tan(
+        np.deg2rad(35)
+    )  # slices as far apart as before, and shifted against each other
+    array = body.array.copy()
+    array[30:36, 30:36, 2:6] = 3071  # 144 voxels of 12 mm3: 1.7 ml, which spacings would make 2.1
+    assert codes(Volume(array, affine), "warn") == ["gantry_tilt"]
+
+
 def test_a_cut_out_of_a_ct_is_a_warning(body: Volume) -> None:
     inside = Volume(body.array[18:46, 18:46], np.diag([-3.0, 3.0, 3.0, 1.0]))
     array = inside.array.copy()

@@ -1,5 +1,6 @@
 """The metrics against hand-derived shapes, MONAI and a second, plain implementation."""
 
+import dataclasses
 import math
 import time
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics.utils import get_surface_distance
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from meddelinea.errors import UsageError
 from meddelinea.evaluation.metrics import (
@@ -202,6 +205,117 @@ def test_a_distance_of_exactly_the_tolerance_counts_despite_float32_spacing():
     assert nsd(distances, 1.99) == 0
 
 
+def tilted(spacing_mm, degrees):
+    """Affine of a gantry tilted about the patient's left-right axis: slices lie aslant, the table moves along z."""
+    tilt = np.deg2rad(degrees)
+    affine = np.eye(4)
+    affine[:3, 0] = spacing_mm[0], 0, 0
+    affine[:3, 1] = 0, spacing_mm[1] * np.cos(tilt), spacing_mm[1] * np.sin(tilt)
+    affine[:3, 2] = 0, 0, spacing_mm[2]
+    affine[:3, 3] = -20.0, 35.0, 400.0
+    return affine
+
+
+def all_distances(score):
+    return score.hd95_mm, score.hd95_pooled_mm, score.assd_mm
+
+
+def test_spacings_say_the_same_as_the_affine_of_perpendicular_axes():
+    prediction, reference = random_blobs(5)
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_rotvec([0.3, -0.5, 0.2]).as_matrix() @ np.diag([-3.0, 1.0, 1.0])
+    turned[:3, 3] = 5.0, -70.0, 12.0
+    by_spacing = score_organ("liver", prediction, reference, SPACING_MM)
+    by_affine = score_organ("liver", prediction, reference, turned)
+    for field in dataclasses.fields(by_spacing):
+        assert getattr(by_affine, field.name) == pytest.approx(getattr(by_spacing, field.name)), field.name
+
+
+def test_two_voxels_of_a_tilted_grid_are_as_far_apart_as_their_places_in_the_patient():
+    affine = tilted((0.8, 0.9, 5.0), 20)
+    prediction, reference = np.zeros((2, 6, 9, 9), bool)
+    prediction[1, 2, 3] = reference[4, 7, 5] = True
+    tilt = np.deg2rad(20)
+    expected = math.hypot(3 * 0.8, 5 * 0.9 * math.cos(tilt), 5 * 0.9 * math.sin(tilt) + 2 * 5.0)
+    score = score_organ("liver", prediction, reference, affine)
+    assert all_distances(score) == pytest.approx((expected,) * 3)
+    by_spacing = score_organ("liver", prediction, reference, (0.8, 0.9, 5.0))
+    assert by_spacing.assd_mm == pytest.approx(math.hypot(3 * 0.8, 5 * 0.9, 2 * 5.0))
+    assert by_spacing.assd_mm < expected - 1  # the affine is what matters
+
+
+def test_parallel_planes_of_a_tilted_grid_by_hand():
+    # From slice to slice 3 mm along the rows and 4 mm up, so 5 mm in all: the planes k = 1 and k = 3 are 8 mm apart,
+    # not 10, and the upper one is shifted by 6 rows of 1 mm. A row of one lies straight below a row of the other, but
+    # for the outermost 6, whose nearest is the other's edge: d rows further on and 8 mm across.
+    affine = np.array([[2.0, 0, 0, 0], [0, 1.0, 3.0, 0], [0, 0, 4.0, 0], [0, 0, 0, 1]])
+    rows = 40
+    prediction, reference = np.zeros((2, 5, rows, 5), bool)
+    prediction[:, :, 1] = reference[:, :, 3] = True
+    expected = np.array([8.0] * (rows - 6) + [math.hypot(8, d) for d in range(1, 7)])
+    distances = surface_distances(prediction, reference, affine)
+    for found in (distances.to_reference_mm, distances.to_prediction_mm):
+        np.testing.assert_allclose(np.sort(found), np.repeat(expected, 5))
+    score = score_organ("liver", prediction, reference, affine, nsd_tolerance_mm=8.0)
+    percentile = np.percentile(np.repeat(expected, 5), 95)
+    assert (score.hd95_mm, score.assd_mm) == pytest.approx((percentile, expected.mean()))
+    assert score.hd95_pooled_mm == pytest.approx(np.percentile(np.repeat(expected, 10), 95))
+    assert score.nsd == pytest.approx((rows - 6) / rows)
+    assert score.prediction_ml == score.reference_ml == pytest.approx(5 * rows * 2 * 1 * 4 / 1000)
+
+
+@pytest.mark.parametrize("degrees", [-30, 20])
+def test_balls_on_a_tilted_grid_score_as_on_an_upright_one(degrees):
+    # Concentric balls of 24 and 18 mm: every point of either surface is 6 mm from the other, whatever the grid.
+    def balls(affine, shape):
+        places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T
+        radii = np.linalg.norm(places - places[tuple(n // 2 for n in shape)], axis=-1)
+        return radii <= 24.0, radii <= 18.0
+
+    shape, scores = (53, 61, 73), []
+    for angle in (0, degrees):
+        affine = tilted((1.0, 1.0, 1.0), angle)
+        score = score_organ("liver", *balls(affine, shape), affine, nsd_tolerance_mm=7.0)
+        assert score.hd95_mm == pytest.approx(6, abs=0.7)
+        assert score.hd95_pooled_mm == pytest.approx(6, abs=0.7)
+        assert score.assd_mm == pytest.approx(6, abs=0.3)
+        assert score.nsd == 1
+        assert score.prediction_ml == pytest.approx(4 / 3 * math.pi * 24**3 / 1000, rel=0.005)
+        assert score.reference_ml == pytest.approx(4 / 3 * math.pi * 18**3 / 1000, rel=0.005)
+        assert score.dice == pytest.approx(2 * 18**3 / (18**3 + 24**3), rel=0.005)
+        scores.append(score)
+    by_spacing = score_organ("liver", *balls(affine, shape), (1.0, 1.0, 1.0))
+    assert by_spacing.prediction_ml > 1.05 * scores[1].prediction_ml  # what spacings alone would say of the tilted one
+    assert by_spacing.hd95_mm > 1.1 * scores[1].hd95_mm
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_surfaces_on_a_tilted_grid_are_as_far_apart_as_monai_finds_them_on_the_upright_one(seed):
+    # A shear by whole rows moves each voxel onto one of an upright grid: its slice k lies 3 k rows further. There MONAI
+    # measures from surface to surface with a distance transform. The surfaces themselves are the tilted grid's.
+    prediction, reference = random_blobs(seed, (14, 20, 12))
+    affine = np.array([[2.0, 0, 0, 0], [0, 1.0, 3.0, 0], [0, 0, 4.0, 0], [0, 0, 0, 1]])
+
+    def upright(mask):
+        surface = mask & ~ndimage.binary_erosion(mask)
+        there = np.zeros((14, 20 + 3 * 11, 12), bool)
+        for k in range(12):
+            there[:, 3 * k : 3 * k + 20, k] = surface[:, :, k]
+        return there
+
+    edges = [upright(mask) for mask in (prediction, reference)]
+    one_way, back = (
+        np.asarray(get_surface_distance(a, b, "euclidean", (2.0, 1.0, 4.0))) for a, b in (edges, edges[::-1])
+    )
+    both = np.concatenate([one_way, back])
+    score = score_organ("liver", prediction, reference, affine, nsd_tolerance_mm=1.5)
+    assert score.hd95_mm == pytest.approx(max(np.percentile(one_way, 95), np.percentile(back, 95)))
+    assert score.hd95_pooled_mm == pytest.approx(np.percentile(both, 95))
+    assert score.assd_mm == pytest.approx(both.mean())
+    assert score.nsd == pytest.approx((both <= 1.5).mean())
+    assert score.prediction_ml == pytest.approx(prediction.sum() * 2 * 1 * 4 / 1000)
+
+
 @pytest.mark.parametrize(
     ("prediction", "reference", "spacing_mm", "message"),
     [
@@ -209,6 +323,8 @@ def test_a_distance_of_exactly_the_tolerance_counts_despite_float32_spacing():
         (np.zeros((2, 2), bool), np.zeros((2, 2), bool), SPACING_MM, "one shape"),
         (np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2), bool), SPACING_MM, "uint8 and bool"),
         (np.zeros((2, 2, 2), bool), np.zeros((2, 2, 2), bool), (1.0, 0.0, 1.0), "three positive"),
+        (np.zeros((2, 2, 2), bool), np.zeros((2, 2, 2), bool), np.diag([1.0, 1.0, 0.0, 1.0]), "three positive"),
+        (np.zeros((2, 2, 2), bool), np.zeros((2, 2, 2), bool), np.eye(3), "three positive"),
     ],
 )
 def test_unfit_masks_are_refused(prediction, reference, spacing_mm, message):

@@ -1,18 +1,25 @@
 """Comparing label volumes and folders of them: names, grids, pairs, counts and files."""
 
 import csv
+import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from meddelinea.benchmark import calibration
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.compare import evaluate_case, evaluate_paths
 from meddelinea.evaluation.pairing import pair_files, read_label_names
 from meddelinea.evaluation.summary import report_document, summarise, write_report_csv, write_report_json
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.labels import BTCV, NUMBERINGS, ORGANS, canonical_name
+from meddelinea.results.statistics import organ_statistics
+from meddelinea.segmentation.calibration import Calibration
+from meddelinea.segmentation.confidence import OrganConfidence
+from meddelinea.serving.comparison import compare_masks
 from meddelinea.volume import Volume
 
 BTCV_IDS = {name: index for index, name in BTCV.items()}
@@ -81,6 +88,41 @@ def test_swapped_kidneys_are_found_by_name(data):
     swapped = {**BTCV_IDS, "left kidney": BTCV_IDS["right kidney"], "right kidney": BTCV_IDS["left kidney"]}
     scores = evaluate_case(reference, swapped, reference, BTCV_IDS, ("kidney_left", "liver"))
     assert [(score.organ, score.dice) for score in scores] == [("left kidney", 0), ("liver", 1)]
+
+
+@dataclasses.dataclass
+class Held:
+    """FAKE: a model, and its files, as far as a calibration is put into them."""
+
+    files: object
+    calibration: object = None
+
+
+def test_a_mask_of_a_tilted_scan_has_one_volume_whatever_measures_it(monkeypatch):
+    # A gantry tilted by 20 degrees: slices lie aslant and the table moves by 3 mm, so that a voxel is 2 x 1 mm and
+    # 3 cos 20 mm thick.
+    tilt = np.deg2rad(20)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[-2.0, 0, 0], [0, -np.cos(tilt), 0], [0, -np.sin(tilt), 3.0]])
+    labels = {"liver": 1}
+    liver = mask((2, 12), shape=(14, 14, 14), affine=affine)
+    expected = 1000 * 2 * 1 * 3 * np.cos(tilt) / 1000
+    scan = Volume(liver.array.astype(np.int16), affine, "CT")
+    statistics = organ_statistics(scan, liver, labels)
+    assert statistics["liver"].volume_ml == pytest.approx(expected)
+    (score,) = evaluate_case(liver, labels, liver, labels)
+    assert score.prediction_ml == score.reference_ml == pytest.approx(expected)
+    change = compare_masks(liver, labels, liver, labels)["liver"]
+    assert change.volume_ml == change.earlier_ml == pytest.approx(expected)
+
+    made = SimpleNamespace(mask=liver, labels=labels, confidence={"liver": OrganConfidence(0.9, 1.0, 1.0, 1.0)})
+    case = SimpleNamespace(name="tilted")
+    monkeypatch.setattr(calibration, "read_case", lambda case, organs: SimpleNamespace(scan=scan, mask=liver))
+    monkeypatch.setattr(calibration, "segment", lambda model, volume: made)
+    model = Held(Held(None))
+    as_stated = Calibration(1.0, 0.9, 0.0, 0.0, calibration.AS_STATED, 0.0, "nothing")
+    (row,) = calibration.gather_rows([(model, (case,))], ("liver",), as_stated)
+    assert row.volume_ml == row.true_ml == pytest.approx(expected)
 
 
 def test_another_axis_order_is_the_same_grid():

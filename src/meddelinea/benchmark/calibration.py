@@ -81,11 +81,10 @@ def gather_rows(
             made = segment(calibrated, read.scan)
             measured = organ_statistics(read.scan, made.mask, made.labels)
             reviews = review_organs(measured, made.confidence, calibration)
-            voxel_ml = math.prod(read.mask.spacing_mm) / 1000.0
             for organ, index in organ_ids(organs).items():
                 true = read.mask.array == index
                 score = dice(made.mask.array == made.labels[organ], true)
-                true_ml = float(np.count_nonzero(true)) * voxel_ml
+                true_ml = float(np.count_nonzero(true)) * read.mask.voxel_ml
                 review = reviews[organ]
                 rows.append(
                     OrganRow(

@@ -78,7 +78,7 @@ def gather_reliability(
             read = read_case(case, organs)
             scan = with_modality(read.scan, model.files.modalities)
             grid = to_model_grid(scan, model.files.preprocessing)
-            truth = torch.from_numpy(mask_to_model_grid(read.mask, grid).array.transpose(2, 1, 0).copy())
+            truth = torch.from_numpy(mask_to_model_grid(read.mask, grid).slices().copy())
             for chunk, shares in sample_shares(model, grid, fingerprint(scan), Sampling()):
                 found.add(shares.cpu(), truth[chunk.start : chunk.stop])
     return found

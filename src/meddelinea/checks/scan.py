@@ -216,8 +216,7 @@ def _values(volume: Volume, modalities: tuple[Modality, ...]) -> list[Finding]:
     findings = check_grey_values(_sample(array), lowest, highest, modality)
     if modality == "CT" and all(finding.level == "warn" for finding in findings):
         if highest > METAL_ABOVE_HU:
-            voxel_ml = float(np.prod(volume.spacing_mm)) / 1000.0
-            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * voxel_ml)
+            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * volume.voxel_ml)
         findings += _border(volume)
     return findings
 

@@ -184,7 +184,8 @@ class PngStack:
         if foreign.any():
             found = ", ".join(map(str, np.unique(greys[foreign])))
             remarks = (f"{np.count_nonzero(foreign)} voxels of grey {found}, which stands for no organ: background",)
-        return table[greys][:, ::-1].transpose(2, 1, 0), remarks  # (columns, rows from the bottom, slices), as the scan
+        upright = table[greys][:, ::-1]  # rows from the bottom, as those of the scan
+        return Volume.from_slices(upright, scan.affine).array, remarks
 
 
 #: Whichever way a case's labels are kept.
@@ -199,9 +200,7 @@ def _on_grid(path: Path, scan: Volume, image: Path) -> NDArray[Any]:
             f"{path}: shape {mask.array.shape}, but {scan.array.shape} of {image}; expected a mask on the scan's grid; "
             "fetch both again or resample the mask"
         )
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(scan.array.shape) - 1)
-    change = mask.affine - scan.affine
-    apart_mm = float(np.linalg.norm(corners @ change[:3, :3].T + change[:3, 3], axis=1).max())
+    apart_mm = scan.corner_distance_mm(mask.affine)
     allowed_mm = GRID_TOLERANCE * min(scan.spacing_mm)
     if apart_mm > allowed_mm:
         raise InputRefusedError(

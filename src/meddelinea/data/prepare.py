@@ -132,7 +132,7 @@ def _prepare_case(case: Case, store: Path, organs: tuple[str, ...], preprocessin
     labelled = read_case(case, organs)
     model = to_model_grid(labelled.scan, preprocessing)
     mask = mask_to_model_grid(labelled.mask, model)
-    by_slice = [np.ascontiguousarray(volume.array.transpose(2, 1, 0)) for volume in (model, mask)]  # (S, rows, columns)
+    by_slice = [np.ascontiguousarray(volume.slices()) for volume in (model, mask)]  # (S, rows, columns)
     record = StoredCase(
         name=case.name,
         dataset=case.dataset,

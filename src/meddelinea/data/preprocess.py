@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddelinea.data.resample import Shape, block_mean, resample_labels, resample_linear
-from meddelinea.volume import Affine, Volume
+from meddelinea.volume import Affine, Volume, apply_affine, box_corners
 
 #: Index directions of a model slice: columns run to the patient's left, rows to the back, slices to the head. Shown
 #: with rows downwards this is the radiological view.
@@ -88,20 +88,15 @@ def to_model_grid(volume: Volume, preprocessing: Preprocessing) -> Volume:
 
 def mask_to_model_grid(mask: Volume, model: Volume) -> Volume:
     """A reference mask on the grid of `model`, uint8."""
-    return resample_labels(mask, model.affine, _shape(model.array))
+    return resample_labels(mask, model.affine, model.shape)
 
 
 def to_source_grid(mask: Volume, source: Volume) -> Volume:
     """A mask on any grid mapped to the voxels of `source`, uint8: the inverse of `to_model_grid`."""
     # Resampled in canonical axes, where slices lie contiguous, then turned: the same result for each orientation.
     canonical = source.reorient(ORIENTATION)
-    there = resample_labels(mask, canonical.affine, _shape(canonical.array)).reorient(source.orientation)
+    there = resample_labels(mask, canonical.affine, canonical.shape).reorient(source.orientation)
     return Volume(np.ascontiguousarray(there.array), source.affine)
-
-
-def _shape(array: NDArray[np.generic]) -> Shape:
-    i, j, k = array.shape
-    return i, j, k
 
 
 def _block_factors(spacing_mm: tuple[float, float, float], preprocessing: Preprocessing) -> Shape:
@@ -117,14 +112,13 @@ def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple
     else:
         axes = scan.affine[:3, :3] / scan.spacing_mm
         slice_mm = scan.spacing_mm[2]
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.array.shape), indexing="ij")).reshape(3, -1)
-    to_axes = np.linalg.inv(axes)
-    extent = to_axes @ (scan.affine[:3, :3] @ corners + scan.affine[:3, 3:])
-    low, high = extent.min(axis=1), extent.max(axis=1)
+    to_axes = np.linalg.inv(axes).T
+    extent = scan.corners_mm() @ to_axes
+    low, high = extent.min(axis=0), extent.max(axis=0)
     slices = int(np.floor((high[2] - low[2]) / slice_mm + 1e-3)) + 1
 
-    body = to_axes @ _body_box(scan, air)  # (3, 8) corners of the box around the body
-    body_low, body_high = body.min(axis=1)[:2], body.max(axis=1)[:2]
+    body = _body_corners_mm(scan, air) @ to_axes
+    body_low, body_high = body.min(axis=0)[:2], body.max(axis=0)[:2]
     spacing_mm = max(preprocessing.spacing_mm, float((body_high - body_low).max()) / (preprocessing.size - 1))
     origin = np.array([*((body_low + body_high) / 2 - spacing_mm * (preprocessing.size - 1) / 2), low[2]])
 
@@ -134,23 +128,21 @@ def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple
     return affine, (preprocessing.size, preprocessing.size, slices)
 
 
-def _body_box(scan: Volume, air: float) -> NDArray[np.float64]:
-    """Corners (3, 8), in RAS+ millimetres, of the box around the largest thing that is not air.
+def _body_corners_mm(scan: Volume, air: float) -> NDArray[np.float64]:
+    """(8, 3) corners, in RAS+ millimetres, of the box around the largest thing that is not air.
 
     Found on a coarse grid, after an opening that cuts thin bridges to the table; the whole scan if nothing is left.
     """
     steps = [max(1, int(COARSE_MM / s)) for s in scan.spacing_mm]
     solid = scan.array[:: steps[0], :: steps[1], :: steps[2]] > air
     components, count = ndimage.label(ndimage.binary_opening(solid, np.ones((3, 3, 1), bool)))
-    if count:
-        largest = 1 + int(np.argmax(np.bincount(components.ravel())[1:]))
-        box = ndimage.find_objects(components)[largest - 1]
-        bounds = [(s.start * step, (s.stop - 1) * step) for s, step in zip(box, steps, strict=True)]
-    else:
-        bounds = [(0, n - 1) for n in scan.array.shape]
-    corners = np.array(np.meshgrid(*bounds, indexing="ij")).reshape(3, -1)
-    placed: NDArray[np.float64] = scan.affine[:3, :3] @ corners + scan.affine[:3, 3:]
-    return placed
+    if not count:
+        return scan.corners_mm()
+    largest = 1 + int(np.argmax(np.bincount(components.ravel())[1:]))
+    box = ndimage.find_objects(components)[largest - 1]
+    low = [s.start * step for s, step in zip(box, steps, strict=True)]
+    high = [(s.stop - 1) * step for s, step in zip(box, steps, strict=True)]
+    return apply_affine(scan.affine, box_corners(low, high))
 
 
 def neighbour_offsets(reach: int, sides: int) -> list[int]:

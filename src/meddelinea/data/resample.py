@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from meddelinea.volume import Affine, Volume
+from meddelinea.volume import Affine, Volume, apply_affine, box_corners
 
 Shape = tuple[int, int, int]
 
@@ -152,10 +152,9 @@ def _covered(
     to_target: Affine, low: NDArray[np.int64], high: NDArray[np.int64], shape: Shape
 ) -> tuple[slice, slice, slice] | None:
     """The box of the target grid that a box of the source grid reaches into; None where it misses it."""
-    corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1)
-    reached = to_target[:3, :3] @ corners + to_target[:3, 3:]
-    start = np.clip(np.floor(reached.min(axis=1)), 0, shape).astype(int)
-    stop = np.clip(np.ceil(reached.max(axis=1)) + 1, 0, shape).astype(int)
+    reached = apply_affine(to_target, box_corners(low, high))
+    start = np.clip(np.floor(reached.min(axis=0)), 0, shape).astype(int)
+    stop = np.clip(np.ceil(reached.max(axis=0)) + 1, 0, shape).astype(int)
     if (stop <= start).any():
         return None
     i, j, k = (slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))

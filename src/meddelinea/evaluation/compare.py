@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.evaluation.extent import spread
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, OrganScore, score_organ
 from meddelinea.evaluation.pairing import (
     LabelNames,
@@ -117,7 +116,7 @@ def evaluate_case(
             organ,
             aligned.array == predicted_ids[organ],
             reference.array == reference_ids[organ],
-            reference.spacing_mm,
+            reference.affine,
             nsd_tolerance_mm,
         )
         for organ in compared
@@ -203,9 +202,7 @@ def _evaluate_pair(
 ) -> CaseResult:
     prediction, reference = _read_mask(pair.prediction), _read_mask(pair.reference)
     if is_dicom(pair.prediction) or is_dicom(pair.reference):
-        prediction, reference = spread(
-            prediction, reference, one_may=is_dicom(pair.prediction), other_may=is_dicom(pair.reference)
-        )
+        prediction, reference = _continued(pair, prediction, reference)
     try:
         scores = evaluate_case(prediction, predicted.ids, reference, referred.ids, organs, nsd_tolerance_mm)
     except InputRefusedError as error:
@@ -231,6 +228,23 @@ def _read_mask(path: Path) -> Volume:
     from meddelinea.io.dicom_seg import read_dicom_seg
 
     return read_dicom_seg(path)[0]
+
+
+def _continued(pair: Pair, prediction: Volume, reference: Volume) -> tuple[Volume, Volume]:
+    """Both masks over the space of the two together, background where one does not reach.
+
+    A DICOM-SEG means background by not reaching somewhere, as it may hold only the slices with an organ. Of any other
+    file it means that it is of another scan: the masks then come back as they are, as do those whose voxels do not
+    coincide.
+    """
+    affine, shape = reference.grid_over(prediction)
+    grown = []
+    for path, mask in ((pair.prediction, prediction), (pair.reference, reference)):
+        there = mask.onto(affine, shape)
+        if there is None or (there.array.size != mask.array.size and not is_dicom(path)):
+            return prediction, reference
+        grown.append(there)
+    return grown[0], grown[1]
 
 
 def _compared_organs(

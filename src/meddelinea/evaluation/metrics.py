@@ -5,7 +5,9 @@ Definitions, because libraries differ on the same masks:
 - **Surface**: the mask's voxels that have a face neighbour outside the mask (the mask without its erosion by the
   6-neighbourhood), as in MONAI and medpy. All that lies beyond the volume's edge is outside, so where the scan cuts an
   organ, the cut face is surface; both masks share it.
-- **Surface distance**: from the centre of a surface voxel to the nearest centre of the other surface, Euclidean.
+- **Surface distance**: from the centre of a surface voxel to the nearest centre of the other surface, Euclidean in the
+  patient. Where a gantry was tilted the axes of the grid are not perpendicular, which spacings do not say: its affine
+  does, and every function takes either.
 - **Two directions**: prediction to reference, and reference to prediction. Each metric says how it joins them.
 - **Empty masks**: both empty gives NaN: there is nothing to measure. One empty gives Dice 0, NSD 0 and infinite
   distances.
@@ -26,6 +28,8 @@ from meddelinea.errors import UsageError
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
+#: What a step of one voxel is: distances along perpendicular axes, or the (4, 4) affine of any grid. In millimetres.
+Steps = Spacing | NDArray[np.float64]
 Status = Literal["scored", "both_empty", "missed", "false_positive"]
 
 #: Tolerance of the normalised surface Dice where none is asked for, in millimetres.
@@ -91,7 +95,7 @@ class SurfaceDistances:
         return math.inf if self.pooled_mm.size else math.nan
 
 
-def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> SurfaceDistances:
+def surface_distances(prediction: Mask, reference: Mask, steps_mm: Steps) -> SurfaceDistances:
     """Distances between the surfaces of two masks.
 
     Works inside the box that holds both masks and searches surface voxels in a k-d tree, so time and memory grow with
@@ -101,22 +105,22 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Spacing) ->
     ----------
     prediction, reference
         (I, J, K) masks.
-    spacing_mm
-        Distance between voxel centres along I, J, K.
+    steps_mm
+        Distance between voxel centres along I, J, K where these are perpendicular, or the (4, 4) affine of the grid.
 
     Raises
     ------
     UsageError
-        If the masks are not boolean, not 3D, or of different shapes, or the spacing is not three positive numbers.
+        If the masks are not boolean, not 3D, or of different shapes, or the steps are neither three positive numbers
+        nor an affine that can be inverted.
     """
     _require_masks(prediction, reference)
-    if len(spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_mm):
-        raise UsageError(f"spacing_mm is {spacing_mm}; expected three positive distances in millimetres")
+    axes_mm = _axes_mm(steps_mm)
     boxes = ndimage.find_objects((prediction | reference).view(np.uint8))
     if not boxes:
         return SurfaceDistances(np.zeros(0), np.zeros(0))
-    predicted_mm = _surface_points_mm(prediction[boxes[0]], spacing_mm)
-    referred_mm = _surface_points_mm(reference[boxes[0]], spacing_mm)
+    predicted_mm = _surface_points_mm(prediction[boxes[0]], axes_mm)
+    referred_mm = _surface_points_mm(reference[boxes[0]], axes_mm)
     return SurfaceDistances(_nearest_mm(predicted_mm, referred_mm), _nearest_mm(referred_mm, predicted_mm))
 
 
@@ -180,7 +184,7 @@ def score_organ(
     organ: str,
     prediction: Mask,
     reference: Mask,
-    spacing_mm: Spacing,
+    steps_mm: Steps,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> OrganScore:
     """Every metric of one organ in one case.
@@ -191,8 +195,8 @@ def score_organ(
         Canonical name.
     prediction, reference
         (I, J, K) masks on the same grid.
-    spacing_mm
-        Distance between voxel centres along I, J, K.
+    steps_mm
+        Distance between voxel centres along I, J, K where these are perpendicular, or the (4, 4) affine of the grid.
     nsd_tolerance_mm
         Tolerance of the normalised surface Dice.
 
@@ -201,8 +205,8 @@ def score_organ(
     UsageError
         As `surface_distances` and `nsd`.
     """
-    distances = surface_distances(prediction, reference, spacing_mm)
-    voxel_ml = math.prod(spacing_mm) / 1000
+    distances = surface_distances(prediction, reference, steps_mm)
+    voxel_ml = abs(float(np.linalg.det(_axes_mm(steps_mm)))) / 1000
     return OrganScore(
         organ=organ,
         status=_status(bool(prediction.any()), bool(reference.any())),
@@ -232,10 +236,22 @@ def _status(predicted: bool, referred: bool) -> Status:
     return "false_positive" if predicted else "both_empty"
 
 
-def _surface_points_mm(mask: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
+def _axes_mm(steps_mm: Steps) -> NDArray[np.float64]:
+    """(3, 3) whose columns are the steps of one voxel along I, J and K."""
+    steps = np.asarray(steps_mm, np.float64)
+    if steps.shape == (4, 4) and np.isfinite(steps).all() and np.linalg.det(steps[:3, :3]) != 0:
+        return steps[:3, :3]
+    if steps.shape == (3,) and np.isfinite(steps).all() and (steps > 0).all():
+        return np.diag(steps)
+    raise UsageError(
+        f"steps_mm is {steps.tolist()}; expected three positive distances in millimetres, or an affine of shape (4, 4)"
+    )
+
+
+def _surface_points_mm(mask: Mask, axes_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     """(P, 3) centres of the surface voxels; the box may be tight because erosion takes all beyond it as outside."""
     surface = mask & ~ndimage.binary_erosion(mask, border_value=0)
-    points_mm: NDArray[np.float64] = np.argwhere(surface).astype(np.float64) * np.asarray(spacing_mm, np.float64)
+    points_mm: NDArray[np.float64] = np.argwhere(surface).astype(np.float64) @ axes_mm.T
     return points_mm
 
 

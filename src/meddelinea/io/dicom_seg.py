@@ -253,4 +253,4 @@ def _as_read_dicom(array: NDArray[Any], lps: NDArray[np.float64]) -> Volume:
         lps[:, 0] *= -1
     lps[:, 3] += (rows - 1) * lps[:, 1]
     lps[:, 1] *= -1
-    return Volume(array[:, ::-1].transpose(2, 1, 0), _LPS_TO_RAS @ lps[:, [2, 1, 0, 3]])
+    return Volume.from_slices(array[:, ::-1], _LPS_TO_RAS @ lps[:, [2, 1, 0, 3]])

@@ -97,7 +97,7 @@ class DicomSource:
                 f"{self.path}: the mask of {mask.array.shape} voxels does not lie on the grid of this series "
                 f"({self.shape}); expected the mask of the very series"
             )
-        planes = np.ascontiguousarray(aligned.array.transpose(2, 1, 0)[:, ::-1])
+        planes = np.ascontiguousarray(aligned.slices()[:, ::-1])
         present = set().union(*(np.unique(plane).tolist() for plane in planes))
         unnamed = sorted(present - {0, *labels.values()})
         if unnamed:
@@ -106,7 +106,7 @@ class DicomSource:
 
     def volume(self, planes: NDArray[Any]) -> Volume:
         """The inverse of `planes`."""
-        return Volume(planes[:, ::-1].transpose(2, 1, 0), self.affine)
+        return Volume.from_slices(planes[:, ::-1], self.affine)
 
 
 def read_source(path: Path) -> DicomSource:

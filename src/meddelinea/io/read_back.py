@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.volume import Volume
+from meddelinea.volume import Volume, apply_affine
 
 #: How far the centroid of an organ may be from where it was, in millimetres.
 CENTROID_TOLERANCE_MM = 0.1
@@ -70,13 +70,12 @@ def require_same(
 
 def _measures(volume: Volume) -> dict[int, tuple[float, np.ndarray]]:
     """Volume in millilitres and centroid in patient millimetres (RAS) of each label id that occurs."""
-    voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
     found = {}
     for index, box in enumerate(ndimage.find_objects(volume.array), start=1):
         if box is not None:
             voxels = np.argwhere(volume.array[box] == index)
             centre = voxels.mean(axis=0) + [side.start for side in box]
-            found[index] = len(voxels) * voxel_ml, volume.affine[:3, :3] @ centre + volume.affine[:3, 3]
+            found[index] = len(voxels) * volume.voxel_ml, apply_affine(volume.affine, centre)
     return found
 
 

@@ -233,14 +233,13 @@ def _legend(ax: Axes, mask: Volume, labels: Mapping[str, int]) -> None:
     counts = np.zeros(256, np.int64)
     for index in range(mask.array.shape[2]):  # counting all at once would copy it as 64-bit numbers
         counts += np.bincount(mask.array[:, :, index].ravel(), minlength=256)
-    voxel_ml = float(abs(np.linalg.det(mask.affine[:3, :3]))) / 1000.0
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
     step = min(0.075, 0.96 / max(len(labels), 1))
     for row, (name, index) in enumerate(labels.items()):
         y = 0.98 - (row + 0.5) * step
         found = counts[index] > 0
-        text = f"{counts[index] * voxel_ml:,.1f} ml" if found else "not found"
+        text = f"{counts[index] * mask.voxel_ml:,.1f} ml" if found else "not found"
         ink = "white" if found else "0.6"
         ax.add_patch(
             Rectangle((0.04, y - 0.3 * step), 0.05, 0.6 * step, color=_colour(name), alpha=1 if found else 0.35)

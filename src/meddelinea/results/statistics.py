@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.volume import Volume
+from meddelinea.volume import Volume, apply_affine
 
 #: The sides of a volume in RAS order: (first, last) index of each axis.
 SIDES = (("left", "right"), ("back", "front"), ("feet", "head"))
@@ -32,7 +32,8 @@ class OrganStatistics:
     mean_intensity, sd_intensity
         Mean and standard deviation of the scan's values inside (Hounsfield units for a CT).
     extent_mm
-        Size of the bounding box along left-right, back-front and feet-head, in millimetres.
+        Size of the bounding box along the scan's own axes, in millimetres, in the order of those that lie closest to
+        left-right, back-front and feet-head.
     centroid_mm
         Centre of mass in patient coordinates, RAS millimetres.
     touches_edge
@@ -95,7 +96,7 @@ def _measure(image: Volume, mask: Volume, index: int, boxes: Sequence[tuple[slic
     size = np.array([side.stop - side.start for side in box])
     others = ((1, 2), (0, 2), (0, 1))
     centre = start + [np.arange(n) @ inside.sum(axis=rest) / voxels for n, rest in zip(size, others, strict=True)]
-    centroid = mask.affine[:3, :3] @ centre + mask.affine[:3, 3]
+    centroid = apply_affine(mask.affine, centre)
     extent = size * np.array(mask.spacing_mm)
     edges = [
         name
@@ -106,7 +107,7 @@ def _measure(image: Volume, mask: Volume, index: int, boxes: Sequence[tuple[slic
     return OrganStatistics(
         found=True,
         voxels=voxels,
-        volume_ml=voxels * float(abs(np.linalg.det(mask.affine[:3, :3]))) / 1000.0,
+        volume_ml=voxels * mask.voxel_ml,
         mean_intensity=mean,
         sd_intensity=float(np.sqrt(spread / voxels)),
         extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),

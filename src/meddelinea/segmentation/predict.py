@@ -145,11 +145,11 @@ def segment(
     cleaned = remove_small_components(kept[ids], model.files.least_component_share)
     to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
     to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
-    mask = to_source_grid(Volume(cleaned.transpose(2, 1, 0), grid.affine @ to_grid), volume)
-    confidence = evidence.confidence(_kept(cleaned, evidence.label), labels, float(np.prod(grid.spacing_mm)) / 1000.0)
+    mask = to_source_grid(Volume.from_slices(cleaned, grid.affine @ to_grid), volume)
+    confidence = evidence.confidence(_kept(cleaned, evidence.label), labels, grid.voxel_ml)
     if calibration is not None:
         confidence = {name: calibration.corrected(organ) for name, organ in confidence.items()}
-    uncertainty = Volume(evidence.uncertainty().transpose(2, 1, 0), grid.affine)
+    uncertainty = Volume.from_slices(evidence.uncertainty(), grid.affine)
     seconds = time.monotonic() - began
     drawn = None if used_scheduler is None else samples
     made = (model.files.name, __version__, used_steps, used_scheduler, drawn, seed)
@@ -183,7 +183,7 @@ def sample_shares(model: Model, grid: Volume, scan: str, sampling: Sampling) -> 
     """
     method, _, used_scheduler = model.pipeline.sampler(sampling.steps, sampling.scheduler)
     drawn = 1 if used_scheduler is None else sampling.samples
-    slices, case = grid.array.transpose(2, 1, 0), int(scan[:16], 16)  # (S, rows, columns)
+    slices, case = grid.slices(), int(scan[:16], 16)  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     share_bytes = 4 * (len(model.files.labels) + 1) * slices.shape[1] * slices.shape[2]
     batch_size = max(1, min(sampling.batch_size, SHARES_BYTES // share_bytes))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from meddelinea.evaluation.metrics import dice
 from meddelinea.volume import Volume
 
@@ -40,15 +38,14 @@ def compare_masks(
     labels, earlier_labels
         Organ name -> id in either.
     """
-    voxel_ml = float(abs(np.linalg.det(mask.affine[:3, :3]))) / 1000.0
     changes = {}
     for name in dict.fromkeys([*labels, *earlier_labels]):
         ours = mask.array == labels.get(name, -1)
         theirs = earlier.array == earlier_labels.get(name, -1)
         found = bool(ours.any() or theirs.any())
         changes[name] = OrganChange(
-            float(ours.sum()) * voxel_ml if name in labels else None,
-            float(theirs.sum()) * voxel_ml if name in earlier_labels else None,
+            float(ours.sum()) * mask.voxel_ml if name in labels else None,
+            float(theirs.sum()) * mask.voxel_ml if name in earlier_labels else None,
             dice(ours, theirs) if found else None,
         )
     return changes

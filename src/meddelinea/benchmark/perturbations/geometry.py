@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from meddelinea.benchmark.perturbations.labelled_scan import Labelled, body
-from meddelinea.data.resample import Shape, resample_labels, resample_linear
+from meddelinea.data.resample import resample_labels, resample_linear
 from meddelinea.volume import Affine, Volume
 
 
@@ -68,7 +67,7 @@ def turned(case: Labelled, angle_deg: float) -> Labelled:
     motion[:3, :3] = rotation
     motion[:3, 3] = centre - rotation @ centre
     moved: Affine = motion @ affine
-    shape = _shape(case.scan.array)
+    shape = case.scan.shape
     scan = resample_linear(Volume(case.scan.array, moved, case.scan.modality), affine, shape, outside=case.air)
     return Labelled(scan, resample_labels(Volume(case.mask.array, moved), affine, shape), case.organs)
 
@@ -113,11 +112,6 @@ def half_of_slices(case: Labelled, part: Literal["lower", "middle", "upper"]) ->
     half = (slices + 1) // 2
     start = {"lower": 0, "middle": (slices - half) // 2, "upper": slices - half}[part]
     return _cropped(case, slice(None), slice(None), slice(start, start + half))
-
-
-def _shape(array: NDArray[np.generic]) -> Shape:
-    i, j, k = array.shape
-    return i, j, k
 
 
 def _body_centre(case: Labelled) -> tuple[float, float]:
