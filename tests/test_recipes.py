@@ -27,8 +27,6 @@ NARROW: dict[str, Any] = {
     "heads": 2,
     "resolution": 64,
     "codec": {
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
         "block_out_channels": [8, 8, 8, 8],
         "layers_per_block": 1,
         "norm_num_groups": 4,

@@ -6,7 +6,12 @@ exits with the class's code; libraries built on this package catch `MedDelineaEr
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from meddelinea.findings import Finding, Refusal, refuse
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class MedDelineaError(Exception):
@@ -77,3 +82,15 @@ class LeakFoundError(MedDelineaError):
     """Test cases are among those that a model was trained on, so scores on them say nothing about new patients."""
 
     exit_code = 6
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a document that pydantic refused, in one line: where, what was expected, and the value."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    value = "" if fault["type"] in ("missing", "value_error") else f" (got {_shortened(repr(fault['input']))})"
+    return f"{where}{': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."

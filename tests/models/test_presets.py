@@ -1,13 +1,25 @@
 """Parameter counts against the figures that the paper and the original models state, and against closed forms."""
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from meddelinea.errors import UsageError
 from meddelinea.models.control import ControlDiT
-from meddelinea.models.presets import PRESETS, build_control, build_dit, find_preset, parameter_counts
+from meddelinea.models.presets import (
+    PRESETS,
+    Preset,
+    build_codec,
+    build_control,
+    build_dit,
+    build_mask_head,
+    find_preset,
+    parameter_counts,
+)
+from meddelinea.models.segmenter import Segmenter
 
 
 def control_count(preset: str, depth: int) -> int:
@@ -76,3 +88,77 @@ def test_every_preset_fits_together() -> None:
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="small, paper, xl"):
         find_preset("tiny")
+
+
+# Sizes are built or refused
+
+
+def random_sizes(rng: np.random.Generator) -> dict[str, Any]:
+    """Sizes within their ranges, some of which fit together."""
+    sizes: dict[str, Any] = {
+        "width": 4 * int(rng.integers(1, 9)),
+        "heads": int(rng.choice([1, 2, 3, 4])),
+        "depth": int(rng.integers(1, 4)),
+        "control_depth": int(rng.integers(1, 4)),
+        "patch_size": int(rng.choice([1, 2, 2, 2, 4])),
+        "classes": int(rng.integers(0, 3)),
+        "learn_sigma": bool(rng.integers(2)),
+        "stem_channels": rng.integers(1, 9, rng.choice([0, 2, 3, 4, 4])).tolist(),
+        "stem_finest": int(rng.choice([1, 2, 2, 4])),
+        "resolution": 8 * int(rng.choice([3, 4, 8, 8])),
+    }
+    sizes["head_hidden"] = rng.integers(1, 9, max(0, len(sizes["stem_channels"]) - int(rng.integers(3)))).tolist()
+    return sizes
+
+
+def logits_shape(preset: Preset, side: int) -> tuple[int, ...]:
+    """Shape of the mask logits of networks that hold no memory."""
+    organs = 3
+    with torch.device("meta"):
+        codec, dit = build_codec(preset), build_dit(preset)
+        control, head = build_control(preset, dit, organs), build_mask_head(preset, codec, organs)
+        network = Segmenter(codec, dit, control, head, torch.zeros(organs + 1, 3))
+        view = network.look(torch.zeros(2, 3, side, side))
+        latent = network.encode_mask(torch.zeros(2, side, side, dtype=torch.long))
+        output, tokens = network(latent, torch.zeros(2, dtype=torch.long), view)
+        return tuple(network.decode(output, view, tokens).shape)
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_sizes_that_are_accepted_are_those_of_networks_that_fit_together(name: str) -> None:
+    rng = np.random.default_rng(0)
+    codec = {"small": {"channels": 8, "encoder_blocks": 1, "decoder_blocks": 0}, "paper": {
+        "block_out_channels": [8, 8, 16, 8], "layers_per_block": 1, "norm_num_groups": 4,
+    }}[name]  # fmt: skip
+    accepted = 0
+    for _ in range(120):
+        sizes = {**random_sizes(rng), "codec": codec}
+        try:
+            preset = find_preset(name, sizes)
+        except UsageError:
+            continue
+        accepted += 1
+        assert logits_shape(preset, preset.resolution) == (2, 4, preset.resolution, preset.resolution), sizes
+    assert accepted > 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"width": 188, "heads": 3}, "width 188 cannot be divided among 3 heads"),
+        ({"width": 190}, "width: Input should be a multiple of 4 (got 190)"),
+        ({"width": "abc"}, "width: Input should be a valid integer (got 'abc')"),
+        ({"widht": 3}, "widht: Unexpected keyword argument (got 3)"),
+        ({"depth": True}, "depth: Input should be a valid integer (got True)"),
+        ({"control_depth": 5}, "control_depth 5; expected at most the depth, 4"),
+        ({"resolution": 24}, "resolution 24; expected a multiple of 16"),
+        ({"stem_finest": 4}, "expected to end at 16"),
+        ({"head_hidden": [8]}, "head_hidden of 1 levels; expected one less than stem_channels has"),
+        ({"codec": {"channels": 12}}, "codec.channels: Input should be a multiple of 8 (got 12)"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_value_and_expectation(sizes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_preset("small", sizes)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

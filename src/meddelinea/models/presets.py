@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-from meddelinea.errors import UsageError
-from meddelinea.models.codec import KLCodec, SpaceToDepthCodec
+from meddelinea.errors import UsageError, first_fault
+from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -32,14 +34,48 @@ STABLE_DIFFUSION_VAE: Mapping[str, Any] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+#: A misspelt size is an error, and so is one that is no number.
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Sizes = TypeVar("Sizes")
+Whole = Annotated[int, Field(strict=True)]  # `true` is no number
+Channels = Annotated[Whole, Field(ge=1, le=4096)]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class SpaceToDepthSizes:
+    """Sizes of a `SpaceToDepthCodec`: width of its convolutions, and residual blocks of each half."""
+
+    channels: Annotated[Whole, Field(ge=8, le=1024, multiple_of=8)]
+    encoder_blocks: Annotated[Whole, Field(ge=0, le=64)]
+    decoder_blocks: Annotated[Whole, Field(ge=0, le=64)]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class AutoencoderSizes:
+    """Sizes of a `KLCodec` with the four levels of the Stable Diffusion autoencoder, whose sizes are the defaults."""
+
+    block_out_channels: tuple[Channels, Channels, Channels, Channels] = (128, 256, 512, 512)
+    layers_per_block: Annotated[Whole, Field(ge=1, le=64)] = 2
+    norm_num_groups: Annotated[Whole, Field(ge=1, le=1024)] = 32
+    scaling_factor: Annotated[float, Field(strict=True, gt=0.0, le=100.0)] = 0.18215
+
+    def __post_init__(self) -> None:
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels {channels} cannot be normalised in {self.norm_num_groups} groups of equal size"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Preset:
-    """Sizes of a model.
+    """Sizes of a model, checked when it is made: networks of these sizes fit together.
 
     Parameters
     ----------
     codec
-        Settings of `SpaceToDepthCodec`, or of `KLCodec` where `kl_codec`.
+        Sizes of the one codec or the other.
     width, heads, depth, control_depth, patch_size
         D, attention heads, N, K, and the side of a patch in latent pixels.
     classes, learn_sigma
@@ -53,27 +89,51 @@ class Preset:
         Rows and columns of the slices it is trained at.
     """
 
-    codec: Mapping[str, Any]
-    kl_codec: bool
-    width: int
-    heads: int
-    depth: int
-    control_depth: int
-    patch_size: int
-    classes: int
+    codec: SpaceToDepthSizes | AutoencoderSizes
+    width: Annotated[Whole, Field(ge=4, le=8192, multiple_of=4)]
+    heads: Annotated[Whole, Field(ge=1, le=1024)]
+    depth: Annotated[Whole, Field(ge=1, le=256)]
+    control_depth: Annotated[Whole, Field(ge=1, le=256)]
+    patch_size: Annotated[Whole, Field(ge=1, le=16)]
+    classes: Annotated[Whole, Field(ge=0, le=100_000)]
     learn_sigma: bool
-    stem_channels: tuple[int, ...] = ()
-    stem_finest: int = 4
+    stem_channels: Annotated[tuple[Channels, ...], Field(max_length=8)] = ()
+    stem_finest: Annotated[Whole, Field(ge=1, le=128)] = 4
     auxiliary: bool = False
-    head_hidden: tuple[int, ...] = ()
-    resolution: int = 256
+    head_hidden: Annotated[tuple[Channels, ...], Field(max_length=4)] = ()
+    resolution: Annotated[Whole, Field(ge=8, le=4096, multiple_of=8)] = 256
+
+    def __post_init__(self) -> None:
+        side, levels = self.token_side, len(self.stem_channels)
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be divided among {self.heads} heads")
+        if self.control_depth > self.depth:
+            raise ValueError(f"control_depth {self.control_depth}; expected at most the depth, {self.depth}")
+        if self.resolution % side:
+            raise ValueError(f"resolution {self.resolution}; expected a multiple of {side}, a token's side in pixels")
+        if levels and self.stem_finest * 2 ** (levels - 1) != side:
+            raise ValueError(
+                f"stem_finest {self.stem_finest}, doubled at each of {levels} stem_channels but the first; "
+                f"expected to end at {side}, a token's side in pixels"
+            )
+        # A head that sees tokens meets the stem at each level down to H/8, where tokens of 2x2 patches are unfolded.
+        if self.head_hidden and not (isinstance(self.codec, SpaceToDepthSizes) and self.patch_size == 2):
+            raise ValueError("head_hidden; expected a space-to-depth codec and patch_size 2 with it, or [] without")
+        if self.head_hidden and len(self.head_hidden) != levels - 1:
+            raise ValueError(f"head_hidden of {len(self.head_hidden)} levels; expected one less than stem_channels has")
+
+    @property
+    def token_side(self) -> int:
+        """Rows and columns of pixels behind a token."""
+        return FACTOR * self.patch_size
 
 
-PRESETS: Mapping[str, Preset] = MappingProxyType(
+PresetName = Literal["small", "paper", "xl"]
+
+PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
     {
         "small": Preset(
-            codec=MappingProxyType({"channels": 48, "encoder_blocks": 2, "decoder_blocks": 3}),
-            kl_codec=False,
+            codec=SpaceToDepthSizes(channels=48, encoder_blocks=2, decoder_blocks=3),
             width=192,
             heads=4,
             depth=4,
@@ -87,8 +147,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             resolution=128,
         ),
         "paper": Preset(
-            codec=STABLE_DIFFUSION_VAE,
-            kl_codec=True,
+            codec=AutoencoderSizes(),
             width=624,
             heads=13,
             depth=15,
@@ -98,8 +157,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             learn_sigma=True,
         ),
         "xl": Preset(
-            codec=STABLE_DIFFUSION_VAE,
-            kl_codec=True,
+            codec=AutoencoderSizes(),
             width=1152,
             heads=16,
             depth=28,
@@ -113,25 +171,40 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def find_preset(name: str, sizes: Mapping[str, Any] = MappingProxyType({})) -> Preset:
-    """The preset of that name, with some of its sizes changed.
+    """The preset of that name, with some of its sizes, or of its codec's sizes, changed.
 
     Raises
     ------
     UsageError
-        If there is none of that name, or no such size.
+        If there is none of that name, no such size, or networks of these sizes cannot be built.
     """
-    if name not in PRESETS:
+    preset = next((preset for known, preset in PRESETS.items() if known == name), None)
+    if preset is None:
         raise UsageError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
-    known = [size.name for size in fields(Preset)]
-    unknown = [size for size in sizes if size not in known]
-    if unknown:
-        raise UsageError(f"preset '{name}' has no size {', '.join(unknown)}; known: {', '.join(known)}")
-    return replace(PRESETS[name], **sizes)
+    place = f"sizes of the preset '{name}': "
+    changed = {size.name: getattr(preset, size.name) for size in fields(preset)} | dict(sizes)
+    if isinstance(changed["codec"], Mapping):
+        changed["codec"] = _made(type(preset.codec), {**vars(preset.codec), **changed["codec"]}, f"{place}codec.")
+    return _made(Preset, changed, place)
+
+
+def _made(kind: type[Sizes], sizes: Mapping[str, Any], place: str) -> Sizes:
+    try:
+        return kind(**sizes)
+    except ValidationError as error:
+        raise UsageError(place + first_fault(error)) from error
 
 
 def build_codec(preset: Preset) -> KLCodec | SpaceToDepthCodec:
     """A codec of the preset's sizes with random weights."""
-    return KLCodec(**preset.codec) if preset.kl_codec else SpaceToDepthCodec(**preset.codec)
+    if isinstance(preset.codec, SpaceToDepthSizes):
+        return SpaceToDepthCodec(**asdict(preset.codec))
+    return KLCodec(**{**STABLE_DIFFUSION_VAE, **asdict(preset.codec)})
+
+
+def codec_class(preset: Preset) -> type[KLCodec | SpaceToDepthCodec]:
+    """The class of the preset's codec."""
+    return SpaceToDepthCodec if isinstance(preset.codec, SpaceToDepthSizes) else KLCodec
 
 
 def build_dit(preset: Preset) -> DiT:
@@ -161,8 +234,6 @@ def build_mask_head(preset: Preset, codec: KLCodec | SpaceToDepthCodec, organs: 
     """The decoder's final layer for L organs."""
     hidden = preset.head_hidden
     image_channels = preset.stem_channels[: len(hidden)]
-    if hidden and preset.patch_size != 2:
-        raise UsageError(f"head_hidden with patch_size {preset.patch_size}; that mask head takes tokens of 2x2 patches")
     return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, preset.width)
 
 

@@ -25,7 +25,15 @@ from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, extend_palette, 
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
-from meddelinea.models.presets import Preset, build_codec, build_control, build_dit, build_mask_head, find_preset
+from meddelinea.models.presets import (
+    Preset,
+    build_codec,
+    build_control,
+    build_dit,
+    build_mask_head,
+    codec_class,
+    find_preset,
+)
 from meddelinea.models.segmenter import Segmenter
 from meddelinea.training.config import RunConfig
 from meddelinea.training.network_stage import BaselineStage
@@ -198,8 +206,7 @@ def build_stage(config: RunConfig, organs: tuple[str, ...]) -> CodecStage | Base
 
 
 def _load_codec(config: RunConfig, preset: Preset) -> KLCodec | SpaceToDepthCodec:
-    kind = KLCodec if preset.kl_codec else SpaceToDepthCodec
-    return cast(KLCodec | SpaceToDepthCodec, _load(kind, config.model.codec, "codec"))
+    return cast(KLCodec | SpaceToDepthCodec, _load(codec_class(preset), config.model.codec, "codec"))
 
 
 class _Parts(NamedTuple):
