@@ -204,13 +204,13 @@ def test_a_warning_goes_to_stderr_and_the_mask_is_made(run: Run, tmp_path: Path)
 @pytest.fixture
 def folder(scan: Path, fake_model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a scan and a damaged one, which are worked on in this process."""
-    from meddelinea.folders import crew, processes
+    from meddelinea.pool import local
 
-    def here(make: crew.Make, cases: Any, progress: crew.Progress, workers: int) -> crew.Outcomes:
+    def here(make: Any, cases: Any, progress: Any, workers: int) -> Any:
         fake_model["workers"] = workers
-        return crew.in_this_process(make, cases, progress)
+        return local.in_this_process(make, cases, progress)
 
-    monkeypatch.setattr(processes, "on_this_machine", here)
+    monkeypatch.setattr(local, "on_this_machine", here)
     monkeypatch.setattr("meddelinea.folders.batch.load_model", lambda model, device: object())
     (scan.parent / "bad.nii.gz").write_bytes(b"no scan")
     return scan.parent

@@ -6,22 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from meddelinea.data.case import Case, LabelledScan
+from meddelinea.data.case import Case, FoundCases, LabelledScan, LabelMap
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.store import SliceStore, case_file, read_manifest
-from meddelinea.data.workers import Outcome, in_this_process, on_cluster, on_this_machine
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import InputRefusedError
+from meddelinea.pool.local import in_this_process, on_this_machine
+from meddelinea.pool.pool import Engine, Make, Outcomes, Progress
+from meddelinea.volume import Volume
 from support.clusters import run_on_cluster
 from support.patience import wait_until
 
@@ -62,15 +65,15 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
-def backwards(work: Callable[[Case], str], cases: tuple[Case, ...]) -> Iterator[Outcome]:
-    return in_this_process(work, cases[::-1])
+def backwards(make: Make[Case, str], cases: Sequence[Case], progress: Progress) -> Outcomes[Case, str]:
+    return in_this_process(make, cases[::-1], progress)
 
 
 @pytest.mark.parametrize(
     "engine", [backwards, partial(on_this_machine, workers=1), partial(on_this_machine, workers=3)]
 )
 def test_every_engine_makes_the_same_bytes(
-    source: Path, tmp_path: Path, expected: dict[str, bytes], engine: Callable[..., Iterator[Outcome]]
+    source: Path, tmp_path: Path, expected: dict[str, bytes], engine: Engine[Case, str]
 ) -> None:
     seen = []
     report = prepare_store(
@@ -132,25 +135,47 @@ def running(pid: int) -> bool:
         return False
 
 
-def dying(case: Case) -> str:
-    """Work that some cases are the death of."""
-    if case.name == "img0002":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if case.name == "img0003":
-        os._exit(7)
-    if case.name == "img0004":
-        raise MemoryError("cannot allocate")
-    return "stored"
+@dataclass(frozen=True)
+class DeadlyLabels:
+    """FAKE: labels that reading is the death of its process, always, or only until a file is there."""
+
+    labels: LabelMap
+    once: Path | None
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        return self.labels.organs
+
+    def read(self, scan: Volume, image: Path, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        if self.once is None or not self.once.exists():
+            if self.once is not None:
+                self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.labels.read(scan, image, organs)
 
 
-def test_the_death_of_a_worker_costs_its_case_alone(source: Path) -> None:
-    cases = find_cases("btcv", source).cases
-    outcomes = {outcome.case.name: outcome for outcome in on_this_machine(dying, cases, workers=2)}
-    assert set(outcomes) == set(NAMES)
-    assert {name for name, outcome in outcomes.items() if outcome.answer is None} == set(NAMES[1:4])
-    assert "signal SIGKILL; probably out of memory" in outcomes["img0002"].reason
-    assert "exit code 7" in outcomes["img0003"].reason
-    assert "MemoryError: cannot allocate" in outcomes["img0004"].reason
+def test_the_death_of_a_worker_costs_only_the_case_that_kills_again(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meddelinea.data import prepare
+
+    def deadly(case: Case, once: Path | None) -> Case:
+        assert isinstance(case.labels, LabelMap)
+        return replace(case, labels=DeadlyLabels(case.labels, once))
+
+    btcv = find_cases("btcv", source).cases
+    cases = (btcv[0], deadly(btcv[1], None), deadly(btcv[2], tmp_path / "once"), *btcv[3:])
+    monkeypatch.setattr(prepare, "find_cases", lambda layout, source: FoundCases(cases, {}))
+    store = tmp_path / "store"
+    report = prepare_store("btcv", source, store, preprocessing=SMALL, engine=partial(on_this_machine, workers=2))
+    assert (tmp_path / "once").exists()
+    assert report.stored == (NAMES[0], *NAMES[2:])
+    assert list(report.failed) == [NAMES[1]]
+    assert "signal SIGKILL; probably out of memory" in report.failed[NAMES[1]]
+    made = contents(store)
+    assert {name: made[name] for name in made if name.endswith(".h5")} == {
+        name: content for name, content in expected.items() if name.endswith(".h5") and NAMES[1] not in name
+    }
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -195,7 +220,6 @@ def test_a_name_that_another_dataset_took_is_refused_for_that_case(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from meddelinea.data import prepare
-    from meddelinea.data.case import FoundCases
 
     btcv = find_cases("btcv", source).cases
     other = tuple(
@@ -222,21 +246,6 @@ def test_options_of_one_engine_do_not_go_with_the_other(source: Path, tmp_path: 
     assert done.returncode == 2
     assert b"--engine ray goes with --address" in done.stderr
     assert not (tmp_path / "s").exists()
-
-
-def test_without_ray_one_line_says_how_to_get_it(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"pip install 'meddelinea\[cluster\]'"):
-        list(on_cluster(dying, find_cases("btcv", source).cases, "auto"))
-
-
-def test_a_cluster_that_does_not_start_in_time_is_one_line(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def init(**options: object) -> None:
-        raise Exception("The current node\ntimed out during startup")  # as ray does, of no class of its own
-
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
-    with pytest.raises(UsageError, match=r"no ray cluster at 'local' \(The current node timed out during startup\)"):
-        list(on_cluster(dying, find_cases("btcv", source).cases, "local"))
 
 
 def test_a_cluster_makes_the_same_bytes(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:

@@ -21,12 +21,13 @@ import pytest
 
 from meddelinea.cli.main import main
 from meddelinea.errors import InputRefusedError
-from meddelinea.folders import batch, processes
-from meddelinea.folders.batch import NOTHING, segment_scans
-from meddelinea.folders.crew import Make, Outcome, Outcomes, Progress, in_this_process
+from meddelinea.folders import batch
+from meddelinea.folders.batch import NOTHING, ScanOutcome, segment_scans
 from meddelinea.folders.found import FoundScans, ScanCase, find_scans
-from meddelinea.folders.processes import on_this_machine
 from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.pool import local
+from meddelinea.pool.local import in_this_process, on_this_machine
+from meddelinea.pool.pool import Make, Outcomes, Progress
 from meddelinea.results.statistics import organ_statistics
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
@@ -64,11 +65,11 @@ def meddelinea(*words: object) -> int:
     return int(ended.value.code or 0)
 
 
-def run(found: FoundScans, output: Path, settings: Settings, overwrite: bool = False) -> dict[str, Outcome]:
+def run(found: FoundScans, output: Path, settings: Settings, overwrite: bool = False) -> dict[str, ScanOutcome]:
     return {outcome.case.name: outcome for outcome in segment_scans(found, output, settings, overwrite=overwrite)}
 
 
-def states(outcomes: dict[str, Outcome]) -> dict[str, str]:
+def states(outcomes: dict[str, ScanOutcome]) -> dict[str, str]:
     return {name: outcome.state for name, outcome in outcomes.items()}
 
 
@@ -144,10 +145,12 @@ def test_what_stands_beside_the_masks_is_made_once_and_goes_with_them(
     assert uncertainty.array.shape == read_volume(scans / "a.nii.gz").array.shape
     assert "liver" in (beside["report"] / "b.html").read_text()
 
-    def here(make: Make, cases: Sequence[ScanCase], progress: Progress, workers: int) -> Outcomes:
+    def here(
+        make: Make[ScanCase, ScanOutcome], cases: Sequence[ScanCase], progress: Progress, workers: int
+    ) -> Outcomes[ScanCase, ScanOutcome]:
         return in_this_process(make, cases, progress)
 
-    monkeypatch.setattr(processes, "on_this_machine", here)
+    monkeypatch.setattr(local, "on_this_machine", here)
     kept = {path: path.stat().st_ino for folder in (tmp_path / "masks", *beside.values()) for path in folder.glob("b*")}
     (beside["report"] / "a.html").unlink()
     assert meddelinea(*words) == 4
@@ -172,6 +175,7 @@ def test_a_case_is_read_while_another_is_on_the_network(
     both_read = threading.Barrier(2)
     read, on_network = batch.read_scan, threading.Semaphore(1)
     went_on: list[str] = []
+    outcomes: list[tuple[str, str]] = []
 
     def read_scan(*words: object) -> object:
         scan = read(*words)
@@ -191,8 +195,8 @@ def test_a_case_is_read_while_another_is_on_the_network(
 
     def attempt(name: str) -> None:
         both_read.wait(PATIENCE)
-        with pytest.raises(InputRefusedError, match="seen enough"):
-            work(ScanCase("case", scans / name, tmp_path / "m.nii.gz"), lambda *step: None)
+        outcome = work(ScanCase("case", scans / name, tmp_path / "m.nii.gz"), lambda *step: None)
+        outcomes.append((outcome.state, outcome.reason))
 
     threads = [threading.Thread(target=attempt, args=(name,)) for name in ("a.nii.gz", "b.nrrd")]
     for thread in threads:
@@ -200,6 +204,7 @@ def test_a_case_is_read_while_another_is_on_the_network(
     for thread in threads:
         thread.join()
     assert went_on == ["read", "read", "segment", "segment"]
+    assert outcomes == [("refused", "seen enough")] * 2
 
 
 def test_a_list_says_where_each_mask_goes(tmp_path: Path) -> None:
@@ -305,7 +310,7 @@ def kill_a_worker() -> int:
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         pid = int(status.parent.name)
         try:
-            if b"ray::_ClusterWorker" in status.read_bytes() and os.getpid() in ancestors(pid):
+            if b"ray::_Actor" in status.read_bytes() and os.getpid() in ancestors(pid):
                 os.kill(pid, 9)
                 return pid
         except OSError:  # it has just ended

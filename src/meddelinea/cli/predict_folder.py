@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from contextlib import closing, redirect_stdout
@@ -19,7 +18,9 @@ from meddelinea.errors import PartialFailureError, UsageError
 from meddelinea.segmentation.settings import Settings
 
 if TYPE_CHECKING:
-    from meddelinea.folders.crew import Engine, Outcome
+    from meddelinea.folders.batch import ScanOutcome
+    from meddelinea.folders.found import ScanCase
+    from meddelinea.pool.pool import Engine
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run_batch(batch: Batch, look: Look) -> None:
     for path in found.others:
         print(f"warning: {path}: not a scan, passed over", file=sys.stderr)
     total = len(found.cases)
-    outcomes: list[Outcome] = []
+    outcomes: list[ScanOutcome] = []
     screen = sys.stdout
     if look is Look.events:
         print_event({"event": "begin", "cases": total})
@@ -112,12 +113,11 @@ def run_batch(batch: Batch, look: Look) -> None:
         raise PartialFailureError(f"{len(lacking)} of {total} scans have no mask; the others are done")
 
 
-def _engine(batch: Batch) -> Engine:
-    from meddelinea.folders.cluster import on_cluster
-    from meddelinea.folders.processes import on_this_machine
+def _engine(batch: Batch) -> Engine[ScanCase, ScanOutcome]:
+    from meddelinea.pool.cluster import on_cluster
+    from meddelinea.pool.local import on_this_machine
 
     if batch.engine is EngineName.ray:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine reports to nobody
         return partial(on_cluster, address=batch.address or "local", workers=batch.workers)
     if batch.address is not None:
         raise UsageError("--address is of a ray cluster; add --engine ray")

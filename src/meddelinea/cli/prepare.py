@@ -31,7 +31,8 @@ def prepare(
     """Turn a dataset into a slice store; cases that the store already holds are left alone."""
     from meddelinea.data.prepare import prepare_store
     from meddelinea.data.preprocess import Preprocessing
-    from meddelinea.data.workers import on_cluster, on_this_machine
+    from meddelinea.pool.cluster import on_cluster
+    from meddelinea.pool.local import on_this_machine
 
     if size % 64:
         raise UsageError(f"--size {size}: expected a multiple of 64, so that tokens fill the slice")
@@ -47,7 +48,7 @@ def prepare(
             organs=wanted,
             preprocessing=Preprocessing(size=size, spacing_mm=spacing_mm),
             verify=verify,
-            engine=partial(on_cluster, address=address)
+            engine=partial(on_cluster, address=address, use_gpus=False)
             if address
             else partial(on_this_machine, workers=workers or os.cpu_count() or 1),
             progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),

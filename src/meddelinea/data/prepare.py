@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +18,11 @@ from meddelinea.data.fingerprint import fingerprint, sketch
 from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid
 from meddelinea.data.store import StoredCase
 from meddelinea.data.store_writer import begin_store, compile_store, find_record, is_intact, write_record, write_slices
-from meddelinea.data.workers import Engine, in_this_process
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import whole
 from meddelinea.labels import ORGANS, organ_ids
-
-Progress = Callable[[int, int, str], None]
+from meddelinea.pool.local import in_this_process
+from meddelinea.pool.pool import Engine, Progress
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def prepare_store(
     organs: tuple[str, ...] | None = None,
     preprocessing: Preprocessing | None = None,
     verify: bool = False,
-    engine: Engine = in_this_process,
-    progress: Progress | None = None,
+    engine: Engine[Case, str] = in_this_process,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> PrepareReport:
     """Turn the cases of a dataset into a slice store; cases that the store already holds are left alone.
 
@@ -76,7 +77,7 @@ def prepare_store(
     verify
         Also check the files of the cases that are there, and store damaged ones anew.
     engine
-        Where the cases are worked on: see `data.workers`.
+        Where: `in_this_process`, `on_this_machine` or `on_cluster` of `pool`.
     progress
         Called with (cases done, cases in all, name of the last one).
 
@@ -99,15 +100,16 @@ def prepare_store(
     became: dict[str, list[str]] = {"stored": [], "present": [], "repaired": []}
     cases = [case for case in found.cases if only is None or case.name in only]
     failed = {name: reason for name, reason in found.broken.items() if only is None or name in only}
-    work = partial(_prepare_case, store=store, organs=organs, preprocessing=preprocessing, verify=verify)
-    for done, outcome in enumerate(engine(work, cases), start=1):
-        name = outcome.case.name
-        if outcome.answer is None:
-            failed[name] = outcome.reason
-        else:
-            became[outcome.answer].append(name)
-        if progress is not None:
-            progress(done, len(cases), name)
+    make = partial(_Preparer, store=store, organs=organs, preprocessing=preprocessing, verify=verify)
+    with closing(engine(make, cases, lambda *step: None)) as outcomes:
+        for done, outcome in enumerate(outcomes, start=1):
+            name = outcome.item.name
+            if outcome.answer is None:
+                failed[name] = outcome.reason
+            else:
+                became[outcome.answer].append(name)
+            if progress is not None:
+                progress(done, len(cases), name)
     ours = {name for names in became.values() for name in names}
     remarks = {case.name: case.remarks for case in compile_store(store).cases if case.name in ours and case.remarks}
     stored, present, repaired = (tuple(sorted(names)) for names in became.values())
@@ -119,30 +121,45 @@ def prepare_store(
     return PrepareReport(stored, present, repaired, failed, remarks)
 
 
-def _prepare_case(case: Case, store: Path, organs: tuple[str, ...], preprocessing: Preprocessing, verify: bool) -> str:
-    present = find_record(store, case.name)
-    if present is not None:
-        if present.dataset != case.dataset:
-            raise InputRefusedError(
-                f"{store}: holds a case {case.name} of dataset {present.dataset} already; "
-                f"prepare {case.dataset} into another store, or rename its case"
+class _Preparer:
+    """What a worker does with a case: the one that is pending waits, or a worker would need the memory of two."""
+
+    def __init__(
+        self, threads: int | None, *, store: Path, organs: tuple[str, ...], preprocessing: Preprocessing, verify: bool
+    ) -> None:
+        self.writing = threading.Lock()
+        self._turn = threading.Lock()
+        self._store, self._organs, self._preprocessing, self._verify = store, organs, preprocessing, verify
+
+    def __call__(self, case: Case, progress: Progress) -> str:
+        with self._turn:
+            present = find_record(self._store, case.name)
+            if present is not None:
+                if present.dataset != case.dataset:
+                    raise InputRefusedError(
+                        f"{self._store}: holds a case {case.name} of dataset {present.dataset} already; "
+                        f"prepare {case.dataset} into another store, or rename its case"
+                    )
+                if not self._verify or is_intact(self._store, present):
+                    return "present"
+            self._write(case)
+            return "stored" if present is None else "repaired"
+
+    def _write(self, case: Case) -> None:
+        labelled = read_case(case, self._organs)
+        model = to_model_grid(labelled.scan, self._preprocessing)
+        mask = mask_to_model_grid(labelled.mask, model)
+        images, masks = (np.ascontiguousarray(each.slices()) for each in (model, mask))  # (S, rows, columns)
+        with self.writing:
+            record = StoredCase(
+                name=case.name,
+                dataset=case.dataset,
+                patient=case.patient,
+                modality=case.modality,
+                fingerprint=fingerprint(labelled.scan),
+                sketch=sketch(labelled.scan),
+                slices=len(images),
+                sha256=write_slices(self._store, case.name, images, masks, len(self._organs)),
+                remarks=labelled.remarks,
             )
-        if not verify or is_intact(store, present):
-            return "present"
-    labelled = read_case(case, organs)
-    model = to_model_grid(labelled.scan, preprocessing)
-    mask = mask_to_model_grid(labelled.mask, model)
-    by_slice = [np.ascontiguousarray(volume.slices()) for volume in (model, mask)]  # (S, rows, columns)
-    record = StoredCase(
-        name=case.name,
-        dataset=case.dataset,
-        patient=case.patient,
-        modality=case.modality,
-        fingerprint=fingerprint(labelled.scan),
-        sketch=sketch(labelled.scan),
-        slices=len(by_slice[0]),
-        sha256=write_slices(store, case.name, by_slice[0], by_slice[1], len(organs)),
-        remarks=labelled.remarks,
-    )
-    write_record(store, record)
-    return "stored" if present is None else "repaired"
+            write_record(self._store, record)

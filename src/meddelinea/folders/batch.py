@@ -12,17 +12,18 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import ensure_writable, remove_unfinished, whole
-from meddelinea.folders.crew import Engine, Outcome, Outcomes, Progress, in_this_process
 from meddelinea.folders.found import FoundScans, ScanCase
+from meddelinea.pool.local import in_this_process
+from meddelinea.pool.pool import Engine, Progress
 from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
 from meddelinea.results.result import Result
 from meddelinea.segmentation.model import load_model, read_model_files
@@ -31,6 +32,29 @@ from meddelinea.version import __version__
 
 STATUS_FILE = "status.jsonl"
 STATISTICS_FILE = "statistics.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanOutcome:
+    """What became of a scan.
+
+    Parameters
+    ----------
+    state
+        `done`; `present`: it was done before; `refused`: its input would give a wrong mask; `failed`.
+    reason
+        Why it was refused or failed.
+    seconds
+        Time spent on it; waiting for the network does not count.
+    warnings
+        What is to be taken care of in its mask.
+    """
+
+    case: ScanCase
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 class Beside(Protocol):
@@ -62,11 +86,11 @@ def segment_scans(
     output: Path,
     settings: Settings,
     *,
-    engine: Engine = in_this_process,
+    engine: Engine[ScanCase, ScanOutcome] = in_this_process,
     overwrite: bool = False,
     beside: Beside = NOTHING,
     progress: Progress = lambda name, done, total: None,
-) -> Outcomes:
+) -> Generator[ScanOutcome, None, None]:
     """Segment scans and yield what became of each as it ends; the table is written after the last, or when closed.
 
     Results of an earlier run are left alone where scan, model and settings are the same. A case that cannot be
@@ -81,7 +105,7 @@ def segment_scans(
     settings
         How to segment.
     engine
-        Where: see `folders.crew`.
+        Where: `in_this_process`, `on_this_machine` or `on_cluster` of `pool`.
     overwrite
         Segment also what was done before.
     beside
@@ -109,12 +133,13 @@ def segment_scans(
             remove_unfinished(case.output)
             remove_unfinished(sidecar_path(case.output))
             if _is_done(case, _request(case, settings, model), run, beside):
-                yield tell(Outcome(case, "present"))
+                yield tell(ScanOutcome(case=case, state="present"))
             else:
                 due.append(case)
         try:
             with closing(engine(partial(_Segmenter, settings, model, run, beside), due, progress)) as outcomes:
-                for outcome in outcomes:
+                for ended in outcomes:
+                    outcome = ended.answer or ScanOutcome(case=ended.item, state="failed", reason=ended.reason)
                     if outcome.state == "present":  # its worker died between writing it and saying so
                         outcome = replace(outcome, state="done")
                     elif outcome.state != "done":
@@ -143,10 +168,16 @@ class _Segmenter:
         self._network = threading.Lock()
         self._model = load_model(settings.model, settings.device)
 
-    def __call__(self, case: ScanCase, progress: Progress) -> Outcome:
+    def __call__(self, case: ScanCase, progress: Progress) -> ScanOutcome:
+        try:
+            return self._segment(case, progress)
+        except InputRefusedError as error:
+            return ScanOutcome(case=case, state="refused", reason=str(error))
+
+    def _segment(self, case: ScanCase, progress: Progress) -> ScanOutcome:
         request = _request(case, self._settings, self._digest)
         if _is_done(case, request, self._run, self._beside):
-            return Outcome(case, "present")
+            return ScanOutcome(case=case, state="present")
         began = time.monotonic()
         volume, findings = read_scan(case.source, self._settings.modality, self._files.modalities)
         read_seconds = time.monotonic() - began
@@ -163,10 +194,11 @@ class _Segmenter:
             self._beside.write(case, result, self._files.card)
             write_segmentation(segmentation, case.output, case.source, remarks=remarks)
         seconds = round(read_seconds + time.monotonic() - began, 3)
-        return Outcome(case, "done", "", seconds, tuple(finding.message for finding in result.findings))
+        warnings = tuple(finding.message for finding in result.findings)
+        return ScanOutcome(case=case, state="done", seconds=seconds, warnings=warnings)
 
 
-def status_line(outcome: Outcome) -> dict[str, Any]:
+def status_line(outcome: ScanOutcome) -> dict[str, Any]:
     """What the status file says of a case, as plain JSON types."""
     case = {"case": outcome.case.name, "input": str(outcome.case.source), "output": str(outcome.case.output)}
     rest = {key: value for key, value in asdict(outcome).items() if key != "case"}
@@ -174,11 +206,11 @@ def status_line(outcome: Outcome) -> dict[str, Any]:
 
 
 @contextmanager
-def _status(path: Path) -> Iterator[Callable[[Outcome], Outcome]]:
+def _status(path: Path) -> Iterator[Callable[[ScanOutcome], ScanOutcome]]:
     """What adds an outcome to a status file that is begun anew; a line is there when the call returns."""
     with path.open("w", encoding="utf-8") as stream:
 
-        def tell(outcome: Outcome) -> Outcome:
+        def tell(outcome: ScanOutcome) -> ScanOutcome:
             stream.write(json.dumps(status_line(outcome), ensure_ascii=False) + "\n")
             stream.flush()
             return outcome

@@ -1,0 +1,144 @@
+"""Work in actors of a ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any, Generic
+
+from meddelinea.errors import UsageError
+from meddelinea.pool.pool import (
+    PENDING,
+    Answer,
+    Item,
+    Make,
+    Outcome,
+    Outcomes,
+    Progress,
+    WorkerDiedError,
+    attempt,
+    dispatch,
+)
+
+
+def on_cluster(
+    make: Make[Item, Answer],
+    items: Sequence[Item],
+    progress: Progress,
+    *,
+    address: str = "local",
+    workers: int | None = None,
+    use_gpus: bool = True,
+) -> Outcomes[Item, Answer]:
+    """On a ray cluster, whose machines see all files under the same paths.
+
+    `progress` is not called: steps are not counted across machines.
+
+    Parameters
+    ----------
+    address
+        The cluster's head, as `ray.init` takes it: HOST:PORT, `auto`, or `local` for a cluster of this machine alone.
+    workers
+        One a GPU where the cluster has some that are used, else one a core, by default.
+    use_gpus
+        Whether the work runs faster on a GPU, so that a worker is given one where there are enough.
+
+    Raises
+    ------
+    UsageError
+        If ray is not installed, no cluster answers, or it has fewer cores than workers.
+    """
+    with _joined(address, workers) as ray:
+        there = ray.cluster_resources()
+        cores, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0)) if use_gpus else 0
+        count = workers or gpus or cores
+        if count > cores:
+            raise UsageError(f"{count} workers, but the cluster at '{address}' has {cores} cores; take fewer")
+        # Not restarted by ray: a new worker is started for what is left, and what killed the old one is kept apart.
+        actor = ray.remote(_Actor).options(
+            num_cpus=1,
+            num_gpus=1 if 0 < count <= gpus else 0,
+            max_concurrency=PENDING + 1,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+        )
+        yield from dispatch(items, lambda: _ActorHandle(actor.remote(make, max(1, cores // count)), ray), count)
+
+
+@contextmanager
+def _joined(address: str, cores: int | None) -> Iterator[ModuleType]:
+    """The module ray, connected to a cluster, which has so many cores where it is a `local` one."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("work on a cluster needs ray; install it with: pip install 'meddelinea[cluster]'") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine reports to nobody
+    try:
+        ray.init(
+            address=address,
+            num_cpus=cores if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # a plain one where the machine is too busy to start a cluster in time
+        raise UsageError(f"no ray cluster at '{address}' ({_line(error)}); start one with: ray start --head") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+class _Actor(Generic[Item, Answer]):
+    """What a process of the cluster runs."""
+
+    def __init__(self, make: Make[Item, Answer], threads: int) -> None:
+        self._error: Exception | None = None
+        try:
+            self._work = make(threads)
+        except Exception as error:  # an actor that fails to begin would look like one that died
+            self._error = error
+
+    def work(self, item: Item) -> Outcome[Item, Answer] | Exception:
+        """The outcome of an item, or why this worker cannot work."""
+        return self._error or attempt(self._work, item, lambda *step: None)
+
+    def finish_writing(self) -> None:
+        """Return when nothing is being written, after which nothing will be."""
+        if self._error is None:
+            self._work.writing.acquire()
+
+
+class _ActorHandle(Generic[Item, Answer]):
+    """An actor of the cluster, seen from here."""
+
+    def __init__(self, actor: Any, ray: Any) -> None:
+        self._actor, self._ray = actor, ray
+
+    def submit(self, item: Item) -> Future[Outcome[Item, Answer]]:
+        future: Future[Outcome[Item, Answer]] = Future()
+
+        def receive(reply: Future[Outcome[Item, Answer] | Exception]) -> None:
+            answer = reply.exception() or reply.result()
+            if isinstance(answer, Outcome):
+                future.set_result(answer)
+            elif isinstance(answer, self._ray.exceptions.RayError):
+                future.set_exception(WorkerDiedError(_line(answer)))
+            else:
+                future.set_exception(answer)
+
+        self._actor.work.remote(item).future().add_done_callback(receive)
+        return future
+
+    def stop(self) -> None:
+        with suppress(self._ray.exceptions.RayError):  # it may have died
+            self._ray.get(self._actor.finish_writing.remote(), timeout=60)
+        self._ray.kill(self._actor)
+
+
+def _line(error: BaseException) -> str:
+    """An error's words on one line."""
+    return " ".join(str(error).split())
