@@ -1,14 +1,25 @@
 """Organ names: what datasets call them, the codes they carry, and the numbers they have in each dataset."""
 
+import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from meddelinea.errors import UsageError
-from meddelinea.labels import ABDOMENATLAS_1_0, ABDOMENATLAS_1_1, AMOS, NUMBERINGS, ORGANS, canonical_name, renumber
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.labels import (
+    ABDOMENATLAS_1_0,
+    ABDOMENATLAS_1_1,
+    AMOS,
+    NUMBERINGS,
+    ORGANS,
+    LabelIds,
+    canonical_name,
+    renumber,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +131,34 @@ def test_ids_are_translated_by_name() -> None:
     np.testing.assert_array_equal(ours, [[0, 3, 2], [0, 0, 1]])
     with pytest.raises(UsageError, match=r"label ids \[16\] have no name"):
         renumber(ids + 1, AMOS, ("liver",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"labels": {"background": 0, "Kidney_Left": 2, "liver": 7}, "model": "small"},  # nnU-Net 2, a mask's sidecar
+        {"labels": {"0": "background", "2": "Kidney_Left", "7": "liver"}, "modality": {"0": "CT"}},  # the Decathlon
+        {"left kidney": 2, "Liver": 7},
+        {"2": "left kidney", "7": "LIVER"},
+    ],
+)
+def test_every_form_of_a_label_file_says_the_same(tmp_path: Path, content: object) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    found = LabelIds.read(tmp_path / "labels.json")
+    assert dict(found.regions) == {"left kidney": (2,), "liver": (7,)}
+    assert found.one_each() == {"left kidney": 2, "liver": 7}
+
+
+def test_a_region_of_several_ids_is_read_and_is_no_single_label() -> None:
+    found = LabelIds.of({"background": 0, "kidney": [1, 2], "tumour": 2, "cyst": 3, "Cyst": 4}, "dataset.json")
+    assert dict(found.regions) == {"kidney": (1, 2), "tumour": (2,), "cyst": (3, 4)}
+    with pytest.raises(InputRefusedError, match=r"dataset\.json: 'kidney' has ids 1 and 2; give it one id"):
+        found.one_each()
+    with pytest.raises(InputRefusedError, match=r"dataset\.json: id 2 is named kidney, tumour; give it one name"):
+        LabelIds.of({"kidney": 2, "tumour": 2}, "dataset.json").one_each()
+
+
+@pytest.mark.parametrize("table", [None, [], {}, {"liver": True}, {"liver": 1.0}, {"liver": [1, "2"]}, {"1": None}])
+def test_what_names_no_ids_is_refused_with_the_form_that_is_expected(table: object) -> None:
+    with pytest.raises(InputRefusedError, match=r'labels.json: .*expected \{"labels": \{"spleen": 1'):
+        LabelIds.of(table, "labels.json")

@@ -132,6 +132,28 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_object(path: Path, expected: str) -> dict[str, Any]:
+    """The content of a JSON file that a user gives, which holds an object.
+
+    Parameters
+    ----------
+    expected
+        What it should hold, for the message.
+
+    Raises
+    ------
+    InputRefusedError
+        If it cannot be read, or holds something else.
+    """
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputRefusedError(f"{path}: not readable as JSON ({error}); expected {expected}") from error
+    if not isinstance(content, dict):
+        raise InputRefusedError(f"{path}: a JSON {type(content).__name__}; expected {expected}")
+    return content
+
+
 def remove_unfinished(path: Path) -> None:
     """Remove what writers of `path` that were killed left; none may be writing it now."""
     _remove(path.parent, re.escape(path.name))

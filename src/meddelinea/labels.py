@@ -1,18 +1,24 @@
-"""Organ names, their colours and codes, and the numbering of each public dataset.
+"""Organ names, their colours and codes, the numbering of each public dataset, and the one reader of label files.
 
 Datasets number left and right differently, so everything outside this file speaks of organs by their canonical name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meddelinea.errors import UsageError
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.files import read_object
+
+#: What a label file holds, for messages.
+LABEL_FORM = '{"labels": {"spleen": 1, ...}} or {"labels": {"1": "spleen", ...}}'
 
 
 @dataclass(frozen=True)
@@ -329,3 +335,76 @@ def renumber(ids: NDArray[np.integer], source: Mapping[int, str], organs: tuple[
             table[index] = target.get(canonical_name(name), 0)
     result: NDArray[np.uint8] = table[ids]
     return result
+
+
+@dataclass(frozen=True)
+class LabelIds:
+    """What the ids of a mask mean, as a label file says it: a mask's sidecar, `labels.json`, or `dataset.json`.
+
+    Parameters
+    ----------
+    regions
+        Canonical name -> the ids of its voxels, in the file's order; the background (id 0) is left out. An id may be
+        part of several: nnU-Net's regions overlap, such as the kidney and the tumour in it.
+    where
+        The file, or what else says so; for messages.
+    """
+
+    regions: Mapping[str, tuple[int, ...]]
+    where: str
+
+    @classmethod
+    def read(cls, path: Path) -> LabelIds:
+        """What a JSON file says in its entry `labels`, or as a whole where it has no such entry.
+
+        Raises
+        ------
+        InputRefusedError
+            If it cannot be read, or as `of`.
+        """
+        document = read_object(path, LABEL_FORM)
+        return cls.of(document.get("labels", document), str(path))
+
+    @classmethod
+    def of(cls, table: object, where: str) -> LabelIds:
+        """What a table says: names before ids (nnU-Net 2), or ids before names (the Decathlon, nnU-Net 1).
+
+        Raises
+        ------
+        InputRefusedError
+            If it is no such table, is empty, or an id is no whole number of at least 0.
+        """
+        if not isinstance(table, Mapping) or not table:
+            raise InputRefusedError(f"{where}: no label names; expected {LABEL_FORM}")
+        entries = list(table.items())
+        if all(str(key).isdecimal() for key in table):
+            entries = [(name, int(index)) for index, name in entries]
+
+        regions: dict[str, tuple[int, ...]] = {}
+        for name, value in entries:
+            ids = tuple(value) if isinstance(value, list) else (value,)
+            if not isinstance(name, str) or not all(type(index) is int and index >= 0 for index in ids):
+                raise InputRefusedError(f"{where}: label {name!r} is {value!r}; expected {LABEL_FORM}")
+            if any(ids):
+                organ = canonical_name(name)
+                regions[organ] = (*regions.get(organ, ()), *ids)
+        return cls(regions, where)
+
+    def one_each(self) -> dict[str, int]:
+        """Canonical name -> its id, where each organ has one and no two share it, as in a mask.
+
+        Raises
+        ------
+        InputRefusedError
+            If an organ has several ids, or two organs have one.
+        """
+        for organ, ids in self.regions.items():
+            if len(ids) > 1:
+                listed = " and ".join(map(str, ids))
+                raise InputRefusedError(f"{self.where}: '{organ}' has ids {listed}; give it one id")
+        single = {organ: ids[0] for organ, ids in self.regions.items()}
+        for index, count in Counter(single.values()).items():
+            if count > 1:
+                names = ", ".join(organ for organ, its in single.items() if its == index)
+                raise InputRefusedError(f"{self.where}: id {index} is named {names}; give it one name")
+        return single

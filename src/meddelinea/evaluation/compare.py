@@ -17,14 +17,13 @@ from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, OrganScore, score_or
 from meddelinea.evaluation.pairing import (
     LabelNames,
     Pair,
-    canonical_ids,
     is_dicom,
     mask_name,
     pair_files,
     read_label_names,
 )
 from meddelinea.io.volumes import read_volume
-from meddelinea.labels import canonical_name
+from meddelinea.labels import LabelIds, canonical_name
 from meddelinea.volume import Volume
 
 
@@ -105,8 +104,8 @@ def evaluate_case(
     InputRefusedError
         If the grids differ or a volume does not hold whole numbers.
     """
-    predicted_ids = canonical_ids(prediction_labels, "prediction")
-    reference_ids = canonical_ids(reference_labels, "reference")
+    predicted_ids = LabelIds.of(prediction_labels, "prediction").one_each()
+    reference_ids = LabelIds.of(reference_labels, "reference").one_each()
     compared = _compared_organs(predicted_ids, reference_ids, organs)
     _require_ids(prediction, "prediction")
     _require_ids(reference, "reference")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import MASK_SUFFIXES
-from meddelinea.labels import NUMBERINGS, canonical_name
+from meddelinea.labels import LABEL_FORM, NUMBERINGS, LabelIds
 from meddelinea.results.files import sidecar_path
-
-_FORM = '{"labels": {"spleen": 1, ...}} or {"1": "spleen", ...}'
 
 
 @dataclass(frozen=True)
@@ -127,61 +123,18 @@ def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
         return LabelNames(segment_numbers(mask), f"segments of {mask.name}")
     files = [path for path in (sidecar_path(mask), mask.parent / "labels.json") if path.is_file()]
     if files:
-        return LabelNames(_read_ids(files[0]), files[0].name)
+        return LabelNames(LabelIds.read(files[0]).one_each(), files[0].name)
     if numbering is None:
         raise UsageError(
             f"{mask}: nothing names its label ids; put {sidecar_path(mask).name} beside it or labels.json in its "
-            f"folder with {_FORM}, or give such a file or one of the numberings {', '.join(NUMBERINGS)}"
+            f"folder with {LABEL_FORM}, or give such a file or one of the numberings {', '.join(NUMBERINGS)}"
         )
     if numbering in NUMBERINGS:
         return LabelNames({name: index for index, name in NUMBERINGS[numbering].items()}, f"numbering {numbering}")
     path = Path(numbering)
     if not path.is_file():
         raise UsageError(f"unknown numbering '{numbering}'; expected {', '.join(NUMBERINGS)}, or a JSON file's path")
-    return LabelNames(_read_ids(path), path.name)
-
-
-def canonical_ids(labels: Mapping[str, Any], where: str) -> dict[str, int]:
-    """Ids by canonical name, the background (id 0) left out.
-
-    Raises
-    ------
-    InputRefusedError
-        If an id is not a whole number of at least 0, an organ has two ids, or two organs have one id.
-    """
-    ids: dict[str, int] = {}
-    for name, index in labels.items():
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-            raise InputRefusedError(f"{where}: label '{name}' has id {index!r}; expected a whole number of at least 0")
-        canonical = canonical_name(name)
-        if index and canonical in ids:
-            raise InputRefusedError(f"{where}: '{canonical}' has ids {ids[canonical]} and {index}; give it one id")
-        if index:
-            ids[canonical] = index
-    shared = [index for index, count in Counter(ids.values()).items() if count > 1]
-    if shared:
-        names = ", ".join(name for name, index in ids.items() if index == shared[0])
-        raise InputRefusedError(f"{where}: id {shared[0]} is named {names}; give it one name")
-    return ids
-
-
-def _read_ids(path: Path) -> dict[str, int]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputRefusedError(f"{path}: not readable as JSON ({error}); expected {_FORM}") from error
-    table = document.get("labels", document) if isinstance(document, dict) else None
-    if not isinstance(table, dict) or not table:
-        raise InputRefusedError(f"{path}: no label names; expected {_FORM}")
-    if not all(key.isdecimal() for key in table):
-        return canonical_ids(table, str(path))
-    if not all(isinstance(name, str) for name in table.values()):
-        raise InputRefusedError(f"{path}: ids without names; expected {_FORM}")
-    names = Counter(canonical_name(name) for key, name in table.items() if int(key))
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise InputRefusedError(f"{path}: several ids are named '{twice[0]}'; give each organ one id")
-    return canonical_ids({name: int(key) for key, name in table.items()}, str(path))
+    return LabelNames(LabelIds.read(path).one_each(), path.name)
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -8,8 +8,9 @@ import nrrd
 import numpy as np
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.volume import Volume
+from meddelinea.volume import Affine, Volume
 
+LPS = "left-posterior-superior"
 # Signs that turn a space's x, y and z to RAS. The format defines scanner-xyz to coincide with LPS for a patient who
 # lies on the back, head first, which is all that a file of that kind can say.
 _TO_RAS = {
@@ -73,9 +74,9 @@ def read_nrrd(path: Path) -> Volume:
 
 def write_nrrd(volume: Volume, path: Path) -> None:
     """Write `volume` to a `.nrrd` file, compressed, in the space left-posterior-superior; bool becomes uint8."""
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+    lps = _in_lps(volume)
     header = {
-        "space": "left-posterior-superior",
+        "space": LPS,
         "space directions": lps[:3, :3].T,
         "space origin": lps[:3, 3],
         "kinds": ["domain"] * 3,
@@ -84,3 +85,22 @@ def write_nrrd(volume: Volume, path: Path) -> None:
     array = volume.array.astype(np.uint8) if volume.array.dtype == np.bool_ else volume.array
     # Level 1: an eighth of the default's time for a file hardly larger.
     nrrd.write(str(path), array, header, compression_level=1)
+
+
+def uncompressed_nrrd(mask: Volume) -> bytes:
+    """A `.nrrd` file of label ids in 16 bits, not compressed, for readers that understand no other, such as OHIF's."""
+    lps = _in_lps(mask)
+    vectors = [f"({','.join(f'{mm:.9g}' for mm in vector)})" for vector in lps[:3].T]
+    header = (
+        f"NRRD0004\ntype: unsigned short\ndimension: 3\nspace: {LPS}\n"
+        f"sizes: {' '.join(map(str, mask.shape))}\nspace directions: {' '.join(vectors[:3])}\n"
+        f"kinds: domain domain domain\nendian: little\nencoding: raw\n"
+        f"space origin: {vectors[3]}\n\n"
+    )
+    return header.encode() + mask.array.astype("<u2").tobytes(order="F")
+
+
+def _in_lps(volume: Volume) -> Affine:
+    """Its affine with patient coordinates to the left, the back and the head."""
+    lps: Affine = np.diag([*_TO_RAS[LPS], 1.0]) @ volume.affine
+    return lps

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.training_cases import TrainingCases
-from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
+from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError
 from meddelinea.files import read_json
+from meddelinea.labels import LabelIds
 
 if TYPE_CHECKING:
     from meddelinea.methods.protocol import Pipeline
@@ -101,14 +102,15 @@ def read_model_files(model: str | Path) -> ModelFiles:
     """
     folder = model_folder(model)
     try:
-        labels, preprocessing = (read_json(folder / f"{name}.json") for name in ("labels", "preprocessing"))
+        labels = LabelIds.read(folder / "labels.json").one_each()
+        preprocessing = read_json(folder / "preprocessing.json")
         cases = TrainingCases.read(folder)
         modalities = tuple(preprocessing["modalities"])
         least_component_share = float(preprocessing["least_component_share"])
         return ModelFiles(
             folder.name,
             folder,
-            dict(labels["labels"]),
+            labels,
             Preprocessing.from_json(preprocessing),
             modalities,
             least_component_share,
@@ -116,7 +118,7 @@ def read_model_files(model: str | Path) -> ModelFiles:
             _licence(_card(folder)),
             _calibration(folder / CALIBRATION_FILE),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputRefusedError, OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from meddelinea.io.volumes import read_volume
-from meddelinea.labels import colour_of
+from meddelinea.labels import LabelIds, colour_of
 from meddelinea.segmentation.model import ModelFiles, read_model_files
 from meddelinea.serving.comparison import compare_masks
 from meddelinea.serving.dispatcher import Dispatcher
@@ -26,7 +25,7 @@ from meddelinea.serving.limits import Limits
 from meddelinea.serving.monai_label import monai_label_routes
 from meddelinea.serving.worker import Worker
 from meddelinea.version import __version__
-from meddelinea.volume import Modality
+from meddelinea.volume import Modality, Volume
 
 STATIC = Path(__file__).parent / "static"
 
@@ -169,8 +168,7 @@ def _document(store: JobStore, job: Job) -> dict[str, Any]:
     }
 
 
-def _read_mask(store: JobStore, job: Job) -> tuple[Any, dict[str, int]]:
+def _read_mask(store: JobStore, job: Job) -> tuple[Volume, dict[str, int]]:
     """The mask of a job that is done, and its labels."""
     names = {file.kind: store.folder_of(job) / file.name for file in job.outcome.files}
-    labels = json.loads(names["labels"].read_text(encoding="utf-8"))["labels"]
-    return read_volume(names["mask"]).reorient("RAS"), labels
+    return read_volume(names["mask"]).reorient("RAS"), LabelIds.read(names["labels"]).one_each()

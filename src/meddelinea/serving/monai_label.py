@@ -17,7 +17,9 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from meddelinea.io.nrrd import uncompressed_nrrd
 from meddelinea.io.volumes import read_volume
+from meddelinea.labels import LabelIds
 from meddelinea.segmentation.model import ModelFiles
 from meddelinea.serving.dicomweb import fetch_series, is_uid
 from meddelinea.serving.guard import Access
@@ -191,7 +193,7 @@ def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
     Slicer's plugin names the segments of a mask by their order, so only organs that were found are listed. OHIF's
     reads a NRRD of 16 bits, not compressed, with the rows from the top as DICOM has them.
     """
-    labels: dict[str, int] = json.loads((folder / "mask.json").read_text(encoding="utf-8"))["labels"]
+    labels = LabelIds.read(folder / "mask.json").one_each()
     mask = read_volume(folder / "mask.nii.gz")
     if suffix == ".nrrd":
         mask = mask.reorient(_dicom_order(mask.orientation))
@@ -203,15 +205,7 @@ def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
     params = {"label_names": {name: labels[name] for name in centres}, "centroids": centres}
     if suffix != ".nrrd":
         return params, (folder / "mask.nii.gz").read_bytes()
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.affine
-    vectors = " ".join(f"({','.join(f'{value:.9g}' for value in axis)})" for axis in lps[:3, :3].T)
-    header = (
-        f"NRRD0004\ntype: unsigned short\ndimension: 3\nspace: left-posterior-superior\n"
-        f"sizes: {' '.join(map(str, mask.array.shape))}\nspace directions: {vectors}\n"
-        f"kinds: domain domain domain\nendian: little\nencoding: raw\n"
-        f"space origin: ({','.join(f'{value:.9g}' for value in lps[:3, 3])})\n\n"
-    )
-    return params, header.encode() + mask.array.astype("<u2").tobytes(order="F")
+    return params, uncompressed_nrrd(mask)
 
 
 def _dicom_order(orientation: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.data.case import Case, FoundCases
-from meddelinea.data.datasets.label_names import labels_in, read_description, regions_of
-from meddelinea.data.datasets.pairing import VOLUME_ENDINGS, joined, match, root_with, stem, volumes
+from meddelinea.data.datasets.description import Regions, labels_in, read_description, regions_of
+from meddelinea.data.datasets.matching import VOLUME_ENDINGS, joined, match, root_with, stem, volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.labels import AMOS
 from meddelinea.volume import Modality
@@ -77,7 +77,7 @@ def find_amos(source: Path) -> FoundCases:
         raise InputRefusedError(f"{source}: no imagesTr or imagesVa; expected AMOS's imagesTr/amos_NNNN.nii.gz")
     description = root / "dataset.json"
     content = read_description(description) if description.is_file() else {}
-    regions: dict[str, tuple[int, ...]] = {organ: (index,) for index, organ in AMOS.items()}
+    regions: Regions = {organ: (index,) for index, organ in AMOS.items()}
     if "labels" in content:
         regions = regions_of(content, description)
     stated = _stated_modalities(content, {source, root})

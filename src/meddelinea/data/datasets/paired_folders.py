@@ -9,8 +9,8 @@ from typing import get_args
 
 from meddelinea.data.annotation import LabelMap, OrganMasks
 from meddelinea.data.case import Case, FoundCases
-from meddelinea.data.datasets.label_names import labels_in, read_description, regions_of
-from meddelinea.data.datasets.pairing import joined, match, stem, volumes
+from meddelinea.data.datasets.description import labels_in, read_description, regions_of
+from meddelinea.data.datasets.matching import joined, match, stem, volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.labels import BTCV, CHAOS_MR
 from meddelinea.volume import Modality
