@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meddelinea.cli.options import ModelOption, QuietOption, names, organ_names
-from meddelinea.cli.progress import progress_bar, silence_diffusers
+from meddelinea.cli.progress import progress_bar, silence_diffusers, status
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -41,11 +41,12 @@ def adapt(
     With two patients or more the result is compared with the model before on patients that it was not trained on. If it
     is not better, OUTPUT holds the model before, and the command says so.
     """
-    from meddelinea.data.datasets import find_cases, organs_of
-    from meddelinea.data.prepare import prepare_store
-    from meddelinea.segmentation.model import read_model_files
-    from meddelinea.training.adapt import AdaptSettings
-    from meddelinea.training.adapt import adapt as run_adaptation
+    with status("starting", hidden=quiet):
+        from meddelinea.data.datasets import find_cases, organs_of
+        from meddelinea.data.prepare import prepare_store
+        from meddelinea.segmentation.model import read_model_files
+        from meddelinea.training.adapt import AdaptSettings
+        from meddelinea.training.adapt import adapt as run_adaptation
 
     only, wanted = names(cases, "cases"), organ_names(organs)
     if output.exists():

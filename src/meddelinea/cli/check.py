@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_modality
+from meddelinea.cli.progress import status
 from meddelinea.errors import InputRefusedError
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say whether a scan may be segmented, and why not: exit code 0 or 3. docs/checks.md explains the reasons."""
-    from meddelinea.checks.scan import examine, raise_refusals
-    from meddelinea.segmentation.model import read_model_files
+    with status("starting", hidden=as_json):
+        from meddelinea.checks.scan import examine, raise_refusals
+        from meddelinea.segmentation.model import read_model_files
 
     kind = read_modality(modality)
     modalities = read_model_files(model).modalities

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from meddelinea.cli.options import QuietOption, organ_names
+from meddelinea.cli.progress import status
 from meddelinea.errors import PartialFailureError
+from meddelinea.files import ensure_writable
 
 if TYPE_CHECKING:
     from meddelinea.evaluation.summary import GroupSummary, OrganSummary, Summary
@@ -36,18 +38,18 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score masks against references, organ by organ in 3D; organs are matched by name."""
-    from meddelinea.evaluation.compare import evaluate_paths
-    from meddelinea.evaluation.summary import summarise, write_report_csv, write_report_json
-    from meddelinea.files import ensure_writable
-
+    wanted = organ_names(organs)
     for path, suffix in ((json_file, ".json"), (csv_file, ".csv")):
         if path is not None:
             ensure_writable(path, (suffix,))
-    with Console(stderr=True, quiet=quiet).status("measuring"):
+    with status("measuring", hidden=quiet):
+        from meddelinea.evaluation.compare import evaluate_paths
+        from meddelinea.evaluation.summary import summarise, write_report_csv, write_report_json
+
         report = evaluate_paths(
             prediction,
             reference,
-            organs=organ_names(organs),
+            organs=wanted,
             prediction_numbering=prediction_numbering,
             reference_numbering=reference_numbering,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meddelinea.cli.progress import status
 from meddelinea.errors import UsageError
 from meddelinea.files import whole_folder
 
@@ -39,11 +40,12 @@ def import_weights(
     for wanted, part in ((dit, "dit"), (vae, "codec")):
         if wanted is not None and (output / part).exists():
             raise UsageError(f"{output / part} exists already; remove it or choose another folder")
-    from meddelinea.models.import_weights import import_dit, import_vae
+    with status("reading"):
+        from meddelinea.models.import_weights import import_dit, import_vae
 
-    # Both are read before either is written, so that a bad one leaves nothing behind.
-    transformer = None if dit is None else import_dit(dit)
-    codec = None if vae is None else import_vae(vae)
+        # Both are read before either is written, so that a bad one leaves nothing behind.
+        transformer = None if dit is None else import_dit(dit)
+        codec = None if vae is None else import_vae(vae)
     if transformer is not None:
         _save(transformer, output / "dit", DIT_LICENCE)
     if codec is not None:

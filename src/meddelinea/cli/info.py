@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meddelinea.cli.options import JsonOption
+from meddelinea.cli.progress import status
 from meddelinea.errors import WeightsMissingError
 from meddelinea.version import __version__
 
@@ -19,15 +20,16 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show the presets' true parameter counts, and a model's organs, licence and training cases."""
-    from meddelinea.models.presets import PRESETS, parameter_counts
+    with status("starting", hidden=as_json):
+        from meddelinea.models.presets import PRESETS, parameter_counts
 
-    try:
-        described = _describe(model or "small")
-    except WeightsMissingError as error:
-        if model is not None:
-            raise
-        described = {"missing": str(error)}
-    presets = {name: parameter_counts(name) for name in PRESETS}
+        try:
+            described = _describe(model or "small")
+        except WeightsMissingError as error:
+            if model is not None:
+                raise
+            described = {"missing": str(error)}
+        presets = {name: parameter_counts(name) for name in PRESETS}
     if as_json:
         print(json.dumps({"version": __version__, "presets": presets, "model": described}, indent=2))
         return

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from meddelinea.cli.options import JsonOption
+from meddelinea.cli.progress import status
 from meddelinea.errors import LeakFoundError, PartialFailureError
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def leak_check(
     Masks among the test scans are skipped and named. Exit code 0: no leak; 6: leaks found; 4: no leak found, but some
     scans could not be read.
     """
-    from meddelinea.data.mixing import mixing_warnings
-    from meddelinea.leaks.find import find_leaks, known_scans
+    with status("comparing", hidden=as_json):
+        from meddelinea.data.mixing import mixing_warnings
+        from meddelinea.leaks.find import find_leaks, known_scans
 
-    known = [scan for name in dict.fromkeys(against) for scan in known_scans(name)]
-    with Console(stderr=True, quiet=as_json).status("comparing"):
+        known = [scan for name in dict.fromkeys(against) for scan in known_scans(name)]
         report = find_leaks(source, known)
     warnings = mixing_warnings({scan.dataset for scan in known}, {layout} if layout else set())
     warnings += _blind_spots(known, report)

@@ -92,10 +92,12 @@ def organ_names(text: str | None) -> tuple[str, ...] | None:
     UsageError
         If the list contains no name.
     """
+    typed = names(text, "organs")
+    if typed is None:
+        return None
     from meddelinea.labels import canonical_name
 
-    typed = names(text, "organs")
-    return None if typed is None else tuple(canonical_name(name) for name in typed)
+    return tuple(canonical_name(name) for name in typed)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from meddelinea.cli.options import (
     refusal_as_json,
 )
 from meddelinea.cli.outputs import BesideMasks, Outputs, check_outputs, write_outputs
-from meddelinea.cli.progress import Look, print_event, progress_bar
+from meddelinea.cli.progress import Look, print_event, progress_bar, status
 from meddelinea.cli.table import print_result
 from meddelinea.errors import UsageError
 from meddelinea.segmentation.settings import Settings
@@ -130,16 +130,18 @@ def predict(
 
 def run(job: Job, look: Look) -> None:
     """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
-    from meddelinea.results.result import Result
-    from meddelinea.segmentation.model import load_model, read_model_files
-    from meddelinea.segmentation.settings import check_settings, read_scan, segment_scan
+    with status("starting", hidden=look is not Look.text):
+        from meddelinea.results.result import Result
+        from meddelinea.segmentation.model import load_model, read_model_files
+        from meddelinea.segmentation.settings import check_settings, read_scan, segment_scan
 
     described = read_model_files(job.settings.model)
     check_settings(job.settings, tuple(described.labels))
     check_outputs(job.source, job.outputs)
     volume, findings = read_scan(job.source, job.settings.modality, described.modalities)
     _warn(job.source, findings)
-    model = load_model(job.settings.model, job.settings.device)
+    with status("loading the model", hidden=look is not Look.text):
+        model = load_model(job.settings.model, job.settings.device)
     with progress_bar(hidden=look is not Look.text) as bar:
         task = bar.add_task("slices", total=None)
 

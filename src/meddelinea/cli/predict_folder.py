@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from meddelinea.cli.options import EngineName
 from meddelinea.cli.outputs import BesideMasks
-from meddelinea.cli.progress import Look, print_event, progress_bar
+from meddelinea.cli.progress import Look, print_event, progress_bar, status
 from meddelinea.errors import PartialFailureError, UsageError
 from meddelinea.segmentation.settings import Settings
 
@@ -54,10 +54,11 @@ def run_batch(batch: Batch, look: Look) -> None:
     PartialFailureError
         If there is one.
     """
-    from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
-    from meddelinea.folders.found import find_scans
-    from meddelinea.segmentation.model import read_model_files
-    from meddelinea.segmentation.settings import check_settings
+    with status("starting", hidden=look is not Look.text):
+        from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
+        from meddelinea.folders.found import find_scans
+        from meddelinea.segmentation.model import read_model_files
+        from meddelinea.segmentation.settings import check_settings
 
     check_settings(batch.settings, tuple(read_model_files(batch.settings.model).labels))
     found = find_scans(batch.source, batch.output)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meddelinea.cli.options import AddressOption, EngineName, EngineOption, QuietOption, organ_names
-from meddelinea.cli.progress import progress_bar
+from meddelinea.cli.progress import progress_bar, status
 from meddelinea.errors import PartialFailureError, UsageError
 
 
@@ -29,10 +29,11 @@ def prepare(
     quiet: QuietOption = False,
 ) -> None:
     """Turn a dataset into a slice store; cases that the store already holds are left alone."""
-    from meddelinea.data.prepare import prepare_store
-    from meddelinea.data.preprocess import Preprocessing
-    from meddelinea.pool.cluster import on_cluster
-    from meddelinea.pool.local import on_this_machine
+    with status("starting", hidden=quiet):
+        from meddelinea.data.prepare import prepare_store
+        from meddelinea.data.preprocess import Preprocessing
+        from meddelinea.pool.cluster import on_cluster
+        from meddelinea.pool.local import on_this_machine
 
     if size % 64:
         raise UsageError(f"--size {size}: expected a multiple of 64, so that tokens fill the slice")

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from meddelinea.cli.options import DeviceOption, ModelOption
+from meddelinea.cli.progress import status
 from meddelinea.errors import UsageError
 
 #: Shortest token that may be chosen: nothing slows down who guesses.
@@ -51,11 +52,12 @@ def serve(
         raise UsageError(f"{dicomweb}: not an address; expected http://... or https://...")
     if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart", "dicomweb_client")):
         raise UsageError("the viewer needs more packages: pip install 'meddelinea[serve]'")
-    import uvicorn
+    with status("starting"):
+        import uvicorn
 
-    from meddelinea.serving.app import create_app
-    from meddelinea.serving.guard import LOOPBACK_NAMES, Access, is_loopback
-    from meddelinea.serving.limits import Limits
+        from meddelinea.serving.app import create_app
+        from meddelinea.serving.guard import LOOPBACK_NAMES, Access, is_loopback
+        from meddelinea.serving.limits import Limits
 
     made = False
     if token is not None and len(token) < TOKEN_CHARACTERS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meddelinea.cli.options import OverridesOption, QuietOption
-from meddelinea.cli.progress import progress_bar, silence_diffusers
+from meddelinea.cli.progress import progress_bar, silence_diffusers, status
 
 if TYPE_CHECKING:
     from meddelinea.training.engine import Progress
@@ -23,12 +23,13 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a stage (codec, base, control or baseline) as a run file says."""
-    from accelerate import PartialState
+    with status("starting", hidden=quiet):
+        from accelerate import PartialState
 
-    from meddelinea.training.cases import mixed_datasets
-    from meddelinea.training.config import load_config
-    from meddelinea.training.curves import write_curves
-    from meddelinea.training.engine import train as run_stage
+        from meddelinea.training.cases import mixed_datasets
+        from meddelinea.training.config import load_config
+        from meddelinea.training.curves import write_curves
+        from meddelinea.training.engine import train as run_stage
 
     config = load_config(run_file, tuple(overrides or ()))
     for warning in mixed_datasets(config):
