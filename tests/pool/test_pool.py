@@ -4,12 +4,14 @@ The work is FAKE and quick: it writes a file for an item, and some items are the
 """
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,10 @@ from types import SimpleNamespace
 import pytest
 
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
+from meddelinea.pool import pool
 from meddelinea.pool.cluster import on_cluster
 from meddelinea.pool.local import in_this_process, on_this_machine
-from meddelinea.pool.pool import Outcome, Progress
+from meddelinea.pool.pool import Outcome, Progress, WorkerDiedError
 from support.clusters import run_on_cluster
 from support.patience import PATIENCE, wait_until
 
@@ -100,6 +103,58 @@ def test_the_death_of_a_worker_costs_only_the_item_that_kills_again(tmp_path: Pa
     assert "exit code 7" in failed["leaver"]
     assert failed["refused"] == "no scan"
     assert failed["broken"] == "MemoryError: cannot allocate (unexpected)"
+
+
+class FakeWorker:
+    """FAKE: a worker whose items end, and which dies, when the test says so."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, Future[Outcome[Item, str]]] = {}
+        self.stopped = False
+
+    def submit(self, item: Item) -> Future[Outcome[Item, str]]:
+        self.pending[item.name] = Future()
+        return self.pending[item.name]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whichever_workers_die_an_item_ends_once_and_fails_only_alone(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = random.Random(seed)
+    workers: list[FakeWorker] = []
+    deaths: dict[str, list[set[str]]] = {f"n{number}": [] for number in range(100)}  # what was pending each time
+
+    def start_worker() -> FakeWorker:
+        workers.append(FakeWorker())
+        return workers[-1]
+
+    def end_something(futures: Collection[Future[Outcome[Item, str]]], return_when: str) -> object:
+        """Let an item of a worker end, or a worker die, before what has ended is waited for."""
+        running = [worker for worker in workers if not worker.stopped]
+        assert len(running) <= 3
+        assert all(1 <= len(worker.pending) <= 2 for worker in running)
+        worker = rng.choice(running)
+        if rng.random() < 0.3:
+            for name, future in worker.pending.items():
+                deaths[name].append(set(worker.pending))
+                future.set_exception(WorkerDiedError("killed"))
+        else:
+            name = rng.choice(sorted(worker.pending))
+            worker.pending.pop(name).set_result(Outcome(Item(name), "done"))
+        return wait(futures, return_when=return_when)
+
+    monkeypatch.setattr(pool, "wait", end_something)
+    outcomes = list(pool.dispatch([Item(name) for name in deaths], start_worker, 3))
+    assert sorted(outcome.item.name for outcome in outcomes) == sorted(deaths)
+    failed = {outcome.item.name for outcome in outcomes if outcome.answer is None}
+    assert failed == {name for name, times in deaths.items() if len(times) == 2}
+    assert all(deaths[name][1] == {name} for name in failed)
+    assert any(len(times) == 1 and times[0] != {name} for name, times in deaths.items())  # died in company: not lost
+    assert all(worker.stopped for worker in workers)
 
 
 class Pair:

@@ -43,9 +43,9 @@ def on_cluster(
     address
         The cluster's head, as `ray.init` takes it: HOST:PORT, `auto`, or `local` for a cluster of this machine alone.
     workers
-        One a GPU where the cluster has some that are used, else one a core, by default.
+        By default one a GPU where the cluster has some and they are used, else one a core.
     use_gpus
-        Whether the work runs faster on a GPU, so that a worker is given one where there are enough.
+        Whether workers are given a GPU each where there are enough.
 
     Raises
     ------
@@ -56,12 +56,15 @@ def on_cluster(
         there = ray.cluster_resources()
         cores, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0)) if use_gpus else 0
         count = workers or gpus or cores
-        if count > cores:
-            raise UsageError(f"{count} workers, but the cluster at '{address}' has {cores} cores; take fewer")
+        if not 0 < count <= cores:
+            raise UsageError(
+                f"the cluster at '{address}' has {cores} cores, expected one for each of {count or 'the'} workers; "
+                "take fewer workers, or add machines"
+            )
         # Not restarted by ray: a new worker is started for what is left, and what killed the old one is kept apart.
         actor = ray.remote(_Actor).options(
             num_cpus=1,
-            num_gpus=1 if 0 < count <= gpus else 0,
+            num_gpus=1 if count <= gpus else 0,
             max_concurrency=PENDING + 1,
             max_restarts=0,
             scheduling_strategy="SPREAD",
@@ -76,14 +79,10 @@ def _joined(address: str, cores: int | None) -> Iterator[ModuleType]:
         import ray
     except ImportError as error:
         raise UsageError("work on a cluster needs ray; install it with: pip install 'meddelinea[cluster]'") from error
+    own = cores if address == "local" else None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine reports to nobody
     try:
-        ray.init(
-            address=address,
-            num_cpus=cores if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        ray.init(address=address, num_cpus=own, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # a plain one where the machine is too busy to start a cluster in time
         raise UsageError(f"no ray cluster at '{address}' ({_line(error)}); start one with: ray start --head") from error
     try:

@@ -8,11 +8,11 @@ worker, and only an item that is alone with a dying worker fails.
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from meddelinea.errors import MedDelineaError
 
@@ -21,7 +21,7 @@ PENDING = 2
 
 
 class Named(Protocol):
-    """An item of work. It is sent to other processes, so it can be pickled."""
+    """An item of work. Items and answers travel between processes, so they can be pickled."""
 
     @property
     def name(self) -> str:
@@ -87,55 +87,52 @@ class Worker(Protocol[Item, Answer]):
         """End the worker; a result that is being written is finished first."""
 
 
-class _Task(NamedTuple, Generic[Item, Answer]):
-    """An item that is pending; `alone` where its worker gets no second one."""
-
-    item: Item
-    worker: Worker[Item, Answer]
-    alone: bool
-
-
 def dispatch(
     items: Sequence[Item], start_worker: Callable[[], Worker[Item, Answer]], workers: int
 ) -> Outcomes[Item, Answer]:
-    """Yield the outcomes of items that at most `workers` workers take up as they get free."""
-    new, retry = deque(items), deque[Item]()  # to retry: what was pending with a worker that died
-    pool: list[Worker[Item, Answer]] = []
-    pending: dict[Future[Outcome[Item, Answer]], _Task[Item, Answer]] = {}
+    """Yield the outcomes of items that at most `workers` workers, one or more, take up as they get free."""
+    new, retry = deque(items), deque[Item]()  # retry: pending with a worker that died
+    places: dict[Worker[Item, Answer], int] = {}  # the free ones of each worker, of PENDING
+    pending: dict[Future[Outcome[Item, Answer]], tuple[Worker[Item, Answer], Item, int]] = {}
 
-    def submit(worker: Worker[Item, Answer], item: Item, alone: bool) -> None:
-        pending[worker.submit(item)] = _Task(item, worker, alone)
+    def submit(worker: Worker[Item, Answer], item: Item, taken: int) -> None:
+        pending[worker.submit(item)] = worker, item, taken
+        places[worker] -= taken
+
+    def stop(worker: Worker[Item, Answer]) -> None:
+        if places.pop(worker, None) is not None:
+            worker.stop()
 
     def assign() -> None:
         while new or retry:
-            load = Counter(task.worker for task in pending.values())
-            taken = {task.worker for task in pending.values() if task.alone}
-            worker = min((worker for worker in pool if worker not in taken), key=lambda each: load[each], default=None)
-            if (worker is None or load[worker]) and len(pool) < workers:
-                pool.append(start_worker())
-            elif worker is not None and new and load[worker] < PENDING:
-                submit(worker, new.popleft(), alone=False)
-            elif worker is not None and retry and not load[worker]:
-                submit(worker, retry.popleft(), alone=True)
+            if PENDING not in places.values() and len(places) < workers:
+                places[start_worker()] = PENDING
+            least_busy = max(places, key=lambda worker: places[worker])
+            if new and places[least_busy]:
+                submit(least_busy, new.popleft(), 1)
+            elif retry and places[least_busy] == PENDING:
+                submit(least_busy, retry.popleft(), PENDING)  # alone: no place is left
             else:
                 return
+        for worker in [worker for worker, free in places.items() if free == PENDING]:
+            stop(worker)  # what it holds in memory may be what the others lack
 
     try:
         assign()
         while pending:
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                item, worker, alone = pending.pop(future)
+                worker, item, taken = pending.pop(future)
+                if worker in places:
+                    places[worker] += taken
                 try:
                     yield future.result()
                 except WorkerDiedError as death:
-                    if worker in pool:
-                        pool.remove(worker)
-                        worker.stop()
-                    if alone:
+                    stop(worker)
+                    if taken == PENDING:
                         yield Outcome(item, None, f"its worker died twice, the second time over it alone: {death}")
                     else:
                         retry.append(item)
             assign()
     finally:
-        for worker in pool:
+        for worker in places:
             worker.stop()
