@@ -1,11 +1,12 @@
-"""A trained model's folder: what its files say, and the model itself."""
+"""A trained model's folder, here or on the Hugging Face hub: what its files say, and the model itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError
 from meddelinea.files import read_json
 from meddelinea.labels import LabelIds
+from meddelinea.segmentation.hub import HubModel
 
 if TYPE_CHECKING:
     from meddelinea.methods.protocol import Pipeline
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 CALIBRATION_FILE = "calibration.json"
 #: Models that ship inside the package.
 SHIPPED = ("small",)
+#: Where the classes of a model's components come from.
+LIBRARIES = ("meddelinea", "diffusers")
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class ModelFiles:
 
     Parameters
     ----------
-    name, folder
-        Which model.
+    name
+        Of a shipped model or of its folder; from the hub `owner/name@commit`, which stays the same model.
+    folder
+        Where its files are.
     labels
         Canonical organ name -> id.
     preprocessing
@@ -75,25 +81,33 @@ class Model:
 
 
 def model_folder(model: str | Path) -> Path:
-    """The folder of a shipped model by its name, or `model` itself.
+    """Where a model's files are: in the package, in a folder, or in the cache of the Hugging Face hub.
+
+    Parameters
+    ----------
+    model
+        Name of a shipped model; a folder; or `owner/name`, or `owner/name@revision`, of a repository on the hub. Where
+        there is a folder of that name, the folder is meant and the hub is not asked.
 
     Raises
     ------
     WeightsMissingError
-        If there is no such folder.
+        If there is no such model.
     """
+    folder, remedy = Path(model), f"expected a model's folder, owner/name on the hub, or one of: {', '.join(SHIPPED)}"
+    on_hub = HubModel.parse(str(model))
     if str(model) in SHIPPED:
         folder = Path(str(files("meddelinea"))) / "weights" / str(model)
         remedy = "install the package with its weights"
-    else:
-        folder, remedy = Path(model), f"expected a model's folder, or one of: {', '.join(SHIPPED)}"
+    elif on_hub is not None and not folder.exists():
+        folder, remedy = on_hub.download(), "expected a model that MedDelinea saved"
     if not (folder / "model_index.json").is_file():
         raise WeightsMissingError(f"{model}: no model_index.json in {folder}; {remedy}")
     return folder
 
 
 def read_model_files(model: str | Path) -> ModelFiles:
-    """Describe the shipped model called `model`, or the one in the folder `model`.
+    """Describe a model, named as `model_folder` takes it.
 
     Raises
     ------
@@ -108,7 +122,7 @@ def read_model_files(model: str | Path) -> ModelFiles:
         modalities = tuple(preprocessing["modalities"])
         least_component_share = float(preprocessing["least_component_share"])
         return ModelFiles(
-            folder.name,
+            str(HubModel.of_folder(folder) or folder.name),
             folder,
             labels,
             Preprocessing.from_json(preprocessing),
@@ -128,7 +142,7 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     Parameters
     ----------
     model
-        Name of a shipped model, or a folder.
+        As `model_folder` takes it.
     device
         `cpu`, `cuda`, or `auto`: CUDA where there is one.
 
@@ -149,7 +163,9 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
         raise UsageError(f"device '{device}' is not available here; use auto or cpu")
     try:
-        kind = pipeline_class(DiffusionPipeline.load_config(model_files.folder)["_class_name"])
+        index = DiffusionPipeline.load_config(model_files.folder)
+        kind = pipeline_class(index["_class_name"])
+        _refuse_foreign_components(index, kind)
         with _no_bar():
             pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
     except MedDelineaError:
@@ -167,6 +183,23 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
         component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
+
+
+def _refuse_foreign_components(index: Mapping[str, Any], kind: type[Pipeline]) -> None:
+    """Before diffusers imports them: `model_index.json` could name any module that is installed here.
+
+    Raises
+    ------
+    WeightsMissingError
+        If a component is of another library than this one and diffusers.
+    """
+    parameters = signature(kind).parameters.values()
+    for name in (parameter.name for parameter in parameters if parameter.default is parameter.empty):
+        library, _ = index[name]  # both None for a component that is left out
+        if library is not None and library.split(".")[0] not in LIBRARIES:
+            raise WeightsMissingError(
+                f"model_index.json: component {name} is of {library}; expected {' or '.join(LIBRARIES)}"
+            )
 
 
 @contextmanager
