@@ -20,8 +20,10 @@ from meddelinea.errors import InputRefusedError
 
 #: Endings of the volume files that are written.
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+#: Endings of the volume files that are read.
+READ_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr")
 #: Endings of the files that hold one scan each.
-SCAN_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr", ".zip")
+SCAN_SUFFIXES = (*READ_SUFFIXES, ".zip")
 #: Endings that a mask may have.
 MASK_SUFFIXES = (*VOLUME_SUFFIXES, ".dcm")
 
@@ -35,6 +37,29 @@ def ending(path: Path, suffixes: tuple[str, ...]) -> str | None:
 def stem(path: Path, suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> str:
     """A file's name without its ending: `scan.nii.gz` -> `scan`; the whole name where it has none of `suffixes`."""
     return path.name[: len(path.name) - len(ending(path, suffixes) or "")]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, but for hidden entries: macOS leaves `._name.nii.gz` beside each file it packs."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files directly in a folder that end in one of `suffixes`, by their stem; none if there is no such folder.
+
+    Raises
+    ------
+    InputRefusedError
+        If two files differ in their ending only.
+    """
+    found: dict[str, Path] = {}
+    for path in visible(folder) if folder.is_dir() else ():
+        if ending(path, suffixes) is None:
+            continue
+        other = found.setdefault(stem(path, suffixes), path)
+        if other is not path:
+            raise InputRefusedError(f"{path} and {other.name}: two files of one name; keep one of them")
+    return found
 
 
 @contextmanager
@@ -179,7 +204,7 @@ def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> 
     InputRefusedError
         If the name ends otherwise, is a folder's, or its folder is missing or not writable.
     """
-    if not path.name.lower().endswith(suffixes):
+    if ending(path, suffixes) is None:
         raise InputRefusedError(f"{path}: unknown ending for the output; expected {' or '.join(suffixes)}", "output")
     if path.is_dir():
         raise InputRefusedError(f"{path}: the output is a folder; expected a file's name", "output")

@@ -373,7 +373,7 @@ def test_paths_that_cannot_be_paired_are_refused(tmp_path):
         pair_files(full / "a.nii.gz", full)
     with pytest.raises(UsageError, match="same path"):
         pair_files(full, full / ".." / "full")
-    with pytest.raises(UsageError, match="two masks of one name"):
+    with pytest.raises(InputRefusedError, match="two files of one name"):
         pair_files(full, twice)
 
 

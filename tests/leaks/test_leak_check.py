@@ -18,8 +18,7 @@ from meddelinea.data.prepare import prepare_store
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError, LeakFoundError, PartialFailureError, WeightsMissingError
 from meddelinea.io.volumes import read_volume, write_volume
-from meddelinea.leaks.find import KnownScan, find_leaks, known_scans
-from meddelinea.leaks.scan_files import is_label_map, scan_files
+from meddelinea.leaks.find import KnownScan, find_leaks, is_label_map, known_scans
 from meddelinea.volume import Volume
 from support.planted import TRANSFORMATIONS, cropped, mirrored, offset, scaled, windowed
 
@@ -156,6 +155,15 @@ def test_dicom_folders_and_zips_are_scans(data: Path, tmp_path: Path) -> None:
     assert find_leaks(series, known).tested == ("ct_dicom",)
 
 
+def test_dicom_files_that_hold_no_scan_are_skipped_as_masks_are(data: Path, unseen: Volume, tmp_path: Path) -> None:
+    write_volume(cropped(unseen, (0.6, 0.6, 0.6)), tmp_path / "a.nii.gz")
+    (tmp_path / "masks").mkdir()
+    shutil.copy(data / "dcmqi" / "liver.dcm", tmp_path / "masks")
+    report = find_leaks(tmp_path, [])
+    assert (report.tested, dict(report.failed)) == (("a.nii.gz",), {})
+    assert dict(report.skipped) == {"masks": "DICOM files without a scan"}
+
+
 def test_masks_are_told_from_scans(data: Path, unseen: Volume) -> None:
     for path in sorted((data / "btcv" / "label").glob("*2*.nii.gz"))[:4]:
         assert is_label_map(read_volume(path).array)
@@ -176,7 +184,7 @@ def test_a_scan_too_small_for_a_sketch_is_said_to_be(unseen: Volume, tmp_path: P
 def test_what_cannot_be_checked_is_refused(run: Run, unseen: Volume, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputRefusedError):
-            scan_files(path)
+            find_leaks(path, [])
     with pytest.raises(WeightsMissingError):
         known_scans(str(tmp_path / "absent"))
     broken: list[tuple[dict[str, Any], type[Exception]]] = [

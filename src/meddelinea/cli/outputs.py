@@ -68,7 +68,7 @@ class BesideMasks:
 
 def check_outputs(source: Path, outputs: Outputs) -> None:
     """Refuse outputs that cannot be written, before the long work and not after it."""
-    from meddelinea.files import MASK_SUFFIXES, VOLUME_SUFFIXES, ensure_writable
+    from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable
     from meddelinea.results.files import require_referable, sidecar_path
 
     kind, _ = _kinds(outputs)
@@ -86,7 +86,7 @@ def check_outputs(source: Path, outputs: Outputs) -> None:
     if source.resolve() in places:
         raise UsageError(f"{source}: an output would overwrite the input; choose another name")
     if source.is_dir():
-        inside = [path.name for path in source.iterdir() if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd"))]
+        inside = [path.name for path in source.iterdir() if ending(path, READ_SUFFIXES)]
         if inside:
             raise InputRefusedError(
                 f"{source}: a folder of {len(inside)} volume files; pass one of them, or a folder as -o"

@@ -39,11 +39,11 @@ class Batch:
 
 def is_batch(source: Path, output: Path) -> bool:
     """Whether many scans are meant: a list, or a folder with a folder for the masks."""
-    from meddelinea.files import MASK_SUFFIXES
+    from meddelinea.files import MASK_SUFFIXES, ending
 
     if source.suffix.lower() == ".csv":
         return True
-    return source.is_dir() and not output.name.lower().endswith(MASK_SUFFIXES)
+    return source.is_dir() and ending(output, MASK_SUFFIXES) is None
 
 
 def run_batch(batch: Batch, look: Look) -> None:

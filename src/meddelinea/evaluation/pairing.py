@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import MASK_SUFFIXES
+from meddelinea.files import MASK_SUFFIXES, by_stem, ending, stem
 from meddelinea.labels import LABEL_FORM, NUMBERINGS, LabelIds
 from meddelinea.results.files import sidecar_path
 
@@ -49,9 +49,9 @@ def pair_files(prediction: Path, reference: Path) -> Pairing:
     Raises
     ------
     InputRefusedError
-        If a path is absent or a folder holds no mask.
+        If a path is absent, a folder holds no mask, or two masks of a folder have the same name.
     UsageError
-        If one is a file and the other a folder, both are the same, or two masks of a folder have the same name.
+        If one is a file and the other a folder, or both are the same.
     """
     for path in (prediction, reference):
         if not path.exists():
@@ -63,23 +63,23 @@ def pair_files(prediction: Path, reference: Path) -> Pairing:
     if prediction.is_file():
         return Pairing((Pair(mask_name(prediction), prediction, reference),))
     predictions, references = _masks(prediction), _masks(reference)
-    match = {stem: stem for stem in predictions if stem in references}
+    match = {name: name for name in predictions if name in references}
     predicted, referred = _by_unique_number(predictions), _by_unique_number(references)
-    for number, stem in predicted.items():
+    for number, name in predicted.items():
         other = referred.get(number)
-        if other is not None and stem not in match and other not in match:
-            match[stem] = other
+        if other is not None and name not in match and other not in match:
+            match[name] = other
     matched = set(match.values())
     return Pairing(
-        tuple(Pair(stem, predictions[stem], references[match[stem]]) for stem in predictions if stem in match),
-        tuple(path for stem, path in references.items() if stem not in matched),
-        tuple(path for stem, path in predictions.items() if stem not in match),
+        tuple(Pair(name, predictions[name], references[match[name]]) for name in predictions if name in match),
+        tuple(path for name, path in references.items() if name not in matched),
+        tuple(path for name, path in predictions.items() if name not in match),
     )
 
 
 def is_dicom(mask: Path) -> bool:
     """Whether a mask's name is that of a DICOM-SEG."""
-    return mask.name.lower().endswith(".dcm")
+    return ending(mask, (".dcm",)) is not None
 
 
 def mask_name(path: Path) -> str:
@@ -90,9 +90,9 @@ def mask_name(path: Path) -> str:
     UsageError
         If it has no ending of a mask.
     """
-    if not path.name.lower().endswith(MASK_SUFFIXES):
+    if ending(path, MASK_SUFFIXES) is None:
         raise UsageError(f"{path}: not a mask's file; expected a name ending in {', '.join(MASK_SUFFIXES)}")
-    return sidecar_path(path).stem
+    return stem(path, MASK_SUFFIXES)
 
 
 def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
@@ -139,14 +139,7 @@ def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
 
 def _masks(folder: Path) -> dict[str, Path]:
     """Masks directly in `folder` by name without ending, sorted."""
-    masks: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(MASK_SUFFIXES):
-            continue
-        stem = mask_name(path)
-        if stem in masks:
-            raise UsageError(f"{path} and {masks[stem].name}: two masks of one name; keep one of them in the folder")
-        masks[stem] = path
+    masks = by_stem(folder, MASK_SUFFIXES)
     if not masks:
         raise InputRefusedError(
             f"{folder}: no mask in this folder; expected files ending in {', '.join(MASK_SUFFIXES)}"
@@ -156,6 +149,6 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 def _by_unique_number(masks: Mapping[str, Path]) -> dict[int, str]:
     """Names by the number that they end with, where only one name ends with it."""
-    numbers = {stem: int(found[0]) for stem in masks if (found := re.search(r"\d+$", stem))}
+    numbers = {name: int(found[0]) for name in masks if (found := re.search(r"\d+$", name))}
     counts = Counter(numbers.values())
-    return {number: stem for stem, number in numbers.items() if counts[number] == 1}
+    return {number: name for name, number in numbers.items() if counts[number] == 1}

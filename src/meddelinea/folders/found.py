@@ -1,4 +1,4 @@
-"""Which scans of a folder or a list are to be segmented, and where each mask goes."""
+"""Which files and folders are scans; which of them are to be segmented, and where each mask goes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom.misc import is_dicom
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import SCAN_SUFFIXES, VOLUME_SUFFIXES, stem
+from meddelinea.files import SCAN_SUFFIXES, VOLUME_SUFFIXES, ending, stem, visible
 from meddelinea.results.files import sidecar_path
 
 
@@ -38,6 +38,14 @@ class FoundScans:
     """The scans in order of their names, and entries of the folder that are none."""
 
     cases: tuple[ScanCase, ...]
+    others: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """Files and DICOM folders that may be scans, and other files that are not, in order of their paths."""
+
+    scans: tuple[Path, ...]
     others: tuple[Path, ...] = ()
 
 
@@ -77,35 +85,66 @@ def find_scans(source: Path, output: Path) -> FoundScans:
     return found
 
 
+def scan_files(source: Path) -> ScanFiles:
+    """The scans of a folder and of all folders in it, or `source` itself if it is a file.
+
+    A file with the ending of a scan is one. A folder that holds DICOM files is one, with all DICOM files below it.
+    Hidden entries are not looked at.
+
+    Raises
+    ------
+    InputRefusedError
+        If there is no such path, or nothing in it may be a scan.
+    """
+    if not source.exists():
+        raise InputRefusedError(f"{source}: no such file or folder; check the path")
+    found = _search(source) if source.is_dir() else ScanFiles((source,))
+    if not found.scans:
+        raise InputRefusedError(f"{source}: no scan in it; expected NIfTI or NRRD files, DICOM folders or zips of them")
+    return found
+
+
+def _search(folder: Path) -> ScanFiles:
+    entries = visible(folder)
+    scans = [entry for entry in entries if entry.is_file() and _is_scan(entry)]
+    others = [entry for entry in entries if entry.is_file() and entry not in scans]
+    is_series = any(_is_dicom(entry) for entry in others)
+    below = [_search(entry) for entry in entries if entry.is_dir()]
+    inner = [scan for found in below for scan in found.scans]
+    if is_series:  # what lies below belongs to it, but for files that are scans by themselves
+        return ScanFiles(tuple(sorted([folder, *scans, *(scan for scan in inner if not scan.is_dir())])))
+    return ScanFiles(
+        tuple(sorted([*scans, *inner])), tuple(sorted([*others, *(other for found in below for other in found.others)]))
+    )
+
+
 def _in_folder(folder: Path, output: Path) -> FoundScans:
+    """The entries of a folder that are scans; the folder itself where it holds nothing but the files of a series."""
     if not folder.is_dir():
         raise InputRefusedError(f"{folder}: no such file or folder; check the path")
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = [entry for entry in visible(folder) if entry.resolve() != output.resolve()]
     scans = [entry for entry in entries if _is_scan(entry)]
     if not scans and any(_is_dicom(entry) for entry in entries):
-        return FoundScans((ScanCase(folder.resolve().name, folder, output / f"{folder.resolve().name}.nii.gz"),))
-    others = tuple(entry for entry in entries if entry not in scans and entry.resolve() != output.resolve())
-    names = [_stem(scan) for scan in scans]
+        name = folder.resolve().name
+        return FoundScans((ScanCase(name, folder, output / f"{name}.nii.gz"),))
+    names = [scan.name if scan.is_dir() else stem(scan) for scan in scans]
     cases = (ScanCase(name, scan, output / f"{name}.nii.gz") for name, scan in zip(names, scans, strict=True))
-    return FoundScans(tuple(cases), others)
+    return FoundScans(tuple(cases), tuple(entry for entry in entries if entry not in scans))
 
 
 def _is_scan(entry: Path) -> bool:
+    """Whether an entry of a folder is one scan: a file by its ending, a folder by DICOM files anywhere in it."""
     if entry.is_dir():
-        return any(_is_dicom(path) for path in sorted(entry.rglob("*")))
-    return entry.name.lower().endswith(SCAN_SUFFIXES)
+        return any(scan.is_dir() for scan in _search(entry).scans)
+    return ending(entry, SCAN_SUFFIXES) is not None
 
 
 def _is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, and not the list of contents that stands beside exported series."""
     try:
-        return path.is_file() and bool(is_dicom(path))
+        return path.is_file() and path.name != "DICOMDIR" and bool(is_dicom(path))
     except OSError:  # not readable: not known to be one
         return False
-
-
-def _stem(scan: Path) -> str:
-    """Name of a scan without its ending."""
-    return scan.name if scan.is_dir() else stem(scan)
 
 
 def _listed(path: Path, output: Path) -> FoundScans:
@@ -122,7 +161,7 @@ def _rows(path: Path, reader: csv.DictReader[str], output: Path) -> Iterator[Sca
         raise InputRefusedError(f"{path}: the columns are {', '.join(names) or 'none'}; expected input,output")
     for row in reader:
         scan, mask = (str(row[column] or "").strip() for column in ("input", "output"))
-        if not scan or not mask.lower().endswith(VOLUME_SUFFIXES):
+        if not scan or not ending(Path(mask), VOLUME_SUFFIXES):
             raise InputRefusedError(
                 f"{path}: line {reader.line_num} reads {scan!r},{mask!r}; expected a scan and a mask's name that ends "
                 f"in {', '.join(VOLUME_SUFFIXES)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import ensure_writable, whole
+from meddelinea.files import READ_SUFFIXES, SCAN_SUFFIXES, ending, ensure_writable, whole
 from meddelinea.io.archive import unzipped
 from meddelinea.volume import Volume
 
@@ -32,19 +32,19 @@ def read_volume(path: Path) -> Volume:
     """
     if not path.exists():
         raise InputRefusedError(f"{path}: no such file or folder; expected a scan; check the path", "not_found")
-    name = path.name.lower()
-    if path.is_file() and name.endswith((".nii", ".nii.gz")):
-        from meddelinea.io.nifti import read_nifti
+    match ending(path, READ_SUFFIXES) if path.is_file() else None:
+        case ".nii" | ".nii.gz":
+            from meddelinea.io.nifti import read_nifti
 
-        return read_nifti(path)
-    if path.is_file() and name.endswith((".nrrd", ".nhdr")):
-        from meddelinea.io.nrrd import read_nrrd
+            return read_nifti(path)
+        case ".nrrd" | ".nhdr":
+            from meddelinea.io.nrrd import read_nrrd
 
-        return read_nrrd(path)
+            return read_nrrd(path)
 
     if not may_be_dicom(path):
         raise InputRefusedError(
-            f"{path}: not a kind of file that is read; expected .nii, .nii.gz, .nrrd, .nhdr, .zip, or a DICOM folder; "
+            f"{path}: not a kind of file that is read; expected {', '.join(SCAN_SUFFIXES)}, or a DICOM folder; "
             "convert it",
             "unknown_kind",
         )
@@ -58,16 +58,15 @@ def may_be_dicom(path: Path) -> bool:
     """Whether a path that exists is a folder, a zip, or a file that says it is DICOM by its name or its mark."""
     if path.is_dir() or not path.is_file():  # what is neither, such as a pipe, may never end
         return path.is_dir()
-    name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz", ".nrrd", ".nhdr")):
+    if ending(path, READ_SUFFIXES):
         return False
-    return name.endswith((".zip", ".dcm")) or _has_dicom_mark(path)
+    return ending(path, (".zip", ".dcm")) is not None or _has_dicom_mark(path)
 
 
 @contextmanager
 def dicom_place(path: Path) -> Iterator[Path]:
     """Folder or file of a DICOM series: `path` itself, or a temporary folder with what a zip holds."""
-    if path.is_file() and path.name.lower().endswith(".zip"):
+    if path.is_file() and ending(path, (".zip",)):
         with unzipped(path) as folder:
             yield folder
     else:
@@ -87,7 +86,7 @@ def write_volume(volume: Volume, path: Path) -> None:
 
     ensure_writable(path)
     with whole(path) as part:
-        (write_nrrd if path.name.lower().endswith(".nrrd") else write_nifti)(volume, part)
+        (write_nrrd if ending(path, (".nrrd",)) else write_nifti)(volume, part)
 
 
 def _has_dicom_mark(path: Path) -> bool:

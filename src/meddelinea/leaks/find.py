@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meddelinea.data.fingerprint import fingerprint, read_sketch, sketch, sketch_shape
 from meddelinea.data.likeness import LEAST_MARKS, likenesses
 from meddelinea.data.store import read_manifest
 from meddelinea.data.training_cases import SeenScan, TrainingCases
 from meddelinea.errors import InputRefusedError
+from meddelinea.folders.found import scan_files
 from meddelinea.io.volumes import read_volume
-from meddelinea.leaks.scan_files import is_label_map, scan_files
 from meddelinea.segmentation.model import model_folder
 
 Role = Literal["train", "validation", "stored"]
+#: Above this share of voxels that equal their neighbour, a volume shows labels: a scan's noise keeps it below a third.
+LABEL_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,10 @@ def find_leaks(source: Path, known: Sequence[KnownScan]) -> LeakReport:
         try:
             volume = read_volume(path)
         except InputRefusedError as error:
-            failed[case] = str(error)
+            if error.code == "no_scan":
+                skipped[case] = "DICOM files without a scan"
+            else:
+                failed[case] = str(error)
             continue
         if is_label_map(volume.array):
             skipped[case] = "a mask, not a scan"
@@ -175,3 +181,21 @@ def _robust_leaks(case: str, drawn: str, known: Sequence[KnownScan]) -> list[Lea
 
 def _below(path: Path, source: Path) -> str:
     return path.name if path == source else path.relative_to(source).as_posix()
+
+
+def is_label_map(array: NDArray[np.generic]) -> bool:
+    """Whether a volume shows labels and not grey values.
+
+    Labels are at most 256 whole numbers from 0 up that mostly equal their neighbour; the commonest value is left out,
+    as a scan's air may be as even as a mask's background. A volume of one value counts as an empty mask.
+    """
+    values = np.asarray(array[:, ::2, ::2])
+    if not np.array_equal(values, np.rint(values)) or values.min() < 0:  # also where values are not finite
+        return False
+    names, counts = np.unique(values, return_counts=True)
+    if len(names) == 1:
+        return True
+    first, second = values[:-1], values[1:]
+    looked_at = first != names[counts.argmax()]
+    same = np.count_nonzero((first == second) & looked_at)
+    return bool(len(names) <= 256 and same > LABEL_SHARE * np.count_nonzero(looked_at))

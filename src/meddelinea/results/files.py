@@ -60,7 +60,7 @@ def output_type(mask: Path, wanted: str | None = None) -> OutputType:
         raise UsageError(f"unknown output type '{wanted}'; expected one of {', '.join(OUTPUT_SUFFIXES)}")
     sidecar_path(mask)
     for kind, suffixes in OUTPUT_SUFFIXES.items():
-        if wanted in (None, kind) and mask.name.lower().endswith(suffixes):
+        if wanted in (None, kind) and ending(mask, suffixes):
             return kind
     suffixes = OUTPUT_SUFFIXES[cast("OutputType", wanted)]
     raise UsageError(f"{mask}: {wanted} is written as {' or '.join(suffixes)}; rename the output")

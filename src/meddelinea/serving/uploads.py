@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import SCAN_SUFFIXES, ending
 
 #: Enough of a file to tell what it is: a NIfTI-2 header has 540 bytes, a DICOM file its mark at 128.
 HEAD_BYTES = 540
@@ -59,17 +60,18 @@ def screen(path: Path, most_bytes: int) -> None:
     InputRefusedError
         If its header claims more voxels, it unpacks to more bytes, or it points to other files.
     """
-    if path.name.endswith(".nii.gz"):
-        _check_nifti(_gzip_head(path), most_bytes)
-        with gzip.open(path) as stream:
-            _check_unpacked(stream, most_bytes)
-    elif path.name.endswith(".nii"):
-        with path.open("rb") as stream:
-            _check_nifti(stream.read(HEAD_BYTES), most_bytes)
-    elif path.name.endswith(".nrrd"):
-        _check_nrrd(path, most_bytes)
-    elif path.name.endswith(".zip"):
-        _check_zip(path, most_bytes)
+    match ending(path, SCAN_SUFFIXES):
+        case ".nii.gz":
+            _check_nifti(_gzip_head(path), most_bytes)
+            with gzip.open(path) as stream:
+                _check_unpacked(stream, most_bytes)
+        case ".nii":
+            with path.open("rb") as stream:
+                _check_nifti(stream.read(HEAD_BYTES), most_bytes)
+        case ".nrrd":
+            _check_nrrd(path, most_bytes)
+        case ".zip":
+            _check_zip(path, most_bytes)
 
 
 def _is_nifti(head: bytes) -> bool:

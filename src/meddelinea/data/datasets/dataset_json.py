@@ -10,8 +10,9 @@ from typing import Any
 
 from meddelinea.data.case import Case, FoundCases
 from meddelinea.data.datasets.description import Regions, labels_in, read_description, regions_of
-from meddelinea.data.datasets.matching import VOLUME_ENDINGS, joined, match, root_with, stem, volumes
+from meddelinea.data.datasets.matching import joined, match, root_with, volumes
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import READ_SUFFIXES, stem
 from meddelinea.labels import AMOS
 from meddelinea.volume import Modality
 
@@ -50,14 +51,14 @@ def find_nnunet(source: Path) -> FoundCases:
         If `dataset.json` or images are missing, or labels, channels or the ending are not understood.
     """
     root, content = _described(source, "nnU-Net's")
-    ending = str(content.get("file_ending", ".nii.gz")).lower()
-    if ending not in VOLUME_ENDINGS:
+    suffix = str(content.get("file_ending", ".nii.gz")).lower()
+    if suffix not in READ_SUFFIXES:
         raise InputRefusedError(
-            f"{root / 'dataset.json'}: files ending in {ending}; expected {' or '.join(VOLUME_ENDINGS)}; convert them"
+            f"{root / 'dataset.json'}: files ending in {suffix}; expected {' or '.join(READ_SUFFIXES)}; convert them"
         )
-    channels = volumes(root / "imagesTr", (ending,))
+    channels = volumes(root / "imagesTr", (suffix,))
     first = {name.removesuffix("_0000"): path for name, path in channels.items() if name.endswith("_0000")}
-    return _training_cases("nnunet", root, content, first, f"imagesTr/NAME_0000{ending}")
+    return _training_cases("nnunet", root, content, first, f"imagesTr/NAME_0000{suffix}")
 
 
 def find_amos(source: Path) -> FoundCases:

@@ -7,37 +7,12 @@ from pathlib import Path
 
 from meddelinea.data.case import Case, FoundCases
 from meddelinea.errors import InputRefusedError
-
-#: Endings of volume files that are read.
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr")
+from meddelinea.files import READ_SUFFIXES, by_stem
 
 
-def stem(path: Path) -> str:
-    """File name without the ending of a volume."""
-    for ending in VOLUME_ENDINGS:
-        if path.name.lower().endswith(ending):
-            return path.name[: -len(ending)]
-    return path.name
-
-
-def volumes(folder: Path, endings: tuple[str, ...] = VOLUME_ENDINGS) -> dict[str, Path]:
-    """Volume files directly in a folder by their stem; none if it does not exist.
-
-    Hidden files are passed over: macOS leaves `._name.nii.gz` with no image in it beside each file that it packs.
-
-    Raises
-    ------
-    InputRefusedError
-        If two files differ in their ending only.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or not path.name.lower().endswith(endings):
-            continue
-        if stem(path) in found:
-            raise InputRefusedError(f"{path} and {found[stem(path)].name}: two files of one name; keep one of them")
-        found[stem(path)] = path
-    return found
+def volumes(folder: Path, suffixes: tuple[str, ...] = READ_SUFFIXES) -> dict[str, Path]:
+    """Volume files directly in a folder by their stem, as `files.by_stem`."""
+    return by_stem(folder, suffixes)
 
 
 def match(

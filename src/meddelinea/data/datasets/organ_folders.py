@@ -8,8 +8,9 @@ from pathlib import Path
 
 from meddelinea.data.annotation import LabelMap, Labels, OrganMasks
 from meddelinea.data.case import Case, FoundCases
-from meddelinea.data.datasets.matching import stem, volumes
+from meddelinea.data.datasets.matching import volumes
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import stem
 from meddelinea.labels import ABDOMENATLAS_1_0, ABDOMENATLAS_1_1, ORGANS, canonical_name
 from meddelinea.volume import Modality
 

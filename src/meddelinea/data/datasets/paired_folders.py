@@ -10,8 +10,9 @@ from typing import get_args
 from meddelinea.data.annotation import LabelMap, OrganMasks
 from meddelinea.data.case import Case, FoundCases
 from meddelinea.data.datasets.description import labels_in, read_description, regions_of
-from meddelinea.data.datasets.matching import joined, match, stem, volumes
+from meddelinea.data.datasets.matching import joined, match, volumes
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import stem, visible
 from meddelinea.labels import BTCV, CHAOS_MR
 from meddelinea.volume import Modality
 
@@ -129,7 +130,7 @@ def find_pairs(source: Path) -> FoundCases:
     masks = volumes(source / "labels")
     images = list(volumes(source / "images").values())
     if (source / "images").is_dir():
-        images += sorted(path for path in (source / "images").iterdir() if path.is_dir() and path.name[0] != ".")
+        images += [path for path in visible(source / "images") if path.is_dir()]
     if not images:
         raise InputRefusedError(f"{source}: no images/NAME.nii.gz; expected the folders images and labels")
     named: dict[str, Path] = {}
@@ -187,7 +188,7 @@ def _original_names(source: Path, sequence: str) -> Mapping[str, str]:
         for original, published in read_description(path).items():
             if published == "Not included":
                 continue
-            name = str(published).lower().removesuffix(".nii.gz").removesuffix("_0000")
+            name = stem(Path(str(published).lower())).removesuffix("_0000")
             # Spelled with and without leading zeros, underscores and what follows the number.
             parts = re.match(r"([a-z]+)[_-]?0*(\d+)", original.lower())
             spelling = "".join(parts.groups()) if parts else original.lower()
