@@ -411,6 +411,16 @@ def test_info_states_counts_organs_licence_and_cases(run: Run) -> None:
     assert run("info", "large")[0] == 5
 
 
+def test_info_fits_a_narrow_terminal_without_cutting_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("info")
+    organs = json.loads(run("info", "--json")[1])["model"]["organs"]
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert ", ".join(organs) in " ".join(out.split())
+    assert "validation cases none" in " ".join(out.split())
+
+
 @pytest.mark.usefixtures("fake_model")
 def test_info_without_weights_still_shows_the_presets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def model_folder(model: str) -> Path:
@@ -557,9 +567,23 @@ def test_evaluate_matches_by_name_and_reports(run: Run, tmp_path: Path) -> None:
     )
     assert (code, err) == (0, "")
     assert "0.500" in out
+    assert "cases" not in out  # there is but one
     assert "only in the reference: spleen" in out
     assert json.loads((tmp_path / "e.json").read_text())["cases"][0]["scores"][0]["dice"] == pytest.approx(0.5)
     assert (tmp_path / "e.csv").read_text().count("\n") == 2
+
+
+def test_evaluate_says_of_a_single_case_what_was_missed_invented_or_absent(run: Run, tmp_path: Path) -> None:
+    names = {"liver": 1, "spleen": 2, "aorta": 3, "pancreas": 4}
+    box = np.zeros((8, 8, 8), np.uint8)
+    box[2:5, 2:5, 2:5] = 1
+    save_mask(tmp_path / "p.nii.gz", box + 2 * np.roll(box, 3, axis=0), names)
+    save_mask(tmp_path / "r.nii.gz", box + 3 * np.roll(box, 3, axis=0), names)
+    code, out, _ = run("evaluate", tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
+    ends = {line.split()[0]: line.split()[-1] for line in out.splitlines() if line.split() and line.split()[0] in names}
+    assert code == 0
+    assert ends == {"liver": "0.0", "spleen": "invented", "aorta": "missed", "pancreas": "absent"}
+    assert "2 infinite" in out
 
 
 def test_evaluate_a_folder_with_a_case_missing_is_exit_code_4(run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`meddelinea adapt`: a model and a few labelled scans -> a model for them, or the reason to keep the one there is."""
+"""`meddelinea adapt`: a model and a few labelled scans -> an adapted model, or the reason to keep the original."""
 
 from __future__ import annotations
 
@@ -23,23 +23,35 @@ if TYPE_CHECKING:
 
 def adapt(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the labelled scans.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the adapted model; must not exist.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New folder for the adapted model.")],
     layout: Annotated[
-        str, typer.Option("--format", help="How SRC is laid out: pairs (images/, labels/, labels.json), nnunet, ...")
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="Format of SRC: pairs (images/, labels/, labels.json), nnunet, ..."
+        ),
     ] = "pairs",
     model: ModelOption = "small",
-    cases: Annotated[str | None, typer.Option(help="Only these cases, such as a,b (default: all).")] = None,
-    organs: Annotated[str | None, typer.Option(help="Only these organs (default: all that are labelled).")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Most training steps of 8 slices.")] = 400,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Of AdamW.")] = 5e-4,
+    cases: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Use these cases only.")] = None,
+    organs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", show_default="all that are labelled", help="Learn these organs only."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Maximum number of training steps, of 8 slices each.")
+    ] = 400,
+    learning_rate: Annotated[float, typer.Option(metavar="X", min=1e-8, help="Learning rate of AdamW.")] = 5e-4,
     decoder: Annotated[bool, typer.Option("--decoder", help="Train the decoder as well.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the training, and of who is held out.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the training and of the choice of held-out patients.")
+    ] = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Adapt a model to labelled scans: other organs, scanners, modalities.
+    """Adapt a model to labelled scans.
 
-    With two patients or more the result is compared with the model before on patients that it was not trained on. If it
-    is not better, OUTPUT holds the model before, and the command says so.
+    They may show other organs, or come from other scanners or modalities, than those the model was trained on.
+
+    With two patients or more, the adapted model is compared with the original on patients that it was not trained on.
+    If it is not better, OUTPUT becomes a copy of the original, and the command says so.
     """
     with status("starting", hidden=quiet):
         from meddelinea.data.datasets import find_cases, organs_of

@@ -29,14 +29,19 @@ QuietBar = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress
 def few_shot(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of labelled scans.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New folder for the models and the tables.")],
-    layout: Annotated[str, typer.Option("--format", help="Layout of SRC, such as chaos-nifti.")],
+    layout: Annotated[str, typer.Option("--format", metavar="NAME", help="Layout of SRC, such as chaos-nifti.")],
     model: ModelOption = "small",
     volumes: Annotated[str, typer.Option("--k", metavar="K,K", help="Numbers of labelled volumes.")] = "1,2,4",
-    steps: Annotated[int, typer.Option(min=1, help="Maximum number of training steps.")] = 400,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of volumes; the others are tested.")] = 0,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of training steps.")] = 400,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the draw of volumes; the others are tested.")
+    ] = 0,
     quiet: QuietBar = False,
 ) -> None:
-    """Test a model as it is, and adapted with k volumes, on the patients that no k uses (Table 3)."""
+    """Test a model before and after adapting it to k volumes.
+
+    The test cases are those of the patients that no k uses, as in Table 3 of the paper.
+    """
     try:
         counts = tuple(int(word) for word in names(volumes, "volumes") or ())
     except ValueError as error:
@@ -62,12 +67,15 @@ def few_shot(
 def robustness(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of labelled CTs.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New folder for robustness.md and .json.")],
-    layout: Annotated[str, typer.Option("--format", help="Layout of SRC, such as btcv.")],
+    layout: Annotated[str, typer.Option("--format", metavar="NAME", help="Layout of SRC, such as btcv.")],
     cases: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Test these cases only.")] = None,
     model: ModelOption = "small",
     quiet: QuietBar = False,
 ) -> None:
-    """Test a model on labelled CTs, unchanged and under each of a list of perturbations that real scans have."""
+    """Test a model on labelled CTs that are perturbed.
+
+    Each perturbation is one that real scans have; the CTs are tested unchanged as well.
+    """
     if output.exists():
         raise UsageError(f"{output}: exists already; choose another folder, or remove it")
     with _reporting(quiet) as report:
@@ -92,19 +100,24 @@ def robustness(
 def accuracy(
     bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="Data, processor time and methods.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for runs and tables; kept if it exists.")],
-    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate on the training cases in N folds.")] = None,
-    fold: Annotated[int | None, typer.Option(min=1, help="Train and test this fold only.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Cross-validate on the training cases in N folds.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(metavar="N", min=1, help="Train and test this fold only.")] = None,
     test: Annotated[
         bool, typer.Option("--test", help="Train on all training cases, and test on the test cases.")
     ] = False,
     methods: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Train and test these only.")] = None,
-    cpu_minutes: Annotated[float | None, typer.Option(min=0.01, help="Processor time, in place of the file's.")] = None,
+    cpu_minutes: Annotated[
+        float | None, typer.Option(metavar="X", min=0.01, help="Processor time, in place of the file's.")
+    ] = None,
     quiet: QuietBar = False,
 ) -> None:
-    """Train methods for the same processor time and test them alike: Dice and HD95 with intervals over patients.
+    """Train methods for the same processor time, and test them.
 
-    Finished parts are kept, so the command can be stopped and repeated. The tables cover all that is finished, also by
-    other processes with the same OUTPUT and other --methods or another --fold.
+    The tables have Dice and HD95 with intervals over patients. Finished parts are kept, so the command can be stopped
+    and repeated. The tables cover all that is finished, also by other processes with the same OUTPUT and other
+    --methods or another --fold.
     """
     if (folds is None) == (not test):
         raise UsageError("expected either --folds N, to choose methods by, or --test")
@@ -133,15 +146,21 @@ def calibration(
     bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="The file of benchmark accuracy.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
     folds: Annotated[
-        Path | None, typer.Option("--fit-on", help="Fit on this output of benchmark accuracy, best made with --folds.")
+        Path | None,
+        typer.Option(
+            "--fit-on", metavar="FOLDER", help="Fit on this output of benchmark accuracy, best made with --folds."
+        ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Method whose models of the folds are used.")] = "MedDelinea",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="Method whose models of the folds are used.")
+    ] = "MedDelinea",
     model: ModelOption = "small",
     quiet: QuietBar = False,
 ) -> None:
-    """Fit a calibration on cases that were held out of training, and measure it on the test cases.
+    """Fit the calibration of a model, and measure it.
 
-    The calibration.json that it writes belongs in the model's folder. Without --fit-on the one there is measured.
+    It is fitted on cases that were held out of training and measured on the test cases. The calibration.json that is
+    written belongs in the model's folder. Without --fit-on, the one there is measured.
     """
     with _reporting(quiet) as report:
         from meddelinea.benchmark.bench_file import read_bench_file
@@ -159,12 +178,15 @@ def calibration(
 @app.command("store")
 def store(
     root: Annotated[Path, typer.Argument(metavar="STORE", help="Slice store, from `meddelinea prepare`.")],
-    workers: Annotated[int, typer.Option(min=0, help="Reading processes; 0 reads in this one.")] = 2,
-    slices: Annotated[int, typer.Option(min=1, help="Number of slices to read.")] = 4000,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Reading processes; 0 reads in this one.")] = 2,
+    slices: Annotated[int, typer.Option(metavar="N", min=1, help="Number of slices to read.")] = 4000,
     cold: Annotated[bool, typer.Option("--cold", help="Drop the store from the page cache first (Linux).")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how many random slices per second a store delivers, alone and with their two neighbours."""
+    """Measure how fast a slice store is read.
+
+    Slices are read in random order, alone and with their two neighbours.
+    """
     with status("reading", hidden=as_json):
         from meddelinea.benchmark.throughput import forget, measure
         from meddelinea.data.store import SliceStore
@@ -196,9 +218,14 @@ def store(
 def loading(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file whose batches are timed.")],
     overrides: OverridesOption = None,
-    batches: Annotated[int, typer.Option(min=1, help="Number of batches, and of training steps, to time.")] = 20,
+    batches: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of batches, and of training steps, to time.")
+    ] = 20,
 ) -> None:
-    """Tell whether training waits for its data: compare the time to make a batch with the time of a training step."""
+    """Measure whether training waits for its data.
+
+    The time to make a batch is compared with the time of a training step.
+    """
     with status("measuring"):
         from meddelinea.benchmark.loading import measure_loading
         from meddelinea.training.config import load_config

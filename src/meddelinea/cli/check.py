@@ -1,4 +1,4 @@
-"""`meddelinea check`: may this scan be segmented?"""
+"""`meddelinea check`: can this scan be segmented?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def check(
     modality: ModalityOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a scan may be segmented, and why not: exit code 0 or 3. docs/checks.md explains the reasons."""
+    """Check whether a scan can be segmented, and say why not.
+
+    The exit code is 0 or 3. docs/checks.md explains the reasons.
+    """
     with status("starting", hidden=as_json):
         from meddelinea.checks.scan import examine, raise_refusals
         from meddelinea.segmentation.model import read_model_files

@@ -1,4 +1,4 @@
-"""`meddelinea curves`: logs of training runs -> a picture."""
+"""`meddelinea curves`: logs of training runs -> a figure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from meddelinea.files import ensure_writable
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_FOLDER...", help="Output folders of training runs.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_FOLDER", help="Folders of training runs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The figure, a PNG file.")],
 ) -> None:
-    """Draw loss and validation Dice against steps: one run with its losses' parts, or several beside each other."""
+    """Plot loss and validation Dice of training runs.
+
+    The figure of a single run shows the terms of its loss too.
+    """
     ensure_writable(output, (".png",))
     with status("drawing"):
         from meddelinea.training.curves import write_curves

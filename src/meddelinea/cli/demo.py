@@ -1,4 +1,4 @@
-"""`meddelinea demo`: the main job on a real CT that is a `pip install` away."""
+"""`meddelinea demo`: segment a real CT that is a `pip install` away."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from meddelinea.segmentation.settings import Settings
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("meddelinea_demo"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder for the results.")] = Path(
+        "meddelinea_demo"
+    ),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Segment the CT of thorax and upper abdomen that the package slicerio ships."""
+    """Segment a real CT of the chest and upper abdomen.
+
+    It comes with the package slicerio.
+    """
     scan = _demo_scan()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -42,7 +47,7 @@ def demo(
 
 
 def _demo_scan() -> Path:
-    """The CT inside the installed slicerio, found without importing it."""
+    """The CT in the installed package slicerio, found without importing it."""
     spec = find_spec("slicerio")
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         scan = Path(folder) / "data" / "CTChest4.nrrd"

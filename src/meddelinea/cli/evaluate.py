@@ -20,24 +20,37 @@ from meddelinea.files import ensure_writable
 if TYPE_CHECKING:
     from meddelinea.evaluation.summary import GroupSummary, OrganSummary, Summary
 
-NUMBERING_HELP = (
-    "Numbering of masks that nothing beside them names: btcv, chaos-mr, totalsegmentator-v2, or a JSON file."
-)
+#: Columns that count the cases of an organ: all, missed by the prediction, invented by it, absent from both sides.
+COUNTS = ("cases", "missed", "invented", "absent")
 
 
 def evaluate(
     prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="A mask, or a folder of masks.")],
-    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Its reference, or a folder of them.")],
-    organs: Annotated[str | None, typer.Option(help="Only these, such as liver,spleen (default: all shared).")] = None,
-    prediction_numbering: Annotated[str | None, typer.Option(help=NUMBERING_HELP)] = None,
-    reference_numbering: Annotated[str | None, typer.Option(help=NUMBERING_HELP)] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")] = None,
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Its reference mask, or a folder of them.")],
+    organs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", show_default="all that both sides have", help="Score these organs only."),
+    ] = None,
+    prediction_numbering: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Label numbering of predictions without names: btcv, chaos-mr, totalsegmentator-v2, or a JSON file.",
+        ),
+    ] = None,
+    reference_numbering: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The same for references without names.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all results as JSON.")] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a row an organ and case.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per organ and case as CSV.")
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Score masks against references, organ by organ in 3D; organs are matched by name."""
+    """Score masks against reference masks, organ by organ in 3D.
+
+    Organs are matched by name.
+    """
     wanted = organ_names(organs)
     for path, suffix in ((json_file, ".json"), (csv_file, ".csv")):
         if path is not None:
@@ -70,25 +83,30 @@ def evaluate(
 
 
 def _print_summary(summary: Summary) -> None:
-    """Means over cases for each organ, then over organs, with the counts of what the means leave out."""
-    headers = ("organ", "Dice", "NSD", "HD95 mm", "ASSD mm", "cases", "missed", "invented", "absent")
+    """Means over cases for each organ, then over organs, with what the means leave out.
+
+    Of several cases these are counts; of a single case, a word.
+    """
+    single = summary.cases_measured == 1
+    headers = ("organ", "Dice", "NSD", "HD95 mm", "ASSD mm", *(("",) if single else COUNTS))
     table = Table(*headers, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for organ in summary.organs:
         counts = (organ.cases, organ.missed, organ.false_positive, organ.both_empty)
-        table.add_row(organ.organ, *_figures(organ), *map(str, counts))
+        words = [word for word, count in zip(COUNTS[1:], counts[1:], strict=True) if count]
+        table.add_row(organ.organ, *_figures(organ), *([", ".join(words)] if single else map(str, counts)))
     table.add_section()
-    table.add_row("mean over organs", *_figures(summary.mean_over_organs), str(summary.cases_measured))
+    measured = "" if single else str(summary.cases_measured)
+    table.add_row("mean over organs", *_figures(summary.mean_over_organs), measured)
     paper = summary.mean_over_paper_organs
     if paper.organs:
         count = len(paper.organs) + len(paper.absent)
-        table.add_row(f"mean, {len(paper.organs)} of paper's {count}", *_figures(paper), str(summary.cases_measured))
+        table.add_row(f"mean, {len(paper.organs)} of paper's {count}", *_figures(paper), measured)
     Console().print(table)
-    if summary.mean_over_organs.infinite_distances:
-        left_out = summary.mean_over_organs.infinite_distances
-        print(f"distances leave out {left_out} organs that were missed or invented (infinite); Dice counts them as 0")
+    if left_out := summary.mean_over_organs.infinite_distances:
+        print(f"distances leave out organs that were missed or invented ({left_out} infinite); Dice counts them as 0")
     for side, names in (("prediction", summary.only_in_prediction), ("reference", summary.only_in_reference)):
         if names:
             print(f"not compared, only in the {side}: {', '.join(names)}")

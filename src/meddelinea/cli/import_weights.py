@@ -26,15 +26,18 @@ VAE_LICENCE = (
 
 
 def import_weights(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder that gets dit/ and codec/.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for dit/ and codec/.")],
     dit: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="DiT: the original .pt file, or diffusers' folder.")
+        Path | None, typer.Option(metavar="PATH", help="DiT: its original .pt file, or a folder of diffusers.")
     ] = None,
     vae: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Stable Diffusion's autoencoder: diffusers' folder.")
+        Path | None, typer.Option(metavar="PATH", help="Stable Diffusion's autoencoder: a folder of diffusers.")
     ] = None,
 ) -> None:
-    """Turn downloaded weights into components for `train` (model.dit and model.codec)."""
+    """Convert downloaded weights to components of a run file.
+
+    They are its model.dit and model.codec.
+    """
     if dit is None and vae is None:
         raise UsageError("nothing to import; expected --dit PATH, --vae PATH, or both")
     for wanted, part in ((dit, "dit"), (vae, "codec")):

@@ -1,4 +1,4 @@
-"""`meddelinea info`: what the presets and a model are."""
+"""`meddelinea info`: a description of a model and of the presets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from meddelinea.cli.options import JsonOption
 from meddelinea.cli.progress import status
@@ -16,10 +17,15 @@ from meddelinea.version import __version__
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="small, or a checkpoint folder (default: small).")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", show_default="small", help="small, or a model's folder.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the presets' true parameter counts, and a model's organs, licence and training cases."""
+    """Describe a model, and the presets.
+
+    A model has organs, a licence and training cases; a preset has parameter counts.
+    """
     with status("starting", hidden=as_json):
         from meddelinea.models.presets import PRESETS, parameter_counts
 
@@ -33,15 +39,19 @@ def info(
     if as_json:
         print(json.dumps({"version": __version__, "presets": presets, "model": described}, indent=2))
         return
+    console = Console(highlight=False)
+    facts = Table.grid("", "", padding=(0, 2))
+    for key, value in described.items():
+        facts.add_row(key.replace("_", " "), Text(", ".join(value) or "none" if isinstance(value, list) else value))
+    console.print(facts)
+    print()
     parts = list(dict.fromkeys(part for counts in presets.values() for part in counts))
-    table = Table("parameters", *presets)
+    table = Table("parameters of the presets", *presets, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for part in parts:
         table.add_row(part.replace("_", " "), *(f"{counts.get(part, 0):,}" for counts in presets.values()))
-    Console().print(table)
-    for key, value in described.items():
-        print(f"{key.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
+    console.print(table)
 
 
 def _describe(model: str) -> dict[str, Any]:

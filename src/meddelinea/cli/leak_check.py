@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 
 
 def leak_check(
-    source: Annotated[Path, typer.Argument(metavar="TEST_FOLDER", help="Folder of test scans, or one scan.")],
+    source: Annotated[Path, typer.Argument(metavar="TEST_FOLDER", help="A folder of test scans, or one scan.")],
     against: Annotated[
-        list[str], typer.Option(metavar="MODEL|STORE", help="small, a model's folder or a slice store; repeatable.")
+        list[str],
+        typer.Option(metavar="MODEL|STORE", help="small, a model's folder or a slice store; may be repeated."),
     ],
     layout: Annotated[
-        str | None, typer.Option("--format", help="Dataset of the test scans, such as btcv: warns of known overlaps.")
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", help="Dataset of the test scans, such as btcv, to warn of known overlaps."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find test scans that a model was trained on, also resampled, cropped, windowed, mirrored or re-encoded.
+    """Find test scans that a model was trained on.
 
-    Masks among the test scans are skipped and named. Exit code 0: no leak; 6: leaks found; 4: no leak found, but some
-    scans could not be read.
+    Scans are recognised even if they were resampled, cropped, windowed, mirrored or re-encoded.
+
+    Masks among the test scans are skipped and named. The exit code is 0 without a leak, 6 with one, and 4 if there is
+    none but some scans could not be read.
     """
     with status("comparing", hidden=as_json):
         from meddelinea.data.mixing import mixing_warnings

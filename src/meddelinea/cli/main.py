@@ -1,4 +1,4 @@
-"""The `meddelinea` command: its sub-commands, and what an error looks like to the person who typed it."""
+"""The `meddelinea` command: its sub-commands, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ app = typer.Typer(
     name="meddelinea",
     help="Segment organs in CT and MRI volumes with a controllable diffusion transformer.",
     add_completion=False,
-    rich_markup_mode=None,  # plain help: half the start-up time, and it fits a narrow terminal
+    rich_markup_mode=None,  # plain help takes half the start-up time and fits a narrow terminal
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 1000},  # as wide as the terminal
 )
 app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
@@ -58,7 +58,7 @@ app.add_typer(benchmark.app, name="benchmark")
 def _top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and warnings.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show warnings, and the traceback of an error.")] = False,
 ) -> None:
     if version:
         typer.echo(f"meddelinea {__version__}")
@@ -67,16 +67,16 @@ def _top(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 unexpected error, 130 interrupted, else the error's own exit code.
+    """Run the command line and exit: 0 done, 1 unexpected error, 130 interrupted, otherwise the error's exit code.
 
     Parameters
     ----------
     arguments
-        Words after the program's name; those of this process by default. `--debug` may stand anywhere among them.
+        Words after the program's name, by default those of this process. `--debug` may stand anywhere among them.
     """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
-    if not debug:  # libraries' remarks would bury the one line that an error is
+    if not debug:  # warnings of libraries would bury the one line that explains an error
         logging.disable(logging.WARNING)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")

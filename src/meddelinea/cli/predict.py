@@ -1,4 +1,4 @@
-"""`meddelinea predict`: a scan in, an organ mask out."""
+"""`meddelinea predict`: a scan in, a mask of its organs out."""
 
 from __future__ import annotations
 
@@ -50,60 +50,83 @@ def predict(
         typer.Option(
             "-i",
             "--input",
-            help="NIfTI or NRRD file, DICOM folder or zip; or a folder or CSV list (input,output) of them.",
+            metavar="IN",
+            help="NIfTI or NRRD file, DICOM folder or zip; or many scans: a folder, or a CSV list (input,output).",
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="The mask: .nii.gz, .nii, .nrrd, .dcm; or a folder for many masks."),
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Mask: .nii.gz, .nii, .nrrd or .dcm; for many scans, a folder."
+        ),
     ],
     model: ModelOption = "small",
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (default: the model's).")] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1000, show_default="the model's", help="Sampling steps.")
+    ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="euler_ancestral, ddim, dpmpp_2m, unipc or lms (default: the model's).")
+        str | None,
+        typer.Option(metavar="NAME", show_default="the model's", help="euler_ancestral, ddim, dpmpp_2m, unipc or lms."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Masks drawn of each slice and averaged; as many times the work.")
+        int, typer.Option(metavar="N", min=1, help="Average N masks per slice, in N times the time.")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise; the same seed gives the same mask.")] = 0,
-    organs: Annotated[str | None, typer.Option(help="Only these, such as liver,spleen (default: all).")] = None,
-    statistics: Annotated[Path | None, typer.Option(help="Write measurements of each organ to this JSON file.")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the noise; the same seed gives the same mask.")
+    ] = 0,
+    organs: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Segment these organs only, such as liver,spleen.")
+    ] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write measurements of each organ to this JSON file.")
+    ] = None,
     preview: Annotated[
-        Path | None, typer.Option(help="Write a picture of the result to this PNG file; of a folder's, here.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the result to this PNG file; for many scans, to this folder."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write pictures and measurements as one HTML page; of a folder's, here.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write an HTML page about the result; for many scans, to this folder."),
     ] = None,
     uncertainty: Annotated[
         Path | None,
         typer.Option(
-            help="Write in per cent how likely a voxel's label is wrong: .nii.gz, .nrrd; of a folder's, here."
+            metavar="FILE",
+            help="Write how likely each voxel's label is wrong, in per cent, to this volume; for many scans, to this "
+            "folder.",
         ),
     ] = None,
     output_type: Annotated[
-        str | None, typer.Option(help="nifti, nrrd, dicom_seg or rtstruct (default: by OUT's ending).")
+        str | None,
+        typer.Option(metavar="TYPE", show_default="from OUT's ending", help="nifti, nrrd, dicom_seg or rtstruct."),
     ] = None,
     segmentation_type: Annotated[
-        str | None, typer.Option(help="Of dicom_seg: labelmap (default), binary or fractional.")
+        str | None,
+        typer.Option(metavar="TYPE", show_default="labelmap", help="For dicom_seg: labelmap, binary or fractional."),
     ] = None,
     device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time; changes memory, not the mask.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Slices per batch; affects memory, not the mask.")
+    ] = 16,
     modality: ModalityOption = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Of a folder or list: segment also what was done before.")
+        bool, typer.Option("--overwrite", help="For many scans: redo those that already have a mask.")
     ] = False,
     engine: EngineOption = EngineName.local,
     address: AddressOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, each with the model (default: 1; on a cluster one a core).")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, show_default="1, or one per core of a cluster", help="For many scans: worker processes."
+        ),
     ] = None,
     as_json: JsonOption = False,
     progress_json: Annotated[
-        bool, typer.Option("--progress-json", help="Print a JSON object a line while it goes on, for programs.")
+        bool, typer.Option("--progress-json", help="Print one JSON object per event, for programs.")
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Segment the organs of a scan, or of a folder of scans; each mask lies on its scan's own grid."""
+    """Segment the organs of a scan, or of many scans. Each mask lies on the grid of its scan."""
     from meddelinea.cli.predict_folder import Batch, is_batch, run_batch
 
     wanted = organ_names(organs)

@@ -17,18 +17,27 @@ from meddelinea.errors import PartialFailureError, UsageError
 
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the dataset.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the slice store; made or added to.")],
-    layout: Annotated[str, typer.Option("--format", help="How the dataset is laid out, such as btcv.")],
-    size: Annotated[int, typer.Option(min=64, help="Rows and columns of a slice, a multiple of 64.")] = 256,
-    spacing_mm: Annotated[float, typer.Option(min=0.1, help="Size of a slice's pixels.")] = 1.5,
-    organs: Annotated[str | None, typer.Option(help="Such as liver,spleen (default: the dataset's own).")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check stored cases too; store damaged ones anew.")] = False,
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the slice store, new or to be extended.")],
+    layout: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the dataset, such as btcv.")],
+    size: Annotated[
+        int, typer.Option(metavar="N", min=64, help="Rows and columns of a slice, a multiple of 64.")
+    ] = 256,
+    spacing_mm: Annotated[float, typer.Option(metavar="MM", min=0.1, help="Width of a pixel in millimetres.")] = 1.5,
+    organs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", show_default="all of the dataset", help="Organs, such as liver,spleen."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, show_default="one per core", help="Worker processes.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the stored cases as well, and replace damaged ones.")
+    ] = False,
     engine: EngineOption = EngineName.local,
     address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn a dataset into a slice store; cases that the store already holds are left alone."""
+    """Convert a dataset to a slice store. Cases that the store already holds are kept."""
     with status("starting", hidden=quiet):
         from meddelinea.data.prepare import prepare_store
         from meddelinea.data.preprocess import Preprocessing

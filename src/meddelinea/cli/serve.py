@@ -1,4 +1,4 @@
-"""`meddelinea serve`: the viewer, and MONAI Label's protocol, on a port of this computer."""
+"""`meddelinea serve`: the viewer and the protocol of MONAI Label, on a port of this computer."""
 
 from __future__ import annotations
 
@@ -22,32 +22,49 @@ TOKEN_CHARACTERS = 16
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on. Any but this computer's demands a token.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. Any other than this computer's needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="MEDDELINEA_TOKEN", help="What requests must carry (default: made and printed once)."),
+        typer.Option(
+            metavar="TOKEN",
+            envvar="MEDDELINEA_TOKEN",
+            show_default="a new one, printed once",
+            help="Token that requests must carry.",
+        ),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name that browsers reach the server by; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name by which browsers may reach the server; may be repeated."),
     ] = None,
     dicomweb: Annotated[
-        str | None, typer.Option(help="Address of a DICOMweb service whose series OHIF's plugin may name.")
+        str | None,
+        typer.Option(metavar="URL", help="DICOMweb service from which OHIF's plugin may request series."),
     ] = None,
     model: ModelOption = "small",
     device: DeviceOption = "auto",
     folder: Annotated[
-        Path | None, typer.Option(help="Where jobs are kept (default: a folder of this user's application data).")
+        Path | None,
+        typer.Option(metavar="FOLDER", show_default="in this user's application data", help="Folder of the jobs."),
     ] = None,
-    upload_mib: Annotated[int, typer.Option(min=1, help="Largest upload, in MiB.")] = 1024,
-    unpacked_mib: Annotated[int, typer.Option(min=1, help="Most that an upload may unpack to, in MiB.")] = 2048,
-    queue_length: Annotated[int, typer.Option(min=1, help="Scans that may wait at once.")] = 32,
-    job_minutes: Annotated[float, typer.Option(min=0.01, help="Longest time for one scan.")] = 30.0,
-    keep_hours: Annotated[float, typer.Option(min=0.01, help="How long finished jobs are kept.")] = 24.0,
+    upload_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum size of an upload in MiB.")] = 1024,
+    unpacked_mib: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Maximum size of an unpacked upload in MiB.")
+    ] = 2048,
+    queue_length: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of waiting scans.")] = 32,
+    job_minutes: Annotated[float, typer.Option(metavar="X", min=0.01, help="Maximum time for one scan.")] = 30.0,
+    keep_hours: Annotated[
+        float, typer.Option(metavar="X", min=0.01, help="Time for which finished jobs are kept.")
+    ] = 24.0,
 ) -> None:
-    """Serve the viewer: drop a scan on a page, look at the mask. Ctrl-C stops; waiting jobs go on at the next start."""
+    """Serve a web page that segments the scans dropped on it.
+
+    Ctrl-C stops the server. Waiting jobs continue when it is started again.
+    """
     if dicomweb is not None and not dicomweb.startswith(("http://", "https://")):
         raise UsageError(f"{dicomweb}: not an address; expected http://... or https://...")
     if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart", "dicomweb_client")):

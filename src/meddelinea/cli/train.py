@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 def train(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run: stage, data, model, schedule.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file: stage, data, model, schedule.")],
     overrides: OverridesOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a stage (codec, base, control or baseline) as a run file says."""
+    """Train a stage as a run file describes it.
+
+    The stages are codec, base, control and baseline.
+    """
     with status("starting", hidden=quiet):
         from accelerate import PartialState
 
