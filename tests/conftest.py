@@ -11,6 +11,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads, also
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+#: Seconds for a test that is marked slow; pyproject.toml has the limit of the others.
+SLOW_TIMEOUT = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests take minutes: each may take an hour before it counts as hanging."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Folder of real labelled scans: `MEDDELINEA_DATA`, or `../shared/data` beside the checkout."""

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 
-#: Seconds. Importing torch alone has taken minutes where a machine gives a tenth of its processor.
-PATIENCE = 1200
+#: Seconds, less than the time limit of a test. Importing torch alone has taken minutes where a machine gives a tenth of
+#: its processor.
+PATIENCE = 540
 
 
 def wait_until(true: Callable[[], object]) -> None:
