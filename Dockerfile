@@ -1,5 +1,5 @@
 # The command line and the server on a CPU; how to use it: docs/serving.md.
-FROM python:3.12-slim
+FROM python:3.11-slim
 
 # PyTorch first, in a layer of its own: it is large and rarely changes. Its own index has builds without CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
