@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 
@@ -33,20 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub without repositories, a cache without models, no token, and an empty working directory."""
-    constants = huggingface_hub.constants
-    with stand_in() as running:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.address)
-        for module in (constants, huggingface_hub.file_download):  # older versions hold it twice
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage servers are not part of the stand-in
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        (tmp_path / "work").mkdir()
-        monkeypatch.chdir(tmp_path / "work")
+    with stand_in(tmp_path, monkeypatch) as running:
         yield running
 
 

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import pytest
+
 TOKEN = "hf_stand_in"  # who sends it may see private and gated repositories, and write
 
 
@@ -75,9 +78,22 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def stand_in() -> Iterator[Hub]:
-    """A hub that answers until the block ends."""
-    hub = Hub()
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub without repositories that this process' client asks, until the block ends.
+
+    The client's cache is `folder / "cache"`, it has no token, and works in the empty `folder / "work"`.
+    """
+    hub, constants = Hub(), huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
+    for module in (constants, huggingface_hub.file_download):  # older versions hold it twice
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage servers are not part of the stand-in
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (folder / "work").mkdir()
+    monkeypatch.chdir(folder / "work")
     try:
         yield hub
     finally:

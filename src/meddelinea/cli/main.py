@@ -22,6 +22,7 @@ from meddelinea.cli import (
     leak_check,
     predict,
     prepare,
+    push,
     serve,
     train,
 )
@@ -51,6 +52,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("leak-check")(leak_check.leak_check)
 app.command("serve")(serve.serve)
 app.command("import-weights")(import_weights.import_weights)
+app.command("push")(push.push)
 app.add_typer(benchmark.app, name="benchmark")
 
 

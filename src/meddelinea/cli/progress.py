@@ -98,3 +98,10 @@ def silence_diffusers() -> None:
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def silence_hub() -> None:
+    """Switch off the bars that the Hugging Face hub's client draws on stderr, even where nobody watches."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
