@@ -47,6 +47,7 @@ COMMANDS = {
     "leak-check": ("leak-check", ".", "--against", "small"),
     "serve": ("serve", "--port", "0", "--folder", "jobs"),
     "import-weights": ("import-weights", "components", "--dit", "absent.pt"),
+    "push": ("push", ".", "owner/name"),
     "few-shot": ("benchmark", "few-shot", ".", "out", "--format", "btcv"),
     "robustness": ("benchmark", "robustness", ".", "out", "--format", "btcv"),
     "accuracy": ("benchmark", "accuracy", "absent.yaml", "out", "--test"),

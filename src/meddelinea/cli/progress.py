@@ -102,6 +102,6 @@ def silence_diffusers() -> None:
 
 def silence_hub() -> None:
     """Switch off the bars that the Hugging Face hub's client draws on stderr, even where nobody watches."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()

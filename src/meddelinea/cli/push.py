@@ -17,9 +17,9 @@ def push(
     ],
     private: Annotated[bool, typer.Option("--private", help="Make the repository one that only you can read.")] = False,
 ) -> None:
-    """Upload a model to the Hugging Face hub, for others to use as --model OWNER/NAME.
+    """Upload a model to the Hugging Face hub.
 
-    Uploaded are its weights, its JSON files and its README.md. Read them first: training_cases.json holds the names of
+    Others use it as --model OWNER/NAME. Uploaded are its weights, its JSON files and its README.md. Read them first: training_cases.json holds the names of
     the scans that it was trained on, and run.json paths of this computer.
     """
     from meddelinea.segmentation.hub import HubModel
