@@ -19,8 +19,8 @@ def push(
 ) -> None:
     """Upload a model to the Hugging Face hub.
 
-    Others use it as --model OWNER/NAME. Uploaded are its weights, its JSON files and its README.md. Read them first: training_cases.json holds the names of
-    the scans that it was trained on, and run.json paths of this computer.
+    Others use it as --model OWNER/NAME. Uploaded are its weights, its JSON files and its README.md. Read them first:
+    training_cases.json holds the names of the scans that it was trained on, and run.json paths of this computer.
     """
     from meddelinea.segmentation.hub import HubModel
 
