@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.cli import Run
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads, also of sub-processes, would only contend
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -50,3 +52,20 @@ def logging_enabled() -> Iterator[None]:
     logging.disable(logging.NOTSET)
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `meddelinea WORDS...`: exit code, stdout, stderr."""
+    from meddelinea.cli.main import main
+
+    monkeypatch.setattr("logging.disable", lambda level: None)  # process-wide, so it would outlive the test
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, out, err
+
+    return call

@@ -9,9 +9,8 @@ import pytest
 from meddelinea.benchmark.loading import measure_loading
 from meddelinea.data.store import SliceStore
 from meddelinea.training.batches import TrainingBatches
+from support.cli import Run
 from support.tiny import run_config, write_blobs
-from test_cli import Run
-from test_cli import run as run  # a fixture
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

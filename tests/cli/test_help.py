@@ -15,7 +15,7 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     """Each command with the words that call it."""
     top = typer.main.get_command(app)
     yield (), top
-    for name, command in top.commands.items():  # type: ignore[attr-defined]
+    for name, command in top.commands.items():
         yield (name,), command
         for inner_name, inner in getattr(command, "commands", {}).items():
             yield (name, inner_name), inner

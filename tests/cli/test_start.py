@@ -72,7 +72,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 
 
 def test_no_command_is_left_out_here() -> None:
-    top = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    top = typer.main.get_command(app).commands
     known = {(name,) for name in top} - {("benchmark",)} | {("benchmark", name) for name in top["benchmark"].commands}
     assert {words[: 1 + (words[0] == "benchmark")] for words in COMMANDS.values()} == known
 

@@ -1,7 +1,5 @@
 """`evaluate` reads DICOM-SEG as prediction or reference, of whatever slices it has."""
 
-# ruff: noqa: F811 (fixtures of another file are imported, and named again where a test takes them)
-
 import json
 from pathlib import Path
 
@@ -16,8 +14,8 @@ from meddelinea.io.dicom_seg import write_dicom_seg
 from meddelinea.io.dicom_source import read_source
 from meddelinea.io.volumes import write_volume
 from meddelinea.volume import Volume
+from support.cli import Run
 from support.dicom_series import LABELS, OBLIQUE, mask_in, write_ct
-from test_cli import Run, run  # noqa: F401 (a fixture)
 
 
 def reference(folder: Path) -> tuple[Volume, Path]:

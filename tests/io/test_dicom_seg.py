@@ -27,7 +27,18 @@ from meddelinea.io.read_back import require_same
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.labels import ORGANS, canonical_name
 from meddelinea.volume import Volume
-from support.dicom_series import COLUMNS, LABELS, OBLIQUE, ROWS, SLICES, SPACING_MM, mask_in, voxels_of, write_ct
+from support.dicom_series import (
+    COLUMNS,
+    LABELS,
+    OBLIQUE,
+    ROWS,
+    SLICES,
+    SPACING_MM,
+    mask_in,
+    rewritten,
+    voxels_of,
+    write_ct,
+)
 from test_volume import ORIENTATIONS
 
 KINDS = ("labelmap", "binary", "fractional")
@@ -272,16 +283,6 @@ def test_an_organ_without_a_code_keeps_its_name(tmp_path: Path) -> None:
     write_dicom_seg(mask, labels, tmp_path / "m.dcm", source)
     assert set(read_dicom_seg(tmp_path / "m.dcm")[1]) == set(labels)
     assert code_of("left lung upper lobe") == (codes.SCT.AnatomicalStructure, None)
-
-
-def rewritten(folder: Path, change: Callable[[Dataset], None]) -> Path:
-    """The series of `folder / "ct"` with every header changed."""
-    write_ct(folder / "ct")
-    for file in (folder / "ct").iterdir():
-        image = pydicom.dcmread(file)
-        change(image)
-        image.save_as(file)
-    return folder / "ct"
 
 
 def refused(action: Callable[[], object], folder: Path) -> str:

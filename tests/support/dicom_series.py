@@ -1,8 +1,10 @@
 """Tiny CT series as files, in any orientation, with organs whose place is known from geometry alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
@@ -106,3 +108,13 @@ def _centre(box: tuple[tuple[int, ...], tuple[int, ...]]) -> np.ndarray:
 
 def _size(box: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
     return int(np.prod(np.array(box[1]) - np.array(box[0])))
+
+
+def rewritten(folder: Path, change: Callable[[Dataset], None]) -> Path:
+    """The series of `folder / "ct"` with every header changed."""
+    write_ct(folder / "ct")
+    for file in (folder / "ct").iterdir():
+        image = pydicom.dcmread(file)
+        change(image)
+        image.save_as(file)
+    return folder / "ct"

@@ -12,9 +12,8 @@ from matplotlib.lines import Line2D
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.training.curves import learning_curves, read_log, smoothed, write_curves
+from support.cli import Run
 from support.tiny import run_config, write_blobs
-from test_cli import Run
-from test_cli import run as run  # a fixture
 
 LOG = [
     {

@@ -1,7 +1,5 @@
 """`predict` writes the kind of file that a name or an option asks for, or refuses before the work."""
 
-# ruff: noqa: F811 (fixtures of another file are imported, and named again where a test takes them)
-
 import json
 from pathlib import Path
 
@@ -9,14 +7,13 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
-from test_dicom_seg import rewritten
 
 from meddelinea.io.dicom_seg import read_dicom_seg
 from meddelinea.io.dicom_source import read_source
 from meddelinea.io.rtstruct import read_rtstruct
 from meddelinea.io.volumes import read_volume
-from support.dicom_series import OBLIQUE, write_ct
-from test_cli import Run, fake_model, run, save, written  # noqa: F401 (fixtures)
+from support.cli import Run, save, written
+from support.dicom_series import OBLIQUE, rewritten, write_ct
 
 #: Large enough for a scan of a body.
 COARSE_MM = (6.0, 7.0, 9.0)
