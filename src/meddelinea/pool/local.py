@@ -15,18 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Generic
 
 from meddelinea.errors import MedDelineaError
-from meddelinea.pool.pool import (
-    PENDING,
-    Answer,
-    Item,
-    Make,
-    Outcome,
-    Outcomes,
-    Progress,
-    WorkerDiedError,
-    attempt,
-    dispatch,
-)
+from meddelinea.pool.pool import Answer, Item, Make, Outcome, Outcomes, Progress, WorkerDiedError, attempt, dispatch
 
 #: What a worker sends: an outcome, how far an item is, or why there will be no outcomes at all.
 _Message = Outcome[Item, Answer] | tuple[str, int, int] | Exception
@@ -134,7 +123,7 @@ def _serve(make: Make[Item, Answer], threads: int | None, pipe: Connection) -> N
             os._exit(0)
 
     signal.signal(signal.SIGTERM, finish)
-    executor = ThreadPoolExecutor(PENDING)
+    executor = ThreadPoolExecutor()  # no more threads than the parent has items pending here
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
             item = pipe.recv()
