@@ -1,7 +1,5 @@
 """Volumes keep each voxel at its place in the patient, whichever way their axes run."""
 
-from itertools import permutations, product
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,12 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.volume import Volume
-
-ORIENTATIONS = [
-    "".join(sides)
-    for axes in permutations(("RL", "AP", "SI"))
-    for sides in product(*axes)  # one side of each axis: 6 orders times 8 flips
-]
+from support.orientations import ORIENTATIONS
 
 
 def volume_in(orientation: str) -> Volume:

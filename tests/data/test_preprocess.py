@@ -1,6 +1,5 @@
 """From a scan to the model's grid and back: the same in every orientation and format, and nothing lost on the way."""
 
-from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -20,10 +19,9 @@ from meddelinea.data.preprocess import (
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import BTCV
 from meddelinea.volume import Volume
+from support.orientations import ORIENTATIONS
 
 Case = tuple[Volume, Volume]
-
-ORIENTATIONS = ["".join(sides) for axes in permutations(("RL", "AP", "SI")) for sides in product(*axes)]
 
 
 @pytest.fixture(scope="module")

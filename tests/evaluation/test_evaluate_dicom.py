@@ -7,7 +7,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
-from test_dicom_seg import foreign
 
 from meddelinea.evaluation.compare import evaluate_paths
 from meddelinea.io.dicom_seg import write_dicom_seg
@@ -15,7 +14,7 @@ from meddelinea.io.dicom_source import read_source
 from meddelinea.io.volumes import write_volume
 from meddelinea.volume import Volume
 from support.cli import Run
-from support.dicom_series import LABELS, OBLIQUE, mask_in, write_ct
+from support.dicom_series import LABELS, OBLIQUE, foreign, mask_in, write_ct
 
 
 def reference(folder: Path) -> tuple[Volume, Path]:

@@ -17,7 +17,6 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from scipy.spatial.transform import Rotation
-from test_io import enhanced
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io.dicom_codes import code_of, organ_of, precoordinated
@@ -34,12 +33,15 @@ from support.dicom_series import (
     ROWS,
     SLICES,
     SPACING_MM,
+    enhanced,
+    foreign,
     mask_in,
+    refused,
     rewritten,
     voxels_of,
     write_ct,
 )
-from test_volume import ORIENTATIONS
+from support.orientations import ORIENTATIONS
 
 KINDS = ("labelmap", "binary", "fractional")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -285,16 +287,6 @@ def test_an_organ_without_a_code_keeps_its_name(tmp_path: Path) -> None:
     assert code_of("left lung upper lobe") == (codes.SCT.AnatomicalStructure, None)
 
 
-def refused(action: Callable[[], object], folder: Path) -> str:
-    """The one line that `action` is refused with; it leaves no file in `folder`."""
-    before = sorted(folder.iterdir())
-    with pytest.raises(InputRefusedError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    assert sorted(folder.iterdir()) == before
-    return str(caught.value)
-
-
 def test_a_tilted_gantry_is_refused_with_its_angle_and_rounded_positions_are_not(tmp_path: Path) -> None:
     mask, _ = mask_in("LPS", OBLIQUE)
     step_mm = SPACING_MM[2]
@@ -474,19 +466,6 @@ def test_centroids_and_volumes_are_measured_in_each_sides_own_millimetres(
     else:
         with pytest.raises(InputRefusedError, match=said):
             require_same(Path("m.dcm"), mask, LABELS, read, LABELS)
-
-
-def foreign(folder: Path, pixels: np.ndarray, kind: str, names: tuple[str, ...], shear_mm: float = 0) -> Path:
-    """A SEG as another user of highdicom writes it."""
-    images = [pydicom.dcmread(file) for file in sorted(write_ct(folder / "ct", shear_mm=(0, shear_mm, 0)).iterdir())]
-    algorithm = hd.AlgorithmIdentificationSequence("other", codes.DCM.ArtificialIntelligence, "1")
-    segments = [
-        hd.seg.SegmentDescription(k, name, codes.SCT.AnatomicalStructure, codes.SCT.Organ, "AUTOMATIC", algorithm)
-        for k, name in enumerate(names, start=1)
-    ]
-    uids = (hd.UID(), 1, hd.UID(), 1)
-    hd.seg.Segmentation(images, pixels, kind, segments, *uids, "other", "other", "1", "1").save_as(folder / "o.dcm")
-    return folder / "o.dcm"
 
 
 def test_a_fractional_file_holds_an_organ_from_half_on(tmp_path: Path) -> None:

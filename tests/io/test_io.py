@@ -17,7 +17,6 @@ import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 import slicerio
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
@@ -25,6 +24,7 @@ from meddelinea.errors import InputRefusedError
 from meddelinea.files import ensure_writable
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.volume import Volume
+from support.dicom_series import enhanced
 
 Change = Callable[[int, Dataset], None]
 
@@ -126,39 +126,6 @@ def put(keyword: str, value: object, number: int | None = None) -> Change:
             setattr(dataset, keyword, value)
 
     return change
-
-
-def enhanced(slices: list[Dataset], order: list[int]) -> Dataset:
-    """One multi-frame object of the slices, its frames in `order`."""
-    dataset = copy.deepcopy(slices[0])
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedCTImageStorage
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
-        delattr(dataset, keyword)
-    del dataset.RescaleIntercept
-
-    def item(**values: object) -> Sequence:
-        inner = Dataset()
-        for keyword, value in values.items():
-            setattr(inner, keyword, value)
-        return Sequence([inner])
-
-    first = slices[0]
-    shared = Dataset()
-    shared.PlaneOrientationSequence = item(ImageOrientationPatient=first.ImageOrientationPatient)
-    shared.PixelMeasuresSequence = item(PixelSpacing=first.PixelSpacing, SliceThickness=2)
-    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-    groups = []
-    for k in order:
-        group = Dataset()
-        group.PlanePositionSequence = item(ImagePositionPatient=slices[k].ImagePositionPatient)
-        group.PixelValueTransformationSequence = item(
-            RescaleIntercept=slices[k].RescaleIntercept, RescaleSlope=slices[k].RescaleSlope, RescaleType="HU"
-        )
-        groups.append(group)
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    dataset.NumberOfFrames = len(order)
-    dataset.PixelData = b"".join(slices[k].PixelData for k in order)
-    return dataset
 
 
 def zip_folder(folder: Path) -> Path:

@@ -10,8 +10,6 @@ from matplotlib.path import Path as Polygon
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 from scipy.spatial.transform import Rotation
-from test_dicom_seg import refused
-from test_io import enhanced
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.io.contours import fill, outlines
@@ -19,8 +17,8 @@ from meddelinea.io.dicom_source import read_source
 from meddelinea.io.rtstruct import read_rtstruct, write_rtstruct
 from meddelinea.labels import ORGANS
 from meddelinea.volume import Volume
-from support.dicom_series import LABELS, OBLIQUE, SPACING_MM, mask_in, write_ct
-from test_volume import ORIENTATIONS
+from support.dicom_series import LABELS, OBLIQUE, SPACING_MM, enhanced, mask_in, refused, write_ct
+from support.orientations import ORIENTATIONS
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 

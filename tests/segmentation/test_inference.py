@@ -7,7 +7,6 @@ nothing. Scans are real.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import permutations, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,9 +28,8 @@ from meddelinea.segmentation.model import Model, load_model, read_model_files
 from meddelinea.segmentation.postprocess import remove_small_components
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
+from support.orientations import ORIENTATIONS
 from support.tiny import ORGANS, write_blobs, write_model
-
-ORIENTATIONS = tuple("".join(letters) for axes in permutations(("LR", "PA", "IS")) for letters in product(*axes))
 
 
 @pytest.fixture(scope="module")

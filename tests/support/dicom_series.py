@@ -1,14 +1,20 @@
 """Tiny CT series as files, in any orientation, with organs whose place is known from geometry alone."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
+from meddelinea.errors import InputRefusedError
 from meddelinea.volume import Volume
 
 COLUMNS, ROWS, SLICES = 14, 12, 9
@@ -118,3 +124,59 @@ def rewritten(folder: Path, change: Callable[[Dataset], None]) -> Path:
         change(image)
         image.save_as(file)
     return folder / "ct"
+
+
+def enhanced(slices: list[Dataset], order: list[int]) -> Dataset:
+    """One multi-frame object of the slices, its frames in `order`."""
+    dataset = copy.deepcopy(slices[0])
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedCTImageStorage
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
+        delattr(dataset, keyword)
+    del dataset.RescaleIntercept
+
+    def item(**values: object) -> Sequence:
+        inner = Dataset()
+        for keyword, value in values.items():
+            setattr(inner, keyword, value)
+        return Sequence([inner])
+
+    first = slices[0]
+    shared = Dataset()
+    shared.PlaneOrientationSequence = item(ImageOrientationPatient=first.ImageOrientationPatient)
+    shared.PixelMeasuresSequence = item(PixelSpacing=first.PixelSpacing, SliceThickness=2)
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    groups = []
+    for k in order:
+        group = Dataset()
+        group.PlanePositionSequence = item(ImagePositionPatient=slices[k].ImagePositionPatient)
+        group.PixelValueTransformationSequence = item(
+            RescaleIntercept=slices[k].RescaleIntercept, RescaleSlope=slices[k].RescaleSlope, RescaleType="HU"
+        )
+        groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.NumberOfFrames = len(order)
+    dataset.PixelData = b"".join(slices[k].PixelData for k in order)
+    return dataset
+
+
+def foreign(folder: Path, pixels: np.ndarray, kind: str, names: tuple[str, ...], shear_mm: float = 0) -> Path:
+    """A SEG as another user of highdicom writes it."""
+    images = [pydicom.dcmread(file) for file in sorted(write_ct(folder / "ct", shear_mm=(0, shear_mm, 0)).iterdir())]
+    algorithm = hd.AlgorithmIdentificationSequence("other", codes.DCM.ArtificialIntelligence, "1")
+    segments = [
+        hd.seg.SegmentDescription(k, name, codes.SCT.AnatomicalStructure, codes.SCT.Organ, "AUTOMATIC", algorithm)
+        for k, name in enumerate(names, start=1)
+    ]
+    uids = (hd.UID(), 1, hd.UID(), 1)
+    hd.seg.Segmentation(images, pixels, kind, segments, *uids, "other", "other", "1", "1").save_as(folder / "o.dcm")
+    return folder / "o.dcm"
+
+
+def refused(action: Callable[[], object], folder: Path) -> str:
+    """The one line that `action` is refused with; it leaves no file in `folder`."""
+    before = sorted(folder.iterdir())
+    with pytest.raises(InputRefusedError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    assert sorted(folder.iterdir()) == before
+    return str(caught.value)
