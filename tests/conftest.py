@@ -1,4 +1,4 @@
-"""What tests share: where the real scans are, and a process that has not trained yet."""
+"""What tests share: where the real scans are, and libraries that may log."""
 
 import logging
 import os
@@ -31,19 +31,6 @@ def data() -> Path:
     if not (folder / "btcv" / "split.json").is_file():
         pytest.skip(f"real scans are absent: {folder} has no btcv/split.json; set MEDDELINEA_DATA")
     return folder
-
-
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps the precision of a process in a singleton; each test is a process of its own to it.
-
-    Before the test, because the fixtures of a module train too.
-    """
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,8 @@ from meddelinea.methods.meddelinea import Objective
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model
 from meddelinea.training.config import RunConfig, load_config
-from meddelinea.training.engine import train
 from support.tiny import SIZES, blobs, write_store
-
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+from support.training import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PAPER = sorted(path.stem for path in (RECIPES / "paper").glob("*.yaml"))

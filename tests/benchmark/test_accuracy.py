@@ -24,12 +24,11 @@ from meddelinea.evaluation.metrics import OrganScore, score_organ
 from meddelinea.evaluation.summary import read_report_document, report_document, summarise
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.results.result import segment
-from meddelinea.training import clock, engine
-from meddelinea.training.engine import train
+from meddelinea.training import clock
+from meddelinea.training.run import Run
 from meddelinea.volume import Volume
 from support.tiny import ORGANS, SIDE, run_config
-
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+from support.training import train
 
 TRAIN, TEST = ("a", "b", "c"), ("d", "e")
 SECONDS_A_STEP = 10.0
@@ -89,14 +88,14 @@ def bench(bench_file: Path) -> BenchFile:
 def _ten_seconds_a_step() -> Iterator[None]:
     """A processor's clock that training steps move, by ten seconds each."""
     hand = {"seconds": 0.0}
-    step = engine._optimise
+    step = Run.step
 
-    def optimise(*words: Any) -> dict[str, float]:
+    def slow_step(run: Run) -> dict[str, float]:
         hand["seconds"] += SECONDS_A_STEP
-        return step(*words)
+        return step(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_optimise", optimise)
+        patch.setattr(Run, "step", slow_step)
         faked = SimpleNamespace(monotonic=lambda: 0.0, process_time=lambda: hand["seconds"])
         patch.setattr(clock, "time", faked)
         yield

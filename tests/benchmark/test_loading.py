@@ -12,8 +12,6 @@ from meddelinea.training.batches import TrainingBatches
 from support.cli import Run
 from support.tiny import run_config, write_blobs
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,15 +26,13 @@ from meddelinea.methods.protocol import Batch
 from meddelinea.methods.unet import UNet
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
-from meddelinea.training.adapt import AdaptSettings, adapt
+from meddelinea.training.adapt import AdaptSettings
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import load_config
-from meddelinea.training.engine import train
 from meddelinea.volume import Volume
 from support.patience import PATIENCE
 from support.tiny import CASES, ORGANS, SIDE, run_config, write_blobs
-
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+from support.training import adapt, train
 
 WIDTHS = {"widths": [4, 8, 8, 8, 8]}
 NETWORKS = ("unet", "dynunet")

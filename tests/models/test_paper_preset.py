@@ -42,9 +42,8 @@ run = {
     "data": {"store": store, "train": ["noise"]},
     "model": {"preset": "paper", "codec": folder / "codec", "dit": folder / "dit"},
 }
-figures = []
-train(RunConfig.model_validate(run), report=lambda progress: figures.append(progress.figures))
-assert np.isfinite(figures[0]["total"]), figures
+for progress in train(RunConfig.model_validate(run)):
+    assert np.isfinite(progress.figures["total"]), progress
 pipeline = MedDelineaPipeline.from_pretrained(folder / "run" / "pipeline")
 logits = pipeline(torch.zeros(1, 3, 256, 256), [NoiseKey(0, 0, 0, 0)], steps=1)
 assert logits.shape == (1, 14, 256, 256) and logits.isfinite().all()

@@ -15,15 +15,11 @@ from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.segmentation.model import load_model
-from meddelinea.training import engine
-from meddelinea.training.adapt import AdaptSettings, adapt
-from meddelinea.training.engine import train
+from meddelinea.training.adapt import AdaptSettings
 from support.tiny import CASES, blobs, change_cases, run_config, write_blobs, write_store
+from support.training import adapt, train
 
 SETTINGS = AdaptSettings(steps=6, every=2, patience=2, batch_size=2)
-
-
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Callable[[int, tuple[str, ...
         value = score(step, tuple(case.name for case in held_out.cases))
         return {"dice/liver": value, "dice": value}
 
-    monkeypatch.setattr(engine, "validation_dice", dice)
+    monkeypatch.setattr("meddelinea.training.run.validation_dice", dice)
 
 
 def with_patients(store: Path, folder: Path, patients: dict[str, str]) -> Path:

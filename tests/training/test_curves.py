@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.training.curves import learning_curves, read_log, smoothed, write_curves
+from meddelinea.training.curves import learning_curves, smoothed, write_curves
 from support.cli import Run
 from support.tiny import run_config, write_blobs
 
@@ -112,7 +112,7 @@ def test_what_is_no_log_is_refused_in_one_line(tmp_path: Path, content: str | No
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(InputRefusedError) as caught:
-        read_log(tmp_path)
+        learning_curves([tmp_path])
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -137,7 +137,6 @@ def test_the_command_writes_a_picture_or_one_line(run: Run, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "run"]
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_training_ends_with_its_curves(run: Run, tmp_path: Path) -> None:
     sections: dict[str, Any] = {"data": {"crop": 32}, "steps": 2}
     config = run_config("codec", write_blobs(tmp_path / "store"), tmp_path / "out", **sections)

@@ -42,13 +42,12 @@ from meddelinea.training import clock, engine
 from meddelinea.training.cases import choose_cases, mixed_datasets
 from meddelinea.training.checkpoint import Checkpoint, load_checkpoint
 from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
-from meddelinea.training.engine import Progress, learning_rate_factor, train
+from meddelinea.training.run import Run, learning_rate_factor
 from meddelinea.training.stages import BaseStage, build_stage
 from meddelinea.training.validation import validation_dice
 from support.patience import PATIENCE
 from support.tiny import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
-
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+from support.training import train
 
 
 @pytest.fixture(scope="module")
@@ -197,15 +196,10 @@ from meddelinea.training.config import load_config
 from meddelinea.training.engine import train
 
 moment = sys.argv[2]
-steps, saved = [], []
+saved = []
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-
-def report(progress):
-    steps.append(progress.step)
-    if (moment, progress.step) in (("between two checkpoints", 5), ("before the first checkpoint", 2)):
-        die()
 
 whole = checkpoint.torch.save
 
@@ -219,7 +213,9 @@ def save(state, path):
 checkpoint.torch.save = save
 if moment == "in the result":
     MedDelineaPipeline.save_pretrained = die
-train(load_config(Path(sys.argv[1])), report=report)
+for progress in train(load_config(Path(sys.argv[1]))):
+    if (moment, progress.step) in (("between two checkpoints", 5), ("before the first checkpoint", 2)):
+        die()
 """
 
 
@@ -369,9 +365,9 @@ def test_accumulating_halves_equals_the_whole_batch(
     whole = hand_made_batch(4)
     halves = [Batch(*(tensor[i : i + 2] for tensor in whole)) for i in (0, 2)]
     base = {"model": {"codec": parts["codec"]}, "steps": 3}
-    monkeypatch.setattr(engine, "_batches", lambda *arguments: iter([whole] * 3))
+    monkeypatch.setattr(Run, "load_batches", lambda run: iter([whole] * 3))
     once = train(run_config("base", store, tmp_path / "once", **base))
-    monkeypatch.setattr(engine, "_batches", lambda *arguments: iter(halves * 3))
+    monkeypatch.setattr(Run, "load_batches", lambda run: iter(halves * 3))
     twice = train(run_config("base", store, tmp_path / "twice", accumulation=2, batch_size=2, **base))
     for a, b in zip(metrics(once), metrics(twice), strict=True):
         for figure in ("total", "gradient_norm", "learning_rate"):
@@ -428,12 +424,9 @@ def test_a_time_ends_a_run_and_drives_its_learning_rate(
     hands = {"seconds": 100.0, "cpu_seconds": 7.0}
     faked = SimpleNamespace(monotonic=lambda: hands["seconds"], process_time=lambda: hands["cpu_seconds"])
     monkeypatch.setattr(clock, "time", faked)
-
-    def report(progress: Progress) -> None:
-        hands[hand] += 15.0
-
     config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=10**6, **{limit: 1.0})
-    train(config, report=report)
+    for _ in engine.train(config):
+        hands[hand] += 15.0
     rows = metrics(config.output)
     other = "seconds" if hand == "cpu_seconds" else "cpu_seconds"
     assert [row[hand] for row in rows] == [0, 15, 30, 45, 60]
@@ -456,12 +449,9 @@ def test_the_stem_sees_as_many_slices_as_the_model_is_trained_on(
 
 
 def test_progress_and_learning_rate_follow_the_steps(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
-    seen: list[Progress] = []
     optimiser = {"schedule": "linear", "warmup_steps": 2}
-    train(
-        run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, optimiser=optimiser),
-        report=seen.append,
-    )
+    config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, optimiser=optimiser)
+    seen = list(engine.train(config))
     assert [(p.step, p.steps, p.share) for p in seen] == [(1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75), (4, 4, 1.0)]
     assert [p.figures["learning_rate"] for p in seen] == pytest.approx([0.5e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
@@ -573,7 +563,7 @@ def test_patience_ends_a_run_and_keeps_its_best_weights(
         seen.append({name: value.clone() for name, value in predict.__self__.state_dict().items()})
         return {"dice": next(course)}
 
-    monkeypatch.setattr(engine, "validation_dice", dice)
+    monkeypatch.setattr("meddelinea.training.run.validation_dice", dice)
     config = control_config(
         store, parts, tmp_path / "run", steps=40, data={"validation": CASES[2:]}, validation={"every": 3, "patience": 2}
     )
@@ -711,7 +701,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         return losses
 
     monkeypatch.setattr(BaseStage, "forward", forward)
-    with pytest.raises(MedDelineaError, match=r"nan at step 4 on the slices [ab] \d, .*--resume") as caught:
+    with pytest.raises(MedDelineaError, match=r"nan at step 4 on the slices [ab] \d, .* resume the run") as caught:
         train(config)
     assert "\n" not in str(caught.value)
     kept = read_checkpoint(config.output)
@@ -727,7 +717,7 @@ def test_a_run_is_not_overwritten(store: Path, parts: dict[str, Path], tmp_path:
     config = run_config("base", store, tmp_path / "run", model={"codec": parts["codec"]}, steps=1)
     train(config)
     files = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match="holds a run already; add --resume"):
+    with pytest.raises(UsageError, match="holds a run already; resume it"):
         train(config)
     assert files == {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
-from meddelinea.benchmark.chain import Chain, ChainSettings, StageCost, train_chain
+from meddelinea.benchmark.chain import Chain, ChainSettings, StageCost, read_chain, train_chain
 from meddelinea.benchmark.held_out import Progress, run_test
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
@@ -255,11 +255,7 @@ def _train(
     run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: Progress | None
 ) -> Chain:
     settings = ChainSettings(bench.store, part.train, bench.cpu_minutes, bench.seed)
-    if progress is None:
-        return train_chain(run_files, folder, settings)
-    return train_chain(
-        run_files,
-        folder,
-        settings,
-        lambda stage, step: progress(f"{name}, {stage}, per cent", round(100 * step.share), 100),
-    )
+    for stage, step in train_chain(run_files, folder, settings):
+        if progress is not None:
+            progress(f"{name}, {stage}, per cent", round(100 * step.share), 100)
+    return read_chain(run_files, folder)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from meddelinea.errors import UsageError
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import RunConfig, load_config
-from meddelinea.training.engine import Progress
-from meddelinea.training.engine import train as run_stage
+from meddelinea.training.engine import Progress, train
+from meddelinea.training.metrics_log import MetricsLog
 
-#: Steps of a stage that the clock ends.
+#: A step count that is never reached: the clock ends the stage.
 ENDLESS = 10**9
 #: Folder of each stage's result in that of its run.
 RESULTS = {"codec": "codec", "base": "dit", "control": "pipeline", "baseline": "pipeline"}
@@ -59,24 +57,21 @@ class Chain:
     trained_parameters: int
 
 
-def train_chain(
-    run_files: tuple[Path, ...],
-    folder: Path,
-    settings: ChainSettings,
-    report: Callable[[str, Progress], None] | None = None,
-) -> Chain:
-    """Train the stages in order, each on the results of those before; finished ones are kept, a stopped one resumed.
+def train_chain(run_files: tuple[Path, ...], folder: Path, settings: ChainSettings) -> Iterator[tuple[str, Progress]]:
+    """Train the stages in order, each on the results of those before; a step each time that the next one is asked for.
 
-    Stages without `cpu_minutes` take their steps. Those with it share what is left of the budget in proportion of it,
-    so that the same files fit any budget; the last has all that is left then. Validation and test cases of the files
-    are not used.
+    Finished stages are kept, a stopped one is resumed. Stages without `cpu_minutes` take their steps. Those with it
+    share what is left of the budget in proportion of it, so that the same files fit any budget; the last has all that
+    is left then. Validation and test cases of the files are not used. `read_chain` says what came of it.
 
     Parameters
     ----------
     folder
         For the runs, `1-codec` and so on.
-    report
-        Called with a stage's name and its progress.
+
+    Yields
+    ------
+    A stage's name and its progress.
 
     Raises
     ------
@@ -84,69 +79,76 @@ def train_chain(
         If nothing of the budget is left for a stage, the last stage leaves no whole model or has no `cpu_minutes` where
         another has, or `folder` holds runs of other settings.
     """
-    shares = [load_config(path).cpu_minutes or 0.0 for path in run_files]
+    runs = [load_config(path) for path in run_files]
+    shares = [run.cpu_minutes or 0.0 for run in runs]
     if any(shares) and not shares[-1]:
         raise UsageError(f"{run_files[-1]}: no cpu_minutes; expected its share of the time, as of the stages before it")
+    if RESULTS[runs[-1].stage] != "pipeline":
+        raise UsageError(f"{run_files[-1]}: stage '{runs[-1].stage}' leaves no whole model; expected one that does")
     shares[-1] = shares[-1] or 1.0
     results: dict[str, Path] = {}
-    costs: list[StageCost] = []
-    for number, path in enumerate(run_files, start=1):
-        changes = [
-            f"output={json.dumps(str(folder / f'{number}-{path.stem}'))}",
-            f"data.store={json.dumps(str(settings.store))}",
-            f"data.train={json.dumps(settings.train)}",
-            *("data.validation=[]", "data.test=[]", "data.split=null", "data.train_share=1.0"),
-            f"seed={settings.seed}",
-            *_parts(results),
-        ]
-        timed = shares[number - 1 :]
-        if timed[0]:
-            left = settings.cpu_minutes - sum(cost.cpu_seconds for cost in costs) / 60.0
+    used = 0.0
+    for number, (path, output) in enumerate(zip(run_files, _outputs(run_files, folder), strict=True)):
+        config = runs[number].changed(
+            output=output,
+            data={"store": settings.store, "train": settings.train, "validation": (), "test": (), "split": None}
+            | {"train_share": 1.0},
+            model=_parts(results),
+            seed=settings.seed,
+        )
+        if shares[number]:
+            left = settings.cpu_minutes - used
             if left <= 0:
                 raise UsageError(
-                    f"{path}: the stages before it took {settings.cpu_minutes - left:.1f} of "
-                    f"{settings.cpu_minutes:g} CPU minutes; give more, or shorten them"
+                    f"{path}: the stages before it took {used:.1f} of {settings.cpu_minutes:g} CPU minutes; give more, "
+                    "or shorten them"
                 )
-            changes += [f"cpu_minutes={left * timed[0] / sum(timed)}", "minutes=null", f"steps={ENDLESS}"]
-        config = load_config(path, tuple(changes))
-        results[config.stage] = _trained(config, report)
-        costs.append(_cost(config))
-    if RESULTS[config.stage] != "pipeline":
-        raise UsageError(f"{path}: stage '{config.stage}' leaves no whole model; expected control or baseline as last")
-    checkpoint = load_checkpoint(config.output)
+            minutes = left * shares[number] / sum(shares[number:])
+            config = config.changed(cpu_minutes=minutes, minutes=None, steps=ENDLESS)
+        for progress in _train(config):
+            yield config.stage, progress
+        results[config.stage] = output / RESULTS[config.stage]
+        used += _cost(output).cpu_seconds / 60.0
+
+
+def read_chain(run_files: tuple[Path, ...], folder: Path) -> Chain:
+    """What `train_chain` left in `folder`."""
+    outputs = _outputs(run_files, folder)
+    costs = tuple(map(_cost, outputs))
+    checkpoint = load_checkpoint(outputs[-1])
     trained = sum(weight.numel() for weight in checkpoint.weights.values()) if checkpoint else 0
-    return Chain(results[config.stage], tuple(costs), trained)
+    return Chain(outputs[-1] / RESULTS[costs[-1].stage], costs, trained)
 
 
-def _parts(results: dict[str, Path]) -> list[str]:
+def _outputs(run_files: tuple[Path, ...], folder: Path) -> list[Path]:
+    return [folder / f"{number}-{path.stem}" for number, path in enumerate(run_files, start=1)]
+
+
+def _parts(results: dict[str, Path]) -> dict[str, Path | None]:
     """Settings that let a stage start from the results of those before it."""
     for stage in ("control", "baseline"):
         if stage in results:
-            return [f"model.pipeline={json.dumps(str(results[stage]))}", "model.codec=null", "model.dit=null"]
-    keys = {"codec": "model.codec", "base": "model.dit"}
-    return [f"{key}={json.dumps(str(results[stage]))}" for stage, key in keys.items() if stage in results]
+            return {"pipeline": results[stage], "codec": None, "dit": None}
+    keys = {"codec": "codec", "base": "dit"}
+    return {key: results[stage] for stage, key in keys.items() if stage in results}
 
 
-def _trained(config: RunConfig, report: Callable[[str, Progress], None] | None) -> Path:
-    """The stage's result, trained now unless it is there."""
-    result = config.output / RESULTS[config.stage]
+def _train(config: RunConfig) -> Iterator[Progress]:
+    """Train the stage, unless its result is there."""
     begun = config.output / "run.json"
     if begun.is_file() and _without_places(load_config(begun)) != _without_places(config):
         raise UsageError(f"{config.output}: a run with other settings; remove it, or choose another output")
-    if not result.is_dir():
-        stage = config.stage
-        run_stage(config, resume=begun.is_file(), report=None if report is None else lambda step: report(stage, step))
-    return result
+    if not (config.output / RESULTS[config.stage]).is_dir():
+        yield from train(config, resume=begun.is_file())
 
 
 def _without_places(config: RunConfig) -> RunConfig:
     """The run without its folders, which may be moved together."""
-    model = config.model.model_copy(update={"codec": None, "dit": None, "pipeline": None})
-    return config.model_copy(update={"output": Path(), "model": model})
+    return config.changed(output=Path(), model={"codec": None, "dit": None, "pipeline": None})
 
 
-def _cost(config: RunConfig) -> StageCost:
-    rows = (config.output / "metrics.jsonl").read_text().splitlines()
-    last: dict[str, Any] = json.loads(rows[-1]) if rows else {"step": 0, "cpu_seconds": 0.0}
-    slices = last["step"] * config.batch_size * config.accumulation
-    return StageCost(config.stage, last["step"], slices, last["cpu_seconds"])
+def _cost(output: Path) -> StageCost:
+    config, rows = load_config(output / "run.json"), MetricsLog(output).read()
+    last = rows[-1] if rows else {"step": 0, "cpu_seconds": 0.0}
+    steps = int(last["step"])
+    return StageCost(config.stage, steps, steps * config.batch_size * config.accumulation, last["cpu_seconds"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from meddelinea.evaluation.compare import Report
 from meddelinea.evaluation.summary import report_document, summarise
 from meddelinea.segmentation.model import load_model, read_model_files
 from meddelinea.training.adapt import Adaptation, AdaptSettings, adapt
-from meddelinea.training.engine import Progress as Step
 
 
 @dataclass(frozen=True)
@@ -108,19 +107,14 @@ def few_shot_table(
     rows = [FewShotRow(0, None, 0.0, before.report)]
     for count in sorted(volumes):
         began = time.monotonic()
-        adapted = adapt(
-            files.folder, work / "store", given[:count], work / f"k{count}", settings, _training(count, progress)
-        )
+        adapted = work / f"k{count}"
+        for part, step in adapt(files.folder, work / "store", given[:count], adapted, settings):
+            if progress is not None:
+                progress(f"k = {count}, {part}", step.step, step.steps)
         seconds = time.monotonic() - began
-        after = run_test(load_model(work / f"k{count}"), tested, organs, f"k = {count}", progress)
-        rows.append(FewShotRow(count, adapted, seconds, after.report))
+        after = run_test(load_model(adapted), tested, organs, f"k = {count}", progress)
+        rows.append(FewShotRow(count, Adaptation.read(adapted), seconds, after.report))
     return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
-
-
-def _training(count: int, progress: Progress | None) -> Callable[[str, Step], None] | None:
-    if progress is None:
-        return None
-    return lambda part, step: progress(f"k = {count}, {part}", step.step, step.steps)
 
 
 def table_lines(table: FewShotTable) -> list[str]:

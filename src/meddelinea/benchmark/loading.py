@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from meddelinea.data.store import SliceStore
 from meddelinea.methods.protocol import Batch
 from meddelinea.training.batches import TrainingBatches
-from meddelinea.training.cases import choose_cases
 from meddelinea.training.config import RunConfig
-from meddelinea.training.stages import build_stage
+from meddelinea.training.run import Run
 
 #: Batches, or training steps, before those that are timed: the first open files and start workers.
 WARM_UP = 2
@@ -26,7 +23,7 @@ WARM_UP = 2
 AHEAD = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loading:
     """Seconds that a run's batches take, by the number of worker processes that make them.
 
@@ -37,7 +34,8 @@ class Loading:
     read, augmented
         Workers -> seconds a batch: its slices as the store has them, and as training takes them.
     step
-        Seconds of a training step on a batch that is there already: losses, gradients and optimiser.
+        Seconds that the run's own step takes a batch that is there already: losses, gradients and, over the batches
+        that are accumulated, optimiser and moving average.
     device
         What the step ran on.
     """
@@ -59,13 +57,13 @@ def measure_loading(config: RunConfig, batches: int, workers: tuple[int, ...] = 
     workers
         Numbers of worker processes to try; 0: batches are made in this process, as steps are.
     """
-    store = SliceStore(config.data.store, choose_cases(config.data).train)
-    dataset = TrainingBatches(store, config.data, config.batch_size, config.seed, rank=0, processes=1)
+    run = Run(config)
     read, augmented = (
-        {count: _seconds_a_batch(source, batches, count) for count in workers} for source in (_Slices(dataset), dataset)
+        {count: _seconds_a_batch(source, batches, count) for count in workers}
+        for source in (_Slices(run.dataset), run.dataset)
     )
-    step, device = _seconds_a_step(config, dataset, batches)
-    return Loading(config.batch_size, read, augmented, step, device)
+    step = _seconds_a_step(run, batches)
+    return Loading(batch_size=config.batch_size, read=read, augmented=augmented, step=step, device=str(run.device))
 
 
 class _Slices(Dataset[tuple[Tensor, Tensor]]):
@@ -97,27 +95,15 @@ def _seconds_a_batch(dataset: Dataset[Any], batches: int, workers: int) -> float
     return (time.monotonic() - began) / batches
 
 
-def _seconds_a_step(config: RunConfig, dataset: TrainingBatches, steps: int) -> tuple[float, str]:
-    """Seconds of a step of the bare training loop on batches of all the run's resolutions, and the device."""
-    accelerator = Accelerator(mixed_precision=config.precision)
-    stage: Any = build_stage(config, dataset.store.manifest.organs)
-    stage.to(memory_format=torch.channels_last)
-    parameters = [p for p in stage.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, config.optimiser.learning_rate)
-    stage, optimiser = accelerator.prepare(stage, optimiser)
+def _seconds_a_step(run: Run, batches: int) -> float:
+    """Seconds of the run's own optimiser steps, a batch, on batches of all its resolutions that are there already."""
     ready = [
-        Batch(*(tensor.to(accelerator.device) for tensor in dataset[number])) for number in range(len(dataset.factors))
+        Batch(*(tensor.to(run.device) for tensor in run.dataset[number])) for number in range(len(run.dataset.factors))
     ]
-    stage.train()
-    began = 0.0
-    for number, batch in enumerate(islice(cycle(ready), WARM_UP + steps)):
-        if number == WARM_UP:
-            began = time.monotonic()
-        with accelerator.autocast():
-            loss = stage(batch)["total"]
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, config.optimiser.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad()
-        loss.item()  # waits for the device
-    return (time.monotonic() - began) / steps, str(accelerator.device)
+    run.batches = cycle(ready)
+    for _ in range(max(WARM_UP, len(ready))):
+        run.step()
+    began, steps = time.monotonic(), max(1, batches // run.config.accumulation)
+    for _ in range(steps):
+        run.step()  # its figures wait for the device
+    return (time.monotonic() - began) / (steps * run.config.accumulation)

@@ -18,7 +18,6 @@ from meddelinea.errors import InputRefusedError, UsageError
 if TYPE_CHECKING:
     from meddelinea.data.case import FoundCases
     from meddelinea.training.adapt import Adaptation
-    from meddelinea.training.engine import Progress
 
 
 def adapt(
@@ -57,7 +56,7 @@ def adapt(
         from meddelinea.data.datasets import find_cases, organs_of
         from meddelinea.data.prepare import prepare_store
         from meddelinea.segmentation.model import read_model_files
-        from meddelinea.training.adapt import AdaptSettings
+        from meddelinea.training.adapt import Adaptation, AdaptSettings
         from meddelinea.training.adapt import adapt as run_adaptation
 
     only, wanted = names(cases, "cases"), organ_names(organs)
@@ -73,12 +72,6 @@ def adapt(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".meddelinea-") as folder, progress_bar(quiet) as bar:
         task = bar.add_task("reading", total=None)
 
-        def report(part: str, progress: Progress) -> None:
-            figures = progress.figures
-            dice = f", Dice {figures['dice']:.3f}" if "dice" in figures else ""
-            description = f"{part}, loss {figures['total']:.3f}{dice}"
-            bar.update(task, completed=progress.step, total=progress.steps, description=description)
-
         store = Path(folder) / "store"
         prepared = prepare_store(
             layout, source, store, only=chosen, organs=wanted or labelled, preprocessing=base.preprocessing
@@ -87,9 +80,13 @@ def adapt(
             name, reason = next(iter(prepared.failed.items()))
             raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out with --cases")
         settings = AdaptSettings(steps=steps, learning_rate=learning_rate, decoder=decoder, seed=seed)
-        result = run_adaptation(base.folder, store, chosen, output, settings, report)
+        for part, progress in run_adaptation(base.folder, store, chosen, output, settings):
+            figures = progress.figures
+            dice = f", Dice {figures['dice']:.3f}" if "dice" in figures else ""
+            description = f"{part}, loss {figures['total']:.3f}{dice}"
+            bar.update(task, completed=progress.step, total=progress.steps, description=description)
     if not quiet:
-        _print(result, model, output)
+        _print(Adaptation.read(output), model, output)
 
 
 def _chosen(cases: tuple[str, ...] | None, found: FoundCases) -> tuple[str, ...]:

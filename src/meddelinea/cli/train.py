@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,29 +37,27 @@ def train(
     for warning in mixed_datasets(config):
         print(f"warning: {warning}", file=sys.stderr)
     silence_diffusers()
+    last: Progress | None = None
     with progress_bar(hidden=quiet) as bar:
         task = bar.add_task(config.stage, total=None)
-        last: Progress | None = None
-
-        def report(progress: Progress) -> None:
-            nonlocal last
-            last = progress
+        for last in run_stage(config, resume=resume):
+            if not PartialState().is_main_process:  # known once the run has begun
+                continue
             # Where a time limit ends the run early, the steps still to come follow from the share that is done.
-            total = max(progress.step, round(progress.step / progress.share)) if progress.share > 0 else progress.steps
-            loss = f"{config.stage}, loss {progress.figures['total']:.4f}"
-            bar.update(task, completed=progress.step, total=total, description=loss)
-            if "dice" in progress.figures and not quiet:  # a step that was validated
-                figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
-                bar.console.print(f"step {progress.step}: {figures}", markup=False, highlight=False, soft_wrap=True)
-
-        folder = run_stage(config, resume=resume, report=report)
+            total = max(last.step, round(last.step / last.share)) if last.share > 0 else last.steps
+            description = f"{config.stage}, loss {last.figures['total']:.4f}"
+            bar.update(task, completed=last.step, total=total, description=description)
+            if "dice" in last.figures and not quiet:  # a step that was validated
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in last.figures.items())
+                bar.console.print(f"step {last.step}: {figures}", markup=False, highlight=False, soft_wrap=True)
     if not PartialState().is_main_process:
         return
+    folder = config.output
     if last is not None:  # a run that trains
         write_curves([folder], folder / "curves.png")
-        if not quiet:
-            minutes, loss = last.seconds / 60, last.figures["total"]
-            print(f"{last.step} steps in {minutes:.1f} min, loss {loss:.4f}; written: {folder}")
+    if not quiet and last is not None:
+        minutes, loss = last.seconds / 60, last.figures["total"]
+        print(f"{last.step} steps in {minutes:.1f} min, loss {loss:.4f}; written: {folder}")
     if not quiet:
         for line in _measured(folder):
             print(line)
@@ -68,7 +65,9 @@ def train(
 
 def _measured(folder: Path) -> list[str]:
     """What the run came to on its validation and test cases, where it has such; a line each."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    test = folder / "test.json"
-    measured = {"validation": rows[-1] if rows else {}, "test": json.loads(test.read_text()) if test.is_file() else {}}
+    from meddelinea.files import read_json
+    from meddelinea.training.metrics_log import MetricsLog
+
+    rows, test = MetricsLog(folder).read(), folder / "test.json"
+    measured = {"validation": rows[-1] if rows else {}, "test": read_json(test) if test.is_file() else {}}
     return [f"mean Dice on the {role} cases {row['dice']:.3f}" for role, row in measured.items() if "dice" in row]

@@ -7,27 +7,31 @@ was not trained on, and the base is kept unless it loses.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError, WeightsMissingError
-from meddelinea.training.config import RunConfig, load_config
+from meddelinea.files import read_json, write_json, write_text
+from meddelinea.training.config import OptimiserConfig, load_config
 from meddelinea.training.engine import Progress
 from meddelinea.training.engine import train as run_training
+from meddelinea.training.metrics_log import MetricsLog
 
 #: From so many patients on, a quarter of them is held out; fewer take turns in being left out.
 PATIENTS_TO_HOLD_OUT_FROM = 4
 #: Every how many slices of a held-out scan are measured.
 STRIDE = 2
+
+#: In the folder of an adapted model.
+FILE = "adaptation.json"
 
 #: Model card of an adapted model.
 CARD = """---
@@ -42,7 +46,7 @@ it was compared on, and what came of it, is in `adaptation.json`. **Research sof
 Check = Literal["held-out patients", "each patient left out in turn", "none: one patient"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdaptSettings:
     """How long and how fast an adaptation learns.
 
@@ -70,9 +74,9 @@ class AdaptSettings:
     decoder: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """What came of it; `adaptation.json` in the model's folder.
+    """What came of an adaptation; `adaptation.json` in the model's folder.
 
     Parameters
     ----------
@@ -96,6 +100,17 @@ class Adaptation:
     base: Mapping[str, float]
     adapted: Mapping[str, float]
 
+    @classmethod
+    def read(cls, model: Path) -> Adaptation:
+        """What the folder of an adapted model says of its adaptation."""
+        document = read_json(model / FILE)
+        document |= {name: tuple(document[name]) for name in ("train", "held_out")}
+        return cls(**{field.name: document[field.name] for field in fields(cls)})
+
+
+#: A part of the work by name, and how far its training is.
+Step = tuple[str, Progress]
+
 
 def adapt(
     base: Path,
@@ -103,9 +118,14 @@ def adapt(
     cases: tuple[str, ...],
     output: Path,
     settings: AdaptSettings | None = None,
-    report: Callable[[str, Progress], None] | None = None,
-) -> Adaptation:
-    """Adapt a model to the organs and scans of a store.
+) -> Iterator[Step]:
+    """Adapt a model to the organs and scans of a store, a training step each time that the next one is asked for.
+
+    ::
+
+        for part, progress in adapt(base, store, cases, output):
+            print(part, progress.step)
+        result = Adaptation.read(output)
 
     Four patients and more: a quarter is held out, training stops when they get no better, and the best weights are
     kept. Two or three: each is left out in turn; the steps that serve them best on average are then trained on all.
@@ -121,8 +141,6 @@ def adapt(
         Those of its cases to use.
     output
         Folder of the resulting model, which must not exist.
-    report
-        Called with the part of the work and its progress.
 
     Raises
     ------
@@ -139,61 +157,78 @@ def adapt(
     patients = {case.name: case.patient for case in read_manifest(store).cases if case.name in cases}
     work = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(work, ignore_errors=True)
-    run = _Runs(base, store, work, settings, report)
+    run = _Runs(base, store, work, settings)
     try:
-        result, chosen = _adapted(run, patients)
+        result, chosen = yield from _adapted(run, patients)
         finished = work / "model"
         shutil.copytree(chosen, finished)
         document = {**asdict(result), "from": base.name, "settings": asdict(settings)}
-        (finished / "adaptation.json").write_text(json.dumps(document, indent=2) + "\n")
+        write_json(document, finished / FILE)
         if result.kept == "adapted":
-            (finished / "README.md").write_text(CARD.format(base=base.name, cases=", ".join(result.train)))
+            write_text(CARD.format(base=base.name, cases=", ".join(result.train)), finished / "README.md")
         finished.replace(output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return result
 
 
-def _adapted(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path]:
+def _adapted(run: _Runs, patients: Mapping[str, str]) -> Generator[Step, None, tuple[Adaptation, Path]]:
     """What came of it, and the folder of the model to keep."""
     count = len(set(patients.values()))
     if count >= PATIENTS_TO_HOLD_OUT_FROM:
-        return _hold_out(run, patients)
+        return (yield from _hold_out(run, patients))
     if count > 1:
-        return _leave_one_out(run, patients)
-    names = tuple(patients)
-    result = Adaptation("adapted", "none: one patient", names, (), run.settings.steps, {}, {})
-    return result, run.train("all", names, ()) / "pipeline"
+        return (yield from _leave_one_out(run, patients))
+    names, steps = tuple(patients), run.settings.steps
+    result = Adaptation(
+        kept="adapted", check="none: one patient", train=names, held_out=(), steps=steps, base={}, adapted={}
+    )
+    return result, (yield from run.train("all", names, (), steps=steps)) / "pipeline"
 
 
-def _hold_out(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path]:
+def _hold_out(run: _Runs, patients: Mapping[str, str]) -> Generator[Step, None, tuple[Adaptation, Path]]:
     """Train on three quarters of the patients, stop and compare on the others."""
-    split = split_by_patient(patients, 0.75, 0.25, run.settings.seed)
-    before = run.measure("base", split.train, split.validation)
-    folder = run.train("adapted", split.train, split.validation, patience=run.settings.patience)
-    step, after = max(run.measured(folder), key=lambda row: row[1]["dice"])
-    kept: Literal["adapted", "base"] = "adapted" if after["dice"] > before["dice"] else "base"
-    result = Adaptation(kept, "held-out patients", split.train, split.validation, step, before, after)
-    return result, folder / "pipeline" if kept == "adapted" else run.base
+    s, split = run.settings, split_by_patient(patients, 0.75, 0.25, run.settings.seed)
+    untrained = yield from run.train("base", split.train, split.validation, steps=0)
+    trained = yield from run.train("adapted", split.train, split.validation, steps=s.steps, patience=s.patience)
+    ((_, before),) = run.measured(untrained)
+    step, after = max(run.measured(trained), key=lambda row: row[1]["dice"])
+    result = Adaptation(
+        kept="adapted" if after["dice"] > before["dice"] else "base",
+        check="held-out patients",
+        train=split.train,
+        held_out=split.validation,
+        steps=step,
+        base=before,
+        adapted=after,
+    )
+    return result, trained / "pipeline" if result.kept == "adapted" else run.base
 
 
-def _leave_one_out(run: _Runs, patients: Mapping[str, str]) -> tuple[Adaptation, Path]:
+def _leave_one_out(run: _Runs, patients: Mapping[str, str]) -> Generator[Step, None, tuple[Adaptation, Path]]:
     """Leave each patient out in turn for the number of steps and the comparison, then train on all."""
-    befores, courses = [], []
+    names, befores, courses = tuple(patients), [], []
     for patient in sorted(set(patients.values())):
-        rest = tuple(name for name, who in patients.items() if who != patient)
-        left_out = tuple(name for name, who in patients.items() if who == patient)
-        befores.append(run.measure(f"base without {patient}", rest, left_out))
-        courses.append(run.measured(run.train(f"without {patient}", rest, left_out)))
+        rest = tuple(name for name in names if patients[name] != patient)
+        left_out = tuple(name for name in names if patients[name] == patient)
+        untrained = yield from run.train(f"base without {patient}", rest, left_out, steps=0)
+        trained = yield from run.train(f"without {patient}", rest, left_out, steps=run.settings.steps)
+        befores += [figures for _, figures in run.measured(untrained)]
+        courses.append(run.measured(trained))
     before = _mean(befores)
     afters = [(rows[0][0], _mean([figures for _, figures in rows])) for rows in zip(*courses, strict=True)]
     step, after = max(afters, key=lambda row: row[1]["dice"])
-    names = tuple(patients)
-    check: Check = "each patient left out in turn"
-    if after["dice"] <= before["dice"]:
-        return Adaptation("base", check, names, names, step, before, after), run.base
-    longer = replace(run, settings=replace(run.settings, steps=step))
-    return Adaptation("adapted", check, names, names, step, before, after), longer.train("all", names, ()) / "pipeline"
+    result = Adaptation(
+        kept="adapted" if after["dice"] > before["dice"] else "base",
+        check="each patient left out in turn",
+        train=names,
+        held_out=names,
+        steps=step,
+        base=before,
+        adapted=after,
+    )
+    if result.kept == "base":
+        return result, run.base
+    return result, (yield from run.train("all", names, (), steps=step)) / "pipeline"
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -210,57 +245,48 @@ class _Runs:
     store: Path
     work: Path
     settings: AdaptSettings
-    report: Callable[[str, Progress], None] | None
 
-    def train(self, part: str, train_on: tuple[str, ...], held_out: tuple[str, ...], patience: int = 0) -> Path:
-        """Train for all steps, or until patience ends; returns the run's folder."""
-        config = self._config(part, train_on, held_out, self.settings.steps, patience)
-        report = self.report
-        return run_training(config, report=None if report is None else lambda progress: report(part, progress))
+    def train(
+        self, part: str, train_on: tuple[str, ...], held_out: tuple[str, ...], *, steps: int, patience: int = 0
+    ) -> Generator[Step, None, Path]:
+        """Train as the base was, on other cases and with the rates of an adaptation; returns the run's folder.
 
-    def measure(self, part: str, train_on: tuple[str, ...], held_out: tuple[str, ...]) -> dict[str, float]:
-        """Figures of the base itself on held-out cases."""
-        ((_, figures),) = self.measured(run_training(self._config(part, train_on, held_out, 0, 0)))
-        return figures
-
-    def measured(self, folder: Path) -> list[tuple[int, dict[str, float]]]:
-        """Step and Dice of each measurement of a run; all zero where no held-out slice holds an organ."""
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        steps = [row for row in rows if row["step"] % self.settings.every == 0 or row is rows[-1]]
-        return [(row["step"], {"dice": 0.0} | {k: v for k, v in row.items() if k.startswith("dice")}) for row in steps]
-
-    def _config(
-        self, part: str, train_on: tuple[str, ...], held_out: tuple[str, ...], steps: int, patience: int
-    ) -> RunConfig:
-        """A run like the base's own, on other cases and with the rates of an adaptation."""
+        No steps measure the base itself.
+        """
         path = self.base / "run.json"
         if not path.is_file():
             raise WeightsMissingError(f"{self.base}: no run.json; expected the folder of a trained model")
         own, s = load_config(path), self.settings
-        trains_head = own.model.trainable_decoder != "none"
-        changes: dict[str, Any] = {
-            "stage": "control",
-            "output": self.work / part.replace(" ", "-"),
-            "data": own.data.model_dump()
-            | {"store": self.store, "train": train_on, "validation": held_out, "test": (), "split": None}
-            | {"train_share": 1.0, "resolutions": (), "workers": 0},
-            "model": {
-                "pipeline": self.base,
-                "trainable_decoder": ("all" if s.decoder else "final_layer") if trains_head else "none",
-            },
-            "optimiser": {
-                "learning_rate": s.learning_rate,
-                "schedule": "constant",
-                "warmup_steps": min(20, math.ceil(s.steps / 10)),
-                "ema_decay": 0.99,
-            },
-            "validation": own.validation.model_dump() | {"every": s.every, "stride": STRIDE, "patience": patience},
-            "steps": steps,
-            "minutes": None,
-            "cpu_minutes": None,
-            "batch_size": s.batch_size,
-            "accumulation": 1,
-            "precision": "auto",  # the base may have been trained on another machine
-            "seed": s.seed,
-        }
-        return RunConfig.model_validate(own.model_dump() | changes)
+        head = "none" if own.model.trainable_decoder == "none" else "all" if s.decoder else "final_layer"
+        cases = {"train": train_on, "validation": held_out, "test": (), "split": None, "train_share": 1.0}
+        config = own.changed(
+            stage="control",
+            output=self.work / part.replace(" ", "-"),
+            data={"store": self.store, **cases, "resolutions": (), "workers": 0},
+            model={"codec": None, "dit": None, "pipeline": self.base, "trainable_decoder": head},
+            optimiser=OptimiserConfig(
+                learning_rate=s.learning_rate,
+                schedule="constant",
+                warmup_steps=min(20, math.ceil(steps / 10)),
+                ema_decay=0.99,
+            ),
+            validation={"every": s.every, "stride": STRIDE, "patience": patience},
+            steps=steps,
+            minutes=None,
+            cpu_minutes=None,
+            batch_size=s.batch_size,
+            accumulation=1,
+            precision="auto",  # the base may have been trained on another machine
+            seed=s.seed,
+        )
+        for progress in run_training(config):
+            yield part, progress
+        return config.output
+
+    def measured(self, folder: Path) -> list[tuple[int, dict[str, float]]]:
+        """Step and Dice of each measurement of a run; all zero where no held-out slice holds an organ."""
+        rows = MetricsLog(folder).read()
+        steps = [row for row in rows if row["step"] % self.settings.every == 0 or row is rows[-1]]
+        return [
+            (int(row["step"]), {"dice": 0.0, **{k: v for k, v in row.items() if k.startswith("dice")}}) for row in steps
+        ]

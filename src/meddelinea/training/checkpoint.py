@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
-from meddelinea.training.sharding import spread
+from meddelinea.training.sharding import scatter
 
 FILE = "checkpoint.pt"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Everything that an uninterrupted run would have in memory, whole even where the run is sharded.
 
@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     if not path.is_file():
         if (folder / "run.json").is_file():
             return None
-        raise InputRefusedError(f"{folder}: no run to resume; start it without --resume")
+        raise InputRefusedError(f"{folder}: no run to resume; start one there", parameter="resume")
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a foreign or damaged file raises whatever it leads the parser to
@@ -78,14 +78,14 @@ def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
         odd = ", ".join(sorted({name for name, _ in ours ^ theirs})[:3])
         raise InputRefusedError(f"the checkpoint trains other parameters: {odd}, ...; resume with its own run file")
     for name, value in checkpoint.weights.items():
-        current[name].copy_(spread(value, current[name]))
+        current[name].copy_(scatter(value, current[name]))
 
 
 def restore_optimiser(state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
     """Load the optimiser's state, each tensor of a parameter's shape placed as the parameter is."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     placed = {
-        index: {k: spread(v, parameters[index]) if v.shape == parameters[index].shape else v for k, v in entry.items()}
+        index: {k: scatter(v, parameters[index]) if v.shape == parameters[index].shape else v for k, v in entry.items()}
         for index, entry in state["state"].items()
     }
     optimiser.load_state_dict({**state, "state": placed})

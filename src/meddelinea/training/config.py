@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from meddelinea.data.augment import Augmentation
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import InputRefusedError, UsageError, first_fault
 from meddelinea.methods.meddelinea import Objective
 from meddelinea.methods.networks import NetworkName
 from meddelinea.models.segmenter import TrainableDecoder
@@ -250,6 +250,16 @@ class RunConfig(Strict):
             raise ValueError("validation.patience counts measurements; set validation.every")
         return self
 
+    def changed(self, **settings: Any) -> RunConfig:
+        """The run with other settings: of a section that is given as a mapping those that it names, else all of it.
+
+        Raises
+        ------
+        UsageError
+            If the settings are unknown, out of range, or contradict each other.
+        """
+        return _checked(_laid_over(self.model_dump(), settings), "changed settings")
+
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a run file and apply `key=value` overrides; dots reach into sections, values are YAML.
@@ -266,13 +276,14 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     content = _read(path, ())
     for override in overrides:
         _override(content, override)
+    return _checked(content, str(path))
+
+
+def _checked(content: dict[str, Any], place: str) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}." for part in first["loc"]).rstrip(".") or "settings"
-        met = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
-        raise UsageError(f"{path}: {where}: {first['msg']}{met}") from error
+        raise UsageError(f"{place}: {first_fault(error)}") from error
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:

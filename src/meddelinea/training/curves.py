@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,36 +14,12 @@ from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
+from meddelinea.training.metrics_log import MetricsLog, Row
 
 #: What a line of the log holds beside losses and Dice.
 NOT_LOSSES = ("step", "seconds", "cpu_seconds", "learning_rate", "gradient_norm")
 #: Share of a run's steps that the smooth line averages over.
 WINDOW_SHARE = 0.05
-
-Row = dict[str, float]
-
-
-def read_log(run: Path) -> list[Row]:
-    """The lines of a run's `metrics.jsonl`, in order of their steps.
-
-    Raises
-    ------
-    InputRefusedError
-        If there is none, it holds no line, or it is not such a log.
-    """
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        raise InputRefusedError(f"{run}: no metrics.jsonl; expected the output folder of a training run")
-    try:
-        objects = [json.loads(line) for line in path.read_text().splitlines()]
-        rows = [{name: float(value) for name, value in row.items()} for row in objects]
-        rows.sort(key=lambda row: row["step"])
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputRefusedError(f"{path}: not a training log ({reason}); expected a JSON object a step") from error
-    if not rows:
-        raise InputRefusedError(f"{path}: no step yet; draw its curves once it has trained a little")
-    return rows
 
 
 def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -75,7 +50,7 @@ def learning_curves(runs: Sequence[Path]) -> Figure:
     InputRefusedError
         If one of them holds no log.
     """
-    logs = {name: read_log(run) for name, run in zip(_names(runs), runs, strict=True)}
+    logs = {name: _steps(run) for name, run in zip(_names(runs), runs, strict=True)}
     figure = Figure(figsize=(12, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     loss, dice = figure.subplots(1, 2, sharex=True)
@@ -108,6 +83,13 @@ def write_curves(runs: Sequence[Path], path: Path) -> None:
     figure = learning_curves(runs)
     with whole(path) as part:
         figure.savefig(part, format="png")
+
+
+def _steps(run: Path) -> list[Row]:
+    rows = MetricsLog(run).read()
+    if not rows:
+        raise InputRefusedError(f"{run}: no step yet; draw its curves once it has trained a little")
+    return rows
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -28,7 +28,7 @@ def shard(stage: nn.Module, device: torch.device, processes: int) -> None:
     register_fsdp_forward_method(stage, "predict")
 
 
-def whole(state: T) -> T:
+def gather(state: T) -> T:
     """The same nested dicts and lists with every sharded tensor gathered; all processes have to call it together.
 
     What is gathered goes to main memory, a tensor at a time: the model may not fit a device.
@@ -37,13 +37,13 @@ def whole(state: T) -> T:
     if isinstance(state, DTensor):
         gathered = state.full_tensor().cpu()
     elif isinstance(state, dict):
-        gathered = {key: whole(value) for key, value in state.items()}
+        gathered = {key: gather(value) for key, value in state.items()}
     elif isinstance(state, list):
-        gathered = [whole(value) for value in state]
+        gathered = [gather(value) for value in state]
     return cast(T, gathered)
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
+def scatter(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor placed as `like` is: on its device, and as its shard where it is sharded."""
     if isinstance(like, DTensor):
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

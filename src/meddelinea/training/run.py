@@ -1,0 +1,371 @@
+"""A training run under way: all that changes from step to step, and what an interrupted run has to find again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from meddelinea.data.store import SliceStore
+from meddelinea.errors import MedDelineaError
+from meddelinea.files import write_json, write_text
+from meddelinea.methods.protocol import Batch, Stage
+from meddelinea.models.transformer import DiTBlock
+from meddelinea.training.batches import TrainingBatches
+from meddelinea.training.cases import choose_cases
+from meddelinea.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_optimiser,
+    restore_weights,
+    save_checkpoint,
+    trainable_state,
+)
+from meddelinea.training.clock import Clock
+from meddelinea.training.config import OptimiserConfig, RunConfig
+from meddelinea.training.metrics_log import MetricsLog
+from meddelinea.training.result import write_result
+from meddelinea.training.sharding import gather, scatter, shard
+from meddelinea.training.stages import build_stage
+from meddelinea.training.validation import validation_dice
+
+#: What the networks' products are computed in; the weights, and all else, are float32.
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def learning_rate_factor(optimiser: OptimiserConfig, step: int, share: float) -> float:
+    """Learning rate over its largest value: linear warm-up, then cosine or linear to zero, or constant.
+
+    Parameters
+    ----------
+    step
+        Optimiser steps done.
+    share
+        Share of the run that is done, 0 to 1.
+    """
+    warmup = min(1.0, (step + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
+    decay = {"cosine": 0.5 * (1.0 + math.cos(math.pi * share)), "linear": 1.0 - share, "constant": 1.0}
+    return warmup * decay[optimiser.schedule]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The averaged weights with the largest validation Dice so far, and after which step."""
+
+    step: int
+    dice: float
+    weights: list[Tensor]
+
+
+class Run:
+    """A training run under way.
+
+    The processes of a run call its methods together, except for `clock` and `log`, which are the main process's.
+
+    Attributes
+    ----------
+    config
+        The run.
+    accelerator
+        Its devices and processes.
+    store, held_out, test
+        Slices of the training, validation and test cases.
+    stage, parameters
+        What is trained, and those of its parameters that are.
+    optimiser, ema
+        AdamW, and the moving average of the parameters, which is the result.
+    best
+        The averages that validated best.
+    done, share
+        Optimiser steps done, and the share of the run that is, 0 to 1.
+    clock, log
+        The time that it has taken, and its figures.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.accelerator = Accelerator(
+            mixed_precision="no",  # a process has one for good, but its runs may differ: see `half`
+            gradient_accumulation_steps=config.accumulation,
+            log_with="tensorboard" if find_spec("tensorboard") else None,
+            project_dir=config.output,
+        )
+        self.main = self.accelerator.is_main_process
+        self.device = self.accelerator.device
+        set_seed(config.seed)
+
+        # The cases, and how batches are drawn from them.
+        cases = choose_cases(config.data)
+        self.store, self.held_out, self.test = (
+            SliceStore(config.data.store, names) for names in (cases.train, cases.validation, cases.test)
+        )
+        self.dataset = TrainingBatches(
+            self.store,
+            config.data,
+            config.batch_size,
+            config.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        self.batches: Iterator[Batch] = iter(())
+
+        # What is trained. Shards need no wrapper: their gradients are averaged as they are spread.
+        self.stage = _build(config, self.store.manifest.organs, self.accelerator)
+        self.wrapped: nn.Module = self.stage if config.sharding else self.accelerator.prepare(self.stage)
+        self.wrapped.train()
+        self.parameters = [p for p in self.stage.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters,
+            config.optimiser.learning_rate,
+            weight_decay=config.optimiser.weight_decay,
+            fused=not config.sharding,  # one pass over the weights in place of ten
+        )
+        on_cpu = self.device.type == "cpu"  # where float16 is slower than float32, which is used in its place
+        self.half = None if on_cpu and config.precision == "fp16" else HALF.get(config.precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
+        self.ema = EMAModel(self.parameters, decay=config.optimiser.ema_decay, use_ema_warmup=True, power=0.75)
+
+        # How far it is.
+        self.best = Best(0, -1.0, [])
+        self.done, self.share = 0, 0.0
+        self.clock, self.saved, self.due = Clock(), time.monotonic(), False
+        self.log = MetricsLog(config.output)
+
+    def resume(self) -> None:
+        """Continue from the last checkpoint, or from the start where the run was stopped before its first.
+
+        Raises
+        ------
+        InputRefusedError
+            If no run was begun in the output folder, or its checkpoint is not one of this run.
+        """
+        checkpoint = load_checkpoint(self.config.output)
+        if checkpoint is None:
+            return
+        restore_weights(checkpoint, self.stage)
+        restore_optimiser(checkpoint.optimiser, self.optimiser)
+        self.ema.load_state_dict(checkpoint.ema)
+        self.ema.shadow_params = self._scattered(self.ema.shadow_params)
+        self.best = Best(**{**checkpoint.best, "weights": self._scattered(checkpoint.best["weights"])})
+        if checkpoint.scaler:
+            self.scaler.load_state_dict(checkpoint.scaler)
+        self.done = checkpoint.step
+        self.clock = Clock(checkpoint.seconds, checkpoint.cpu_seconds)
+
+    def _scattered(self, values: list[Tensor]) -> list[Tensor]:
+        """Whole tensors placed as the parameters are, which they belong to in this order; none stay none."""
+        return [scatter(value, like) for value, like in zip(values, self.parameters, strict=False)]
+
+    def open(self) -> None:
+        """Open the output folder for what the run writes, and begin to make its batches."""
+        if self.main:
+            self.config.output.mkdir(parents=True, exist_ok=True)
+            write_text(self.config.model_dump_json(indent=2) + "\n", self.config.output / "run.json")
+            self.log.begin(self.done)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("tensorboard")
+        self.batches = self.load_batches()
+        (self.share,) = self._agreed(self._share())
+
+    def load_batches(self) -> Iterator[Batch]:
+        """The batches of the steps that are left, on this process's device."""
+        accumulation = self.config.accumulation
+        micro_steps = range(self.done * accumulation, self.config.steps * accumulation)
+        loader = DataLoader(self.dataset, batch_size=None, sampler=micro_steps, num_workers=self.config.data.workers)
+        for batch in loader:
+            yield Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+
+    def step(self) -> dict[str, float]:
+        """Take an optimiser step over `accumulation` batches.
+
+        Returns
+        -------
+        The losses' means over all processes, `gradient_norm` and `learning_rate`.
+
+        Raises
+        ------
+        MedDelineaError
+            If the loss or the gradient is not finite.
+        """
+        settings, losses = self.config.optimiser, dict[str, Tensor]()
+
+        # Gradients, averaged over micro-steps and processes, and clipped.
+        for _ in range(self.config.accumulation):
+            with self.accelerator.accumulate(self.wrapped):
+                with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+                    parts = self.wrapped(next(self.batches))
+                self.accelerator.backward(self.scaler.scale(parts["total"]))
+            for name, value in parts.items():
+                losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / self.config.accumulation
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
+        figures = {name: float(cast(Tensor, self.accelerator.reduce(value, "mean"))) for name, value in losses.items()}
+        figures["gradient_norm"] = float(gather(norm))
+        self._require_finite(figures)
+
+        # The weights and their average.
+        rate = settings.learning_rate * learning_rate_factor(settings, self.done, self.share)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        self.ema.step(self.parameters)
+
+        # How far the run is, by the main process's clock.
+        self.done += 1
+        minutes = (time.monotonic() - self.saved) / 60.0
+        self.share, due = self._agreed(self._share(), minutes > self.config.checkpoint_minutes)
+        self.due = bool(due)
+        return {**figures, "learning_rate": rate}
+
+    def _share(self) -> float:
+        """Share of the run that is done: by steps, by a clock where it has a time, or all where patience ended."""
+        config = self.config
+        shares = [self.done / config.steps if config.steps else 1.0]
+        if config.minutes is not None:
+            shares.append(self.clock.seconds / (60.0 * config.minutes))
+        if config.cpu_minutes is not None:
+            shares.append(self.clock.cpu_seconds / (60.0 * config.cpu_minutes))
+        return 1.0 if self._out_of_patience() else min(1.0, max(shares))
+
+    def _out_of_patience(self) -> bool:
+        validation = self.config.validation
+        return bool(validation.patience) and (self.done - self.best.step) // validation.every >= validation.patience
+
+    def _agreed(self, *values: float) -> list[float]:
+        """The main process's values for all, so that its clock and its figures decide for every process."""
+        if self.accelerator.num_processes == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return [float(value) for value in shared]
+
+    def _require_finite(self, figures: dict[str, float]) -> None:
+        """Refuse a step on a loss or a gradient that is not finite; its slices are named in `not_finite.json`."""
+        loss, norm = figures["total"], figures["gradient_norm"]
+        # Under fp16 an infinite gradient is no fault, the scaler skips its step; elsewhere it spoils the weights.
+        if math.isfinite(loss if self.scaler.is_enabled() else loss + norm):
+            return
+        step, accumulation, path = self.done + 1, self.config.accumulation, self.config.output / "not_finite.json"
+        micro_steps = range(self.done * accumulation, step * accumulation)
+        slices = [(self.store.cases[c].name, index) for micro in micro_steps for c, index in self.dataset.slices(micro)]
+        if self.main:
+            write_json({"step": step, "loss": str(loss), "gradient_norm": str(norm), "slices": slices}, path)
+        named = ", ".join(f"{name} {index}" for name, index in slices[:4])
+        raise MedDelineaError(
+            f"{self.config.output}: loss {loss:g}, gradient norm {norm:g} at step {step} on the slices {named}, ... "
+            f"(all {len(slices)} in {path}); look at them, or lower optimiser.learning_rate, and resume the run",
+            parameter="resume",
+        )
+
+    def measure(self, cases: SliceStore) -> dict[str, float]:
+        """Dice of the averaged weights; every process measures, since each holds a part of a sharded model."""
+        with in_place(self.ema.shadow_params, self.parameters):
+            self.stage.eval()
+            figures = validation_dice(self.stage.predict, self.stage.organs, cases, self.config, self.device)
+            self.stage.train()
+        return figures
+
+    def validates(self) -> bool:
+        """Whether the validation cases are to be measured after this step."""
+        every = self.config.validation.every
+        return bool(self.held_out.cases) and (self.share >= 1.0 or (bool(every) and self.done % every == 0))
+
+    def validate(self) -> dict[str, float]:
+        """Dice on the validation cases; the best weights are kept, and the run ends where patience does."""
+        figures = self.measure(self.held_out)
+        (dice,) = self._agreed(figures.get("dice", -1.0))
+        if dice > self.best.dice:
+            self.best = Best(self.done, dice, [p.detach().clone() for p in self.ema.shadow_params])
+        if self._out_of_patience():
+            self.share = 1.0
+        return figures
+
+    def record(self, figures: dict[str, float]) -> None:
+        """Write the figures of a step to the logs."""
+        times = {"seconds": round(self.clock.seconds, 2), "cpu_seconds": round(self.clock.cpu_seconds, 2)}
+        if self.main:
+            self.log.add({"step": self.done, **times, **figures})
+        self.accelerator.log(figures, step=self.done)
+
+    def save(self) -> None:
+        """Write the checkpoint; all processes take part, the main one writes."""
+        state = gather(
+            {
+                "weights": trainable_state(self.stage),
+                "optimiser": self.optimiser.state_dict(),
+                "ema": self.ema.state_dict(),
+                "best": vars(self.best),
+            }
+        )
+        if self.main:
+            checkpoint = Checkpoint(
+                step=self.done,
+                seconds=self.clock.seconds,
+                cpu_seconds=self.clock.cpu_seconds,
+                scaler=self.scaler.state_dict(),
+                **state,
+            )
+            save_checkpoint(checkpoint, self.config.output)
+        self.saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Write the result: the averaged weights, the best of them where patience chose, measured on the test cases."""
+        if self.config.validation.patience and self.best.weights:
+            self.ema.shadow_params = self.best.weights
+        figures = self.measure(self.test) if self.test.cases else {}
+        copy_into(self.ema.shadow_params, self.parameters)
+        weights = gather(self.stage.state_dict())
+        if self.main:
+            if self.test.cases:
+                cases = [case.name for case in self.test.cases]
+                write_json({"cases": cases, **figures}, self.config.output / "test.json")
+            write_result(self.config, weights, self.store, self.held_out, self.test)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+
+def _build(config: RunConfig, organs: tuple[str, ...], accelerator: Accelerator) -> Stage:
+    """The stage with its switches set, on this process's device where it is sharded."""
+    stage = cast(Stage, build_stage(config, organs))
+    if not config.sharding:  # which takes contiguous parameters only
+        # Convolutions over few channels run up to twice as fast on a CPU with channels last.
+        stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for block in (module for module in stage.modules() if isinstance(module, DiTBlock)):
+        block.gradient_checkpointing = config.gradient_checkpointing
+        if config.compile:
+            block.compile()
+    if config.sharding:
+        shard(stage.to(accelerator.device), accelerator.device, accelerator.num_processes)
+    return stage
+
+
+@contextmanager
+def in_place(values: list[Tensor], parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Other values in the parameters for a while."""
+    held = [p.detach().clone() for p in parameters]
+    copy_into(values, parameters)
+    try:
+        yield
+    finally:
+        copy_into(held, parameters)
+
+
+@torch.no_grad()
+def copy_into(values: list[Tensor], parameters: list[nn.Parameter]) -> None:
+    """Set the parameters to other values, for good."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
