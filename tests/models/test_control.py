@@ -69,7 +69,7 @@ def test_the_controlled_network_starts_as_the_plain_dit_exactly(extensions: dict
     segmenter = tiny_segmenter(**extensions)
     noisy, t = torch.randn(3, 4, 4, 4), torch.tensor([0, 500, 999])
     view = segmenter.look(batch(3).images)
-    plain = segmenter.dit(noisy, segmenter.dit.condition(t))
+    plain = segmenter.dit(noisy, segmenter.dit.condition(t)).sample
     assert plain.std() > 0.1
     controlled, _ = segmenter(noisy, t, view)
     assert torch.equal(controlled, plain)

@@ -88,7 +88,7 @@ def test_output_and_gradients_are_diffusers(side: int) -> None:
     pull = torch.randn(3, 4, side, side, generator=generator)
     z_ours, z_theirs = z.clone().requires_grad_(), z.clone().requires_grad_()
 
-    out_ours = ours(z_ours, ours.condition(t))
+    out_ours = ours(z_ours, ours.condition(t)).sample
     out_theirs = theirs(z_theirs, timestep=t, class_labels=null_class(3)).sample[:, :4]
     assert out_ours.std() > 0.1
     torch.testing.assert_close(out_ours, out_theirs, rtol=1e-5, atol=1e-5)
@@ -110,10 +110,10 @@ def test_the_class_is_always_the_null_class() -> None:
     ours = our_dit()
     theirs = their_dit(ours)
     z, t = torch.randn(2, 4, 16, 16), torch.tensor([3, 500])
-    before = ours(z, ours.condition(t))
+    before = ours(z, ours.condition(t)).sample
     with torch.no_grad():
         ours.y_embedder.embedding_table.weight[:CLASSES] += 1.0
-    assert torch.equal(ours(z, ours.condition(t)), before)
+    assert torch.equal(ours(z, ours.condition(t)).sample, before)
     other = theirs(z, timestep=t, class_labels=torch.zeros(2, dtype=torch.long)).sample[:, :4]
     assert not torch.allclose(before, other, atol=1e-2)
 
@@ -161,11 +161,11 @@ def test_a_latent_that_is_not_square_is_put_together_patch_by_patch() -> None:
         torch.nn.init.zeros_(block.adaLN_modulation[1].bias)
     z = torch.randn(1, 4, 8, 20)
     condition = dit.condition(torch.tensor([5]))
-    reference = dit(z, condition)
+    reference = dit(z, condition).sample
     assert reference.shape == (1, 4, 8, 20)
     changed = z.clone()
     changed[0, :, 2:4, 14:16] += 1.0
-    moved = (dit(changed, condition) != reference).any(dim=1)[0]
+    moved = (dit(changed, condition).sample != reference).any(dim=1)[0]
     expected = torch.zeros(8, 20, dtype=torch.bool)
     expected[2:4, 14:16] = True
     assert torch.equal(moved, expected)
@@ -194,7 +194,7 @@ def test_an_untrained_dit_predicts_zero_and_its_blocks_are_the_identity() -> Non
     dit = DiT(latent_size=8, width=32, depth=2, heads=2, classes=0, learn_sigma=False)
     z = torch.randn(2, 4, 8, 8)
     condition = dit.condition(torch.tensor([1, 900]))
-    assert torch.equal(dit(z, condition), torch.zeros_like(z))
+    assert torch.equal(dit(z, condition).sample, torch.zeros_like(z))
     x = torch.randn(2, 16, 32)
     assert torch.equal(dit.blocks[0](x, condition)[1], x)
 

@@ -75,7 +75,7 @@ def assert_same_noise(ours: DiT, theirs: DiTTransformer2DModel) -> None:
     z = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([3, 900])
     with torch.no_grad():
-        mine = ours(z, ours.condition(t))
+        mine = ours(z, ours.condition(t)).sample
         expected = theirs(z, timestep=t, class_labels=torch.full((2,), 1000)).sample[:, :4]
     assert expected.std() > 0.1
     assert_parity("predicted noise", mine, expected)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
 from meddelinea.models.convolutions import ResidualBlock
@@ -128,6 +129,11 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
             nn.SiLU(),
         )
         self.conv_out = nn.Sequential(nn.Conv2d(channels, folded, 3, padding=1), nn.PixelShuffle(FACTOR))
+
+    def forward(self, pixels: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """Pixels (B, 3, H, W) in [-1, 1] -> as they come back from their mean latent, as `AutoencoderKL` has it."""
+        sample = self.pixels(self.features(self.encode(pixels)))
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the unscaled latent, (B, C, H/8, W/8) each; log-variance within [-20, 10]."""

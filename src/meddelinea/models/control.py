@@ -51,6 +51,8 @@ class ControlDiT(ModelMixin, ConfigMixin):
         which teaches the blocks before their zero-initialised outputs have opened). 0: none.
     """
 
+    _supports_gradient_checkpointing = True  # its blocks do, so diffusers' switch sets theirs
+
     @register_to_config
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from meddelinea.models.transformer import DiTBlock, PatchEmbedder, TimestepEmbedder, modulate, position_embedding
@@ -64,6 +65,8 @@ class DiT(ModelMixin, ConfigMixin):
         The output carries C more channels for the variance; they are dropped.
     """
 
+    _supports_gradient_checkpointing = True  # its blocks do, so diffusers' switch sets theirs
+
     @register_to_config
     def __init__(
         self,
@@ -102,8 +105,14 @@ class DiT(ModelMixin, ConfigMixin):
         grid = (latent.shape[2] // self.patch_size, latent.shape[3] // self.patch_size)
         return x + position_embedding(x.shape[2], grid, self.base_tokens, x.device).to(x.dtype)
 
-    def forward(self, latent: Tensor, condition: Tensor, injections: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
-        """Noisy latent Z_mt -> predicted noise (or the clean latent, as trained), (B, C, h, w).
+    def forward(
+        self,
+        latent: Tensor,
+        condition: Tensor,
+        injections: Sequence[tuple[Tensor, Tensor]] = (),
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Noisy latent Z_mt -> predicted noise (or the clean latent, as trained).
 
         Parameters
         ----------
@@ -114,6 +123,13 @@ class DiT(ModelMixin, ConfigMixin):
         injections
             For each of the first K blocks the features that the Control DiT adds after attention and after the MLP,
             (B, T, D) each.
+        return_dict
+            As everywhere in diffusers: an object with the output as its `sample`, or a tuple of it.
+
+        Returns
+        -------
+        Transformer2DModelOutput or tuple of Tensor
+            (B, C, h, w).
         """
         B, _, h, w = latent.shape
         x = self.tokens(latent)  # (B, T, D)
@@ -123,4 +139,5 @@ class DiT(ModelMixin, ConfigMixin):
         p = self.patch_size
         patches = patches.view(B, h // p, w // p, p, p, self.out_channels)
         output: Tensor = torch.einsum("nhwpqc->nchpwq", patches).reshape(B, self.out_channels, h, w)
-        return output[:, : self.latent_channels]
+        sample = output[:, : self.latent_channels]  # without the learnt variance
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

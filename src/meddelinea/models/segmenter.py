@@ -79,7 +79,7 @@ class Segmenter(nn.Module):
         """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
         condition = self.dit.condition(t)
         control = self.control(noisy, view.latent, condition, view.tokens)
-        return self.dit(noisy, condition, control.injections), control.tokens
+        return self.dit(noisy, condition, control.injections).sample, control.tokens
 
     def auxiliary_logits(self, tokens: Tensor, view: ImageView) -> Tensor | None:
         """Coarse mask logits read from the control branch's tokens, where it has such a head."""

@@ -128,7 +128,7 @@ class BaseStage(nn.Module):
             clean = self.codec.encode(paint(batch.masks, self.colours))
         t = timesteps(batch.uniform, len(self.schedule), self.objective)
         noisy = self.schedule.add_noise(clean, batch.noise, t)
-        output = self.dit(noisy, self.dit.condition(t))
+        output = self.dit(noisy, self.dit.condition(t)).sample
         loss = diffusion_loss(output, self.schedule.target(clean, batch.noise, t, self.objective.prediction_type))
         return {"diffusion": loss, "total": loss}
 
