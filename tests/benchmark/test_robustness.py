@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from meddelinea.benchmark import held_out, robustness
 from meddelinea.benchmark.perturbations import PERTURBATIONS
 from meddelinea.benchmark.robustness import RobustnessTable, robustness_table, row_figures, table_lines
 from meddelinea.cli.main import main
 from meddelinea.errors import UsageError
-from meddelinea.evaluation import robustness, testing
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.io.volumes import write_volume
@@ -111,7 +111,7 @@ def by_brightness(model: Model, scan: Volume) -> SimpleNamespace:
 def test_an_exact_segmenter_loses_where_brightness_changes_and_nowhere_else(
     folder: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(testing, "segment", by_brightness)
+    monkeypatch.setattr(held_out, "segment", by_brightness)
     table = robustness_table(folder, "pairs", pairs)
     assert table.organs == ("spleen", "liver")
     assert (table.tested, table.seen) == (("p1", "p2"), ())
