@@ -584,7 +584,7 @@ def test_a_calibration_wants_all_folds_and_an_unseen_test(
         assert meddelinea(*words, folds, "--method", "Med Delinea") == 2
         message = capsys.readouterr().err
         assert reason in message
-        assert "--folds first" in message
+        assert "in folds first (--fit-on)" in message
     assert meddelinea(*words, folded[0], "--method", "U-Net") == 2
     assert "not done" in capsys.readouterr().err
     content = read(bench_file)

@@ -306,9 +306,9 @@ def test_organs_are_numbered_in_the_order_asked_for(source: Path, tmp_path: Path
     assert set(np.unique(narrow)) <= {0, 1, 2}
     liver, ours = wide == 6, narrow == 1  # they differ where a neighbour outside the list wins a pixel
     assert 2 * (liver & ours).sum() / (liver.sum() + ours.sum()) > 0.9
-    with pytest.raises(UsageError, match="other organs or preprocessing"):
+    with pytest.raises(UsageError, match="other organs than asked for"):
         prepare_store("btcv", source, some, preprocessing=SMALL)
-    with pytest.raises(UsageError, match="other organs or preprocessing"):
+    with pytest.raises(UsageError, match="another preprocessing"):
         prepare_store("btcv", source, everything, preprocessing=Preprocessing(size=64))
 
 

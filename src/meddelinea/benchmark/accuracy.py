@@ -248,7 +248,7 @@ def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
     prints = {case.name: case.fingerprint for case in read_manifest(store).cases}
     leaked = [case.name for case in tested if prints.get(case.name) in scans or (case.dataset, case.name) in names]
     if leaked:
-        raise LeakFoundError(f"{model}: was trained on {', '.join(leaked)}; leave it out with --methods")
+        raise LeakFoundError(f"{model}: was trained on {', '.join(leaked)}; leave its method out", parameter="methods")
 
 
 def _train(

@@ -89,7 +89,7 @@ def measure_calibration(
     if folds is None:
         own = shipped[0][0].files.calibration
         if own is None:
-            raise UsageError(f"{model}: no {CALIBRATION_FILE} in its folder; fit one with --fit-on")
+            raise UsageError(f"{model}: no {CALIBRATION_FILE} in its folder; fit one on folds", parameter="folds")
         calibration, fitted = own, None
     else:
         calibration, fitted = _fit([(load_model(folder), tested) for folder, tested in held_out], bench, progress)
@@ -125,15 +125,16 @@ def _folds(
         trial = folds / part["name"] / folder_name(method)
         models = sorted(trial.glob("*/pipeline"))
         if not (trial / RESULT).is_file() or not models:
-            raise UsageError(f"{trial}: not done; run `meddelinea benchmark accuracy` with --folds first")
+            raise UsageError(f"{trial}: not done; measure the accuracy in folds first", parameter="folds")
         if both := sorted(set(part["test"]) & set(kept)):
             raise UsageError(
                 f"{trial}: tested on {', '.join(both)}, which the benchmark keeps to measure the calibration on; "
-                "run `meddelinea benchmark accuracy` with --folds first"
+                "measure the accuracy in folds first",
+                parameter="folds",
             )
         found.append((models[-1], tuple(cases[name] for name in part["test"])))
     if not found:
-        raise UsageError(f"{folds}: no benchmark; run `meddelinea benchmark accuracy` with --folds first")
+        raise UsageError(f"{folds}: no benchmark; measure the accuracy in folds first", parameter="folds")
     return found
 
 

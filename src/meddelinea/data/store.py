@@ -219,7 +219,8 @@ class SliceStore:
             values: NDArray[np.uint8] = self._open(case)[kind][index]
         except (OSError, KeyError) as error:  # HDF5 checks each slice against its checksum
             path = case_file(self.root, self.cases[case].name)
-            raise InputRefusedError(f"{path}: missing or damaged; run 'meddelinea prepare --verify' on it") from error
+            message = f"{path}: missing or damaged; prepare its dataset again and verify the stored cases"
+            raise InputRefusedError(message, parameter="verify") from error
         return values
 
     def _open(self, case: int) -> dict[str, h5py.Dataset]:

@@ -29,13 +29,14 @@ def begin_store(root: Path, organs: tuple[str, ...], preprocessing: Preprocessin
         existing = read_settings(root)
         if existing.organs != organs:
             raise UsageError(
-                f"{root}: holds other organs or preprocessing than asked for: its organs are "
-                f"{','.join(existing.organs)}, asked for are {','.join(organs)}; choose another folder or --organs"
+                f"{root}: holds other organs than asked for: {','.join(existing.organs)}, not {','.join(organs)}; "
+                "choose the same organs or another folder",
+                parameter="organs",
             )
         if existing.preprocessing != preprocessing:
             raise UsageError(
-                f"{root}: holds other organs or preprocessing than asked for: its is {existing.preprocessing}, "
-                f"asked for is {preprocessing}; choose another folder or the same size and spacing"
+                f"{root}: holds slices of another preprocessing than asked for: {existing.preprocessing}, not "
+                f"{preprocessing}; choose the same size and spacing or another folder"
             )
     else:
         (root / "cases").mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,8 @@ def _organ_pixels(path: Path) -> NDArray[np.uint32]:
         with h5py.File(path, "r", locking=False) as file:
             pixels: NDArray[np.uint32] = file["organ_pixels"][:]
     except (OSError, KeyError) as error:
-        raise InputRefusedError(f"{path}: missing or damaged; prepare its dataset again with --verify") from error
+        message = f"{path}: missing or damaged; prepare its dataset again and verify the stored cases"
+        raise InputRefusedError(message, parameter="verify") from error
     return pixels
 
 
