@@ -61,7 +61,7 @@ def test_jobs_run_in_order_and_keep_their_outcome(store: JobStore) -> None:
 
 def test_a_full_queue_takes_no_more_until_one_ends(store: JobStore) -> None:
     jobs = [submit(store), submit(store), store.receive()]
-    with pytest.raises(QueueFullError, match="3 scans wait"):
+    with pytest.raises(QueueFullError, match="3 scans are waiting"):
         store.receive()
     store.cancel(jobs[0].id)
     store.receive()

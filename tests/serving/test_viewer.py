@@ -301,7 +301,7 @@ def test_refusals_and_cancelling_are_told(page: Any, served: Served, scan: Path,
     go(page, served.address)
     page.set_input_files("#file", {"name": "letter.nii", "mimeType": "", "buffer": b"Dear colleague"})
     until(page, "document.getElementById('trouble').textContent")
-    assert "none of NIfTI" in page.inner_text("#trouble")
+    assert "not a NIfTI" in page.inner_text("#trouble")
     volume = read_volume(scan)
     write_volume(Volume((volume.array / 3000.0).astype(np.float32), volume.affine), tmp_path / "grey.nii.gz")
     page.set_input_files("#file", tmp_path / "grey.nii.gz")
@@ -382,7 +382,7 @@ def test_sixteen_uploads_at_once_of_which_two_are_bad(served: Served, scan: Path
     assert refused[0][0] == "refused"
     assert "pass the original CT" in refused[0][1]
     assert refused[1][0] == "HTTP 415"
-    assert "none of NIfTI" in refused[1][1]
+    assert "not a NIfTI" in refused[1][1]
     model = load_model("small")
     assert len(results) == 14
     for (volume, _), (_, (state, _, mask)) in zip(good, sorted(results.items()), strict=True):

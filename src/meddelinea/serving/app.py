@@ -1,4 +1,4 @@
-"""The web application: the page, the jobs behind it, and MONAI Label's protocol on the same server."""
+"""The web application: the page, its jobs, and the protocol of MONAI Label, on one server."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def create_app(
     limits: Limits | None = None,
     dicomweb: str | None = None,
 ) -> Guard:
-    """The application, ready for an ASGI server. Jobs run from its start-up to its shutdown.
+    """Make the application for an ASGI server. Jobs run from its start-up to its shutdown.
 
     Parameters
     ----------
     folder
-        Where jobs are kept.
+        Folder for the jobs.
     model, device
-        What segments, as `load_model` takes them.
+        Model to segment with and where it runs; see `load_model`.
     access
-        Who may ask; by default who is on this computer.
+        Who may send requests; by default, the users of this computer.
     limits
-        What the server takes on.
+        Limits on uploads, jobs and the queue.
     dicomweb
-        Address of a DICOMweb service whose series MONAI Label's clients may name.
+        Address of a DICOMweb service from which clients of MONAI Label may request series.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def create_app(
 
 
 def _job_routes(store: JobStore, intake: Intake, described: ModelFiles, limits: Limits) -> APIRouter:
-    """What the page asks."""
+    """The routes that the page uses."""
     routes = APIRouter(prefix="/api")
 
     def find(identity: str) -> Job:
@@ -136,7 +136,7 @@ def _job_routes(store: JobStore, intake: Intake, described: ModelFiles, limits: 
     @routes.get("/jobs/{identity}/files/{name}")
     def download(identity: Identity, name: str) -> FileResponse:
         job = find(identity)
-        for file in job.outcome.files:  # a name is compared, never made into a path
+        for file in job.outcome.files:  # the name is only compared, never part of a path
             if file.name == name:
                 return FileResponse(store.folder_of(job) / file.name, filename=file.name)
         raise HTTPException(404, "the job has no such result")
@@ -148,14 +148,14 @@ def _job_routes(store: JobStore, intake: Intake, described: ModelFiles, limits: 
             raise HTTPException(409, "the two jobs are not results of the same scan")
         (mask, labels), (before, labels_before) = (_read_mask(store, job) for job in both)
         if mask.array.shape != before.array.shape:
-            raise HTTPException(409, "the two files store the scan's voxels in another order")
+            raise HTTPException(409, "the two files store the voxels of the scan in different orders")
         return {name: asdict(change) for name, change in compare_masks(mask, labels, before, labels_before).items()}
 
     return routes
 
 
 def _document(store: JobStore, job: Job) -> dict[str, Any]:
-    """What a job looks like to those who ask."""
+    """A job as JSON."""
     return {
         "id": job.id,
         "state": job.state,
@@ -169,6 +169,6 @@ def _document(store: JobStore, job: Job) -> dict[str, Any]:
 
 
 def _read_mask(store: JobStore, job: Job) -> tuple[Volume, dict[str, int]]:
-    """The mask of a job that is done, and its labels."""
+    """The mask of a finished job, and its labels."""
     names = {file.kind: store.folder_of(job) / file.name for file in job.outcome.files}
     return read_volume(names["mask"]).reorient("RAS"), LabelIds.read(names["labels"]).one_each()

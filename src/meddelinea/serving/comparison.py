@@ -1,4 +1,4 @@
-"""Two results of the same scan, organ by organ."""
+"""A comparison of two results of the same scan, organ by organ."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class OrganChange:
     Parameters
     ----------
     volume_ml, earlier_ml
-        Its volume in either, in millilitres; 0 where it was not found, None where that result does not know the organ.
+        Its volume in each result, in millilitres: 0 if it was not found, None if the result's model does not know it.
     dice
-        Overlap of both, 0 to 1; None where neither found it.
+        Dice overlap of the two masks, 0 to 1; None if it was found in neither.
     """
 
     volume_ml: float | None
@@ -29,14 +29,14 @@ class OrganChange:
 def compare_masks(
     mask: Volume, labels: Mapping[str, int], earlier: Volume, earlier_labels: Mapping[str, int]
 ) -> dict[str, OrganChange]:
-    """Compare two masks of one grid by the names of the organs, since models number them differently.
+    """Compare two masks on one grid by the names of their organs, because models number them differently.
 
     Parameters
     ----------
     mask, earlier
         Label ids on the scan's grid.
     labels, earlier_labels
-        Organ name -> id in either.
+        Organ name -> id in the respective mask.
     """
     changes = {}
     for name in dict.fromkeys([*labels, *earlier_labels]):

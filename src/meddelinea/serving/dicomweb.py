@@ -1,4 +1,4 @@
-"""A series from a DICOMweb server, such as the one that OHIF shows."""
+"""Retrieval of a series from a DICOMweb server, such as the one that OHIF displays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO
 
 from fastapi import HTTPException
 
-#: What a UID looks like; nothing else becomes part of an address.
+#: The form of a UID; nothing else becomes part of an address.
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 UID_CHARACTERS = 64
 
@@ -20,16 +20,16 @@ def is_uid(text: str) -> bool:
 
 
 def fetch_series(url: str, series_uid: str, most_bytes: int) -> Iterator[IO[bytes]]:
-    """The instances of a series as files, one at a time.
+    """Retrieve the instances of a series as files, one at a time.
 
     Parameters
     ----------
     url
-        Address of the DICOMweb service; set by who starts the server, never by a request.
+        Address of the DICOMweb service, from the operator of this server, never from a request.
     series_uid
-        The series; its study is searched for.
+        UID of the series; the UID of its study is looked up.
     most_bytes
-        Most that the instances may have in all.
+        Maximum size of all instances together.
 
     Raises
     ------
@@ -55,4 +55,4 @@ def fetch_series(url: str, series_uid: str, most_bytes: int) -> Iterator[IO[byte
             file.seek(0)
             yield file
     except (RequestException, LookupError, ValueError) as error:
-        raise HTTPException(502, f"the DICOMweb server does not give the series ({type(error).__name__})") from error
+        raise HTTPException(502, f"the DICOMweb server did not deliver the series ({type(error).__name__})") from error

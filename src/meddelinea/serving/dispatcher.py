@@ -1,4 +1,4 @@
-"""The thread that takes jobs from the store to the worker, one at a time, and holds them to their limits."""
+"""The thread that passes jobs from the store to the worker, one at a time, and enforces their time limit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from meddelinea.serving.worker import GRACE_SECONDS, Worker
 
 _log = logging.getLogger(__name__)
 
-#: How often the state of a job is looked at.
+#: Seconds between two looks at the state of a job.
 POLL_SECONDS = 0.1
-#: Pause after an error that is no job's.
+#: Seconds of pause after an error outside a job.
 PAUSE_SECONDS = 1.0
-#: How often old jobs are looked for.
+#: Seconds between two searches for old jobs.
 TIDY_SECONDS = 10.0
 
 
@@ -27,11 +27,11 @@ class Dispatcher:
     Parameters
     ----------
     store
-        Where jobs wait and their state is kept.
+        The waiting jobs and their states.
     worker
-        What segments them.
+        The process that segments them.
     limits
-        `job_seconds` of them.
+        Only `job_seconds` is used.
     """
 
     def __init__(self, store: JobStore, worker: Worker, limits: Limits) -> None:
@@ -41,11 +41,11 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to run jobs."""
+        """Start to run jobs."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a job that runs is interrupted and waits for the next start."""
+        """Stop; a running job is interrupted and waits for the next start."""
         self._stopping.set()
         self._thread.join()
         self._worker.stop()
@@ -59,13 +59,13 @@ class Dispatcher:
                     self._stopping.wait(POLL_SECONDS)
                 else:
                     self._try(job)
-            except Exception as error:  # such as a full disk: it may have room again
+            except Exception as error:  # such as a full disk, which may have room again later
                 _log.error("unexpected %s", type(error).__name__)
                 self._stopping.wait(PAUSE_SECONDS)
 
     def _try(self, job: Job) -> None:
-        """Run a job; its trouble is not the next one's."""
-        _log.info("job %s: begun, attempt %d", job.id, job.attempts)
+        """Run a job; an error in it does not affect the next one."""
+        _log.info("job %s: started, attempt %d", job.id, job.attempts)
         try:
             self._run_job(job)
         except Exception as error:
@@ -75,7 +75,7 @@ class Dispatcher:
         _log.info("job %s: %s", job.id, ended.state if ended is not None else "removed")
 
     def _run_job(self, job: Job) -> None:
-        """Segment one scan; ends when it is finished, cancelled, removed, too slow, or the worker has ended."""
+        """Segment one scan; returns when it is finished, cancelled, deleted or too slow, or the worker has died."""
         channel = self._worker.begin(self._store.upload_of(job), job.modality)
         deadline = time.monotonic() + self._limits.job_seconds
         while True:
@@ -102,11 +102,13 @@ class Dispatcher:
             if time.monotonic() > deadline:
                 self._worker.stop()
                 minutes = self._limits.job_seconds / 60
-                self._store.finish(job.id, Outcome("failed", f"not done within {minutes:g} minutes; ask for more time"))
+                self._store.finish(
+                    job.id, Outcome("failed", f"not done within {minutes:g} minutes; ask for a longer time limit")
+                )
                 return
 
     def _abandon(self, channel: Connection) -> None:
-        """Let the worker leave its scan; end it where it does not, since loading the model again takes seconds only."""
+        """Ask the worker to drop its scan, and kill it if it does not: to load the model again takes only seconds."""
         self._worker.cancel()
         deadline = time.monotonic() + GRACE_SECONDS
         try:

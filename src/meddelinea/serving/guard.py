@@ -1,4 +1,4 @@
-"""What every request passes before it reaches the application: who may ask, from where, and how much.
+"""The checks that every request passes before it reaches the application: its sender, its origin and its size.
 
 The application listens on a socket that any page in the user's browser can send requests to, so a request must name
 this server (DNS rebinding), must not come from another site's page (request forgery), and, where a token is demanded,
@@ -29,9 +29,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-#: Room for what surrounds the file in a form.
+#: Bytes for the parts of a form around the file.
 FORM_BYTES = 1 << 20
-#: What may be fetched without a token: the page itself, which holds no data, and the way to ask for one.
+#: Paths that need no token: the page, which holds no data, and the log-in.
 PUBLIC = ("/", "/auth/", "/auth/token")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -47,22 +47,22 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",  # a scan does not belong in a browser's cache
+    "cache-control": "no-store",  # scans must not end up in a browser's cache
 }
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Who may send requests.
 
     Parameters
     ----------
     hosts
-        Names that the server goes by, without port.
+        Host names of the server, without port.
     any_address
-        Accept requests that name the server by an IP address, which no rebound name does.
+        Also accept requests that name the server by an IP address, which a DNS rebinding attack cannot do.
     token
-        What must be sent as `Authorization: Bearer TOKEN`; None where everyone on this computer may ask.
+        Token to be sent as `Authorization: Bearer TOKEN`; None to admit everyone on this computer.
     """
 
     hosts: tuple[str, ...] = LOOPBACK_NAMES
@@ -71,7 +71,7 @@ class Access:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this computer reaches a server that listens on `host`."""
+    """Whether a server that listens on `host` can be reached from this computer only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -79,23 +79,23 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware around the application; the outermost one.
+    """The outermost ASGI middleware.
 
     Parameters
     ----------
     application
-        What it protects.
+        The application that it protects.
     access
-        Who may ask.
+        Who may send requests.
     limits
-        `upload_bytes` and `upload_seconds` of them.
+        Only `upload_bytes` and `upload_seconds` are used.
     """
 
     def __init__(self, application: Application, access: Access, limits: Limits) -> None:
         self._application, self._access, self._limits = application, access, limits
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Check one request, and pass it on or refuse it."""
         if scope["type"] == "lifespan":
             await self._application(scope, receive, send)
             return
@@ -119,7 +119,7 @@ class Guard:
         except HTTPException as refusal:
             if not begun:
                 await _answer(send_guarded, refusal.status_code, refusal.detail, refusal.headers)
-        except ClientDisconnect:  # nobody is left to answer
+        except ClientDisconnect:  # there is nobody left to answer
             pass
         except Exception as error:  # its text may quote the request
             place = error.__traceback__
@@ -131,14 +131,14 @@ class Guard:
                 await _answer(send_guarded, 500, "unexpected error in the server; its log says where")
 
     def _check_origin(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> None:
-        """The request names this server, and no other site's page makes it."""
+        """Refuse a request that names another server, or that comes from the page of another site."""
         host = headers.get("host", "")
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             name = ""
         if name not in self._access.hosts and not (self._access.any_address and _is_address(name)):
-            raise HTTPException(421, "this server does not go by that name; start it with --allow-host NAME")
+            raise HTTPException(421, "this server does not answer to that name; its operator can allow it")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             raise HTTPException(403, "requests from pages of other sites are refused")
@@ -153,13 +153,13 @@ class Guard:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), token.encode()):
             raise HTTPException(
-                401, "this server demands its token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+                401, "this server requires its token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
 
     def _bounded(self, receive: Receive, headers: dict[str, str]) -> Receive:
-        """`receive` that ends where the body is too large or too slow."""
+        """`receive`, but raising HTTPException if the body is too large or too slow."""
         most = self._limits.upload_bytes + FORM_BYTES
-        hang_up = {"Connection": "close"}  # what is left of the body is not waited for
+        hang_up = {"Connection": "close"}  # do not wait for the rest of the body
         too_large = HTTPException(413, f"the upload is larger than {self._limits.upload_bytes >> 20} MiB", hang_up)
         stated = headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > most:

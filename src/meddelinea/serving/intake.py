@@ -1,4 +1,4 @@
-"""From the bytes of a request to a job in the queue."""
+"""The way from the bytes of a request to a job in the queue."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from meddelinea.volume import Modality
 
 
 class Intake:
-    """Takes uploads into a store; an upload that is refused or breaks off leaves nothing behind.
+    """Makes jobs of uploads. An upload that is refused or interrupted leaves nothing behind.
 
     Parameters
     ----------
     store
-        Where jobs go.
+        Store of the jobs.
     limits
-        `upload_bytes` of them: a disk without room for an upload and its results takes none.
+        Only `upload_bytes` is used: no upload is accepted without disk space for it and its results.
     """
 
     def __init__(self, store: JobStore, limits: Limits) -> None:
         self._store, self._limits = store, limits
 
     async def stream(self, body: AsyncIterable[bytes], modality: Modality | None) -> Job:
-        """A job from the chunks of a file."""
+        """Make a job of the chunks of a file."""
         job = self._begin(modality)
         try:
             with self._store.upload_of(job).open("wb") as target:
                 async for chunk in body:
                     await run_in_threadpool(target.write, chunk)
             return await run_in_threadpool(self._submit, job)
-        except BaseException:  # also where the sender goes away
+        except BaseException:  # also if the sender disconnects
             self._store.remove(job.id)
             raise
 
     def file(self, source: IO[bytes], modality: Modality | None) -> Job:
-        """A job from a file."""
+        """Make a job of a file."""
         job = self._begin(modality)
         try:
             with self._store.upload_of(job).open("wb") as target:
@@ -55,7 +55,7 @@ class Intake:
             raise
 
     def series(self, slices: Iterable[IO[bytes]], modality: Modality | None) -> Job:
-        """A job from the files of a DICOM series, which are packed into a zip."""
+        """Make a job of the files of a DICOM series, packed into a zip."""
         job = self._begin(modality)
         try:
             with zipfile.ZipFile(self._store.upload_of(job), "w", zipfile.ZIP_STORED) as archive:
@@ -74,7 +74,9 @@ class Intake:
             raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
         if shutil.disk_usage(self._store.folder_of(job)).free < 4 * self._limits.upload_bytes:
             self._store.remove(job.id)
-            raise HTTPException(507, "the server's disk is nearly full; delete jobs or ask for more room")
+            raise HTTPException(
+                507, "the disk of the server is nearly full; delete jobs, or ask its operator for space"
+            )
         return job
 
     def _submit(self, job: Job) -> Job:
@@ -87,5 +89,5 @@ class Intake:
         self._store.submit(job.id, suffix)
         submitted = self._store.get(job.id)
         if submitted is None:
-            raise HTTPException(410, "the job was removed while it arrived")
+            raise HTTPException(410, "the job was deleted while it was being uploaded")
         return submitted

@@ -1,10 +1,10 @@
-"""Jobs and their folders: what was uploaded, how far it is, and what came of it. Kept in SQLite, so that a restart of
-the server loses nothing.
+"""Jobs and their folders: the upload, the progress and the results. They are kept in SQLite, so that a restart of the
+server loses nothing.
 
     receiving -> queued -> running -> done | refused | failed
                     any of these but the last three -> cancelled
 
-Each job has a folder with its upload and its results, named by an id that is drawn here: no request names a path.
+Each job has a folder with its upload and its results. Its name is a random id, so that no request names a path.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from meddelinea.volume import Modality
 
 State = Literal["receiving", "queued", "running", "done", "refused", "failed", "cancelled"]
 
-#: States in which a job takes a place in the queue.
+#: States in which a job occupies a place in the queue.
 WAITING = ("receiving", "queued", "running")
-#: States that no job leaves.
+#: Final states.
 ENDED = ("done", "refused", "failed", "cancelled")
-#: How often a job is begun before it counts as the reason that the worker or the server ended.
+#: How often a job is started before it is blamed for the end of the worker or the server.
 MOST_ATTEMPTS = 3
-#: Version of the table below, kept in the file.
+#: Version of the table below, stored in the file.
 SCHEMA = 1
 
 _TABLE = """
@@ -51,22 +51,22 @@ CREATE TABLE IF NOT EXISTS jobs (
 
 
 class QueueFullError(MedDelineaError):
-    """As many scans wait as the server takes."""
+    """The queue is full."""
 
 
 @dataclass(frozen=True)
 class ResultFile:
-    """A file that came of a job.
+    """A file that a job produced.
 
     Parameters
     ----------
     kind
-        What it is, for programs: `"mask"`, `"labels"`, `"statistics"`, `"scan"`. Those that a page does not know it
-        offers for download all the same.
+        Kind of file, for programs: `"mask"`, `"labels"`, `"statistics"`, `"scan"`. The page offers kinds that it does
+        not know for download as well.
     name
         File name in the job's folder.
     title
-        What it is, for people.
+        Kind of file, for people.
     """
 
     kind: str
@@ -83,17 +83,17 @@ class Outcome:
     state
         `"done"`, `"refused"` (the scan is not one to segment) or `"failed"`.
     message
-        Why not, for people; empty where it is done.
+        The reason why the job is not done, for people; empty if it is.
     warnings
-        What to take care with.
+        Reasons to be careful with the result.
     scan
-        Fingerprint of the voxels: equal for the same scan in whatever file.
+        Fingerprint of the voxels: the same scan has the same one in any file format.
     modality
-        Of the scan, as it was segmented.
+        Modality as which the scan was segmented.
     shape, spacing_mm
-        Its grid.
+        Size of the scan's grid in voxels, and the distance of its voxels in millimetres.
     files
-        What is there to look at and to download.
+        Files to display and to download.
     """
 
     state: State
@@ -108,7 +108,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """A scan on its way through the server; times are seconds since 1970, `slices_done` of `slices` are segmented."""
+    """A scan on its way through the server. Times are in seconds since 1970."""
 
     id: str
     state: State
@@ -128,14 +128,14 @@ class JobStore:
     Parameters
     ----------
     folder
-        Where jobs are kept; created where absent, readable to its owner only.
+        Folder of the jobs; made if it does not exist, readable by its owner only.
     limits
-        `queue_length` and `keep_hours` of them.
+        Only `queue_length` and `keep_hours` are used.
 
     Raises
     ------
     UsageError
-        If the folder cannot be made or is that of another server that runs.
+        If the folder cannot be made, or another running server uses it.
     """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
@@ -149,7 +149,7 @@ class JobStore:
                 folder / "jobs.sqlite3", timeout=1.0, isolation_level=None, check_same_thread=False
             )
             self._database.row_factory = sqlite3.Row
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")  # held until closed: one server a folder
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")  # held until closed: one server per folder
             self._database.execute("PRAGMA secure_delete = ON")
             self._database.execute("BEGIN IMMEDIATE")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -165,27 +165,27 @@ class JobStore:
         self._recover()
 
     def _recover(self) -> None:
-        """After a restart: uploads that broke off go, and a job that was running waits to be run again."""
+        """After a restart: delete interrupted uploads, and queue the job that was running again."""
         self._execute("DELETE FROM jobs WHERE state = 'receiving'")
         for row in self._execute("SELECT id FROM jobs WHERE state = 'running'"):
             self.requeue(row["id"])
         self.tidy()
 
     def close(self) -> None:
-        """Let another server have the folder."""
+        """Release the folder for other servers."""
         with self._lock:
             self._database.close()
 
     def folder_of(self, job: Job) -> Path:
-        """The folder with the files of a job."""
+        """The folder of a job's files."""
         return self._folder / job.id
 
     def upload_of(self, job: Job) -> Path:
-        """The file that was uploaded."""
+        """The uploaded file."""
         return self.folder_of(job) / f"upload{job.suffix}"
 
     def receive(self, modality: Modality | None = None) -> Job:
-        """Take a place in the queue for an upload that begins to arrive, and make its folder.
+        """Reserve a place in the queue for an upload that is about to arrive, and make its folder.
 
         Raises
         ------
@@ -200,18 +200,18 @@ class JobStore:
             changes=True,
         )
         if not added:
-            raise QueueFullError(f"{self._limits.queue_length} scans wait already; try again in some minutes")
+            raise QueueFullError(f"{self._limits.queue_length} scans are waiting already; try again in a few minutes")
         job = self.get(identity)
         assert job is not None
         self.folder_of(job).mkdir(mode=0o700)
         return job
 
     def submit(self, identity: str, suffix: str) -> None:
-        """An upload is complete: its job waits to be run."""
+        """Queue a job whose upload is complete."""
         self._execute("UPDATE jobs SET state = 'queued', suffix = ? WHERE id = ?", (suffix, identity))
 
     def claim(self) -> Job | None:
-        """The job that waited longest, running from now on; None where none waits."""
+        """Start the job that has waited longest, and return it; None if no job is waiting."""
         rows = self._execute(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, slices_done = 0, slices = 0 WHERE id = "
             "(SELECT id FROM jobs WHERE state = 'queued' ORDER BY created LIMIT 1) RETURNING *"
@@ -219,24 +219,24 @@ class JobStore:
         return _job(rows[0]) if rows else None
 
     def progress(self, identity: str, slices_done: int, slices: int) -> None:
-        """So far is a running job."""
+        """Record how far a running job has come."""
         self._execute("UPDATE jobs SET slices_done = ?, slices = ? WHERE id = ?", (slices_done, slices, identity))
 
     def finish(self, identity: str, outcome: Outcome) -> None:
-        """A running job has ended. One that was cancelled or removed meanwhile stays so."""
+        """Record how a running job ended. A job that was cancelled or deleted in the meantime stays so."""
         self._execute(
             "UPDATE jobs SET state = ?, ended = ?, outcome = ? WHERE id = ? AND state = 'running'",
             (outcome.state, time.time(), json.dumps(asdict(outcome)), identity),
         )
 
     def release(self, identity: str) -> None:
-        """A running job was put aside in good order; the attempt does not count."""
+        """Queue a running job again that was interrupted on purpose; the attempt does not count."""
         self._execute(
             "UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ? AND state = 'running'", (identity,)
         )
 
     def requeue(self, identity: str) -> None:
-        """A running job was interrupted: it runs again, and fails where that happened too often."""
+        """Queue a running job again that was interrupted; it fails if that has happened too often."""
         changed = self._execute(
             "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running' AND attempts < ?",
             (identity, MOST_ATTEMPTS),
@@ -246,7 +246,7 @@ class JobStore:
             self.finish(identity, Outcome("failed", f"interrupted {MOST_ATTEMPTS} times; the scan may be at fault"))
 
     def cancel(self, identity: str) -> None:
-        """Stop a job that has not ended."""
+        """Cancel a job that is queued or running."""
         self._execute(
             "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state IN ('queued', 'running')",
             (time.time(), identity),
@@ -258,7 +258,7 @@ class JobStore:
         shutil.rmtree(self._folder / identity, ignore_errors=True)
 
     def get(self, identity: str) -> Job | None:
-        """The job with this id, None where there is none."""
+        """The job with this id; None if there is none."""
         rows = self._execute("SELECT * FROM jobs WHERE id = ?", (identity,))
         return _job(rows[0]) if rows else None
 
@@ -267,7 +267,7 @@ class JobStore:
         return [_job(row) for row in self._execute("SELECT * FROM jobs ORDER BY created DESC")]
 
     def waiting_before(self, job: Job) -> int:
-        """Jobs that are run before this one."""
+        """Number of jobs that will run before this one."""
         rows = self._execute(
             "SELECT COUNT(*) FROM jobs WHERE state = 'running' OR (state = 'queued' AND created < ?)", (job.created,)
         )
@@ -278,7 +278,7 @@ class JobStore:
         before = time.time() - 3600.0 * self._limits.keep_hours
         for row in self._execute("SELECT id FROM jobs WHERE ended < ?", (before,)):
             self.remove(row["id"])
-        with self._lock:  # no job begins between the two listings
+        with self._lock:  # so that no job is added between the two listings
             folders = [path for path in self._folder.iterdir() if path.is_dir()]
             known = {row["id"] for row in self._database.execute("SELECT id FROM jobs")}
         for folder in folders:
@@ -286,7 +286,7 @@ class JobStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _execute(self, statement: str, values: tuple[Any, ...] = (), changes: bool = False) -> Any:
-        """Rows of a statement, or with `changes` how many it changed."""
+        """Rows that a statement returns, or with `changes` the number of rows that it changed."""
         with self._lock:
             cursor = self._database.execute(statement, values)
             rows = cursor.fetchall()

@@ -1,4 +1,4 @@
-"""What a server takes on: how much, for how long."""
+"""Limits on the size of uploads, on the queue and on time."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what one server holds and does.
+    """Limits of one server.
 
     Parameters
     ----------
     upload_bytes
-        Largest body of a request.
+        Maximum size of the body of a request.
     upload_seconds
-        Longest time in which a request's body must have arrived.
+        Maximum time for the body of a request to arrive.
     unpacked_bytes
-        Most that an upload may unpack to, and that its header may claim.
+        Maximum size of an unpacked upload, and of the voxels that its header claims.
     queue_length
-        Scans that may wait at once, those still arriving and the one being segmented included.
+        Maximum number of scans that are being uploaded, waiting or being segmented.
     job_seconds
-        Longest time that one scan may take, from reading to writing.
+        Maximum time for one scan, from reading to writing.
     keep_hours
-        How long a finished job is kept before it is deleted with its files.
+        Time after which a finished job is deleted with its files.
     """
 
     upload_bytes: int = 1 << 30

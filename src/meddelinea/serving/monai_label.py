@@ -1,6 +1,6 @@
-"""MONAI Label's client protocol, as far as automatic segmentation needs it: what plugins of 3D Slicer and OHIF speak.
+"""The part of MONAI Label's protocol that automatic segmentation needs; plugins of 3D Slicer and OHIF use it.
 
-A session is a job: its scan is segmented when it is uploaded, and `/infer/` waits for the result and sends it.
+A session is a job: its scan is segmented as soon as it is uploaded, and `/infer/` waits for the result and returns it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from meddelinea.serving.limits import Limits
 from meddelinea.serving.uploads import ZIP_MEMBERS
 from meddelinea.version import __version__
 
-#: How often the state of a job is looked at.
+#: Seconds between two looks at the state of a job.
 POLL_SECONDS = 0.1
-#: Longest field of a form that is not a file.
+#: Maximum size of a form field that is not a file.
 FIELD_BYTES = 1 << 16
 
 
@@ -43,15 +43,15 @@ def monai_label_routes(
     Parameters
     ----------
     store, intake
-        Where jobs are and where they come in.
+        The jobs, and the way in for new ones.
     described
-        The model that segments.
+        Description of the model that segments.
     access
-        Its token is what clients log in for.
+        Holds the token that clients get when they log in.
     limits
-        `upload_bytes` of them.
+        Only `upload_bytes` is used.
     dicomweb
-        Address of the DICOMweb service whose series clients may name; None where they must send them.
+        Address of the DICOMweb service from which clients may request series; None if they must upload them.
     """
     routes = APIRouter()
 
@@ -63,7 +63,7 @@ def monai_label_routes(
 
     @routes.get("/info/")
     def info() -> dict[str, Any]:
-        # Plugins drop the first label as background; an organ in its place would be lost.
+        # Plugins drop the first label as the background, so an organ must not be first.
         return {
             "name": "MedDelinea",
             "description": "Organ segmentation with a controllable diffusion transformer. Not for diagnosis.",
@@ -96,7 +96,7 @@ def monai_label_routes(
         if access.token is None:
             return {"access_token": None, "token_type": None}
         if not secrets.compare_digest(password.encode(), access.token.encode()):
-            raise HTTPException(401, "wrong password: it is the server's token, with any user name")
+            raise HTTPException(401, "wrong password; expected the token of the server, with any user name")
         return {"access_token": access.token, "token_type": "Bearer"}
 
     @routes.get("/auth/token/valid")
@@ -129,7 +129,7 @@ def monai_label_routes(
         output: Literal["all", "image", "json", "dicom_seg"] = "all",
     ) -> Response:
         if model != described.name:
-            raise HTTPException(404, f"no such model here; this server has {described.name}")
+            raise HTTPException(404, f"no such model; this server has {described.name}")
         async with request.form(max_files=2, max_fields=10, max_part_size=FIELD_BYTES) as form:
             params = _params(form)
             if isinstance(form.get("file"), UploadFile) and not session_id:
@@ -145,7 +145,7 @@ def monai_label_routes(
         if job.state != "done":
             raise HTTPException(422 if job.state == "refused" else 500, job.outcome.message or job.state)
         if output == "dicom_seg":
-            raise HTTPException(406, "ask for output=all, image or json")
+            raise HTTPException(406, "unsupported output; expected all, image or json")
         suffix = ".nrrd" if params.get("result_extension") == ".nrrd" else ".nii.gz"
         found, result = await run_in_threadpool(_result, store.folder_of(job), suffix)
         reply = json.dumps(found).encode()
@@ -162,12 +162,12 @@ def monai_label_routes(
 
 
 def _session(job: Job) -> dict[str, Any]:
-    """What the protocol tells of a session, but for the server's paths."""
+    """A session as the protocol describes it, without the server's paths."""
     return {"name": job.id, "image": job.id, "create_ts": int(job.created), "last_access_ts": int(job.created)}
 
 
 async def _take(intake: Intake, form: FormData, field: str) -> Job:
-    """A job from the files of a form; their names are not looked at."""
+    """Make a job of the files of a form, whatever their names."""
     uploads = [value for value in form.getlist(field) if isinstance(value, UploadFile)]
     if not uploads:
         raise HTTPException(422, f"the form has no file in the field {field!r}")
@@ -188,10 +188,10 @@ def _params(form: FormData) -> dict[str, Any]:
 
 
 def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
-    """What is sent beside a mask, and the mask as a file.
+    """The parameters that are sent with a mask, and the mask as a file.
 
     Slicer's plugin names the segments of a mask by their order, so only organs that were found are listed. OHIF's
-    reads a NRRD of 16 bits, not compressed, with the rows from the top as DICOM has them.
+    plugin reads an uncompressed NRRD of 16 bits, with the rows from top to bottom as in DICOM.
     """
     labels = LabelIds.read(folder / "mask.json").one_each()
     mask = read_volume(folder / "mask.nii.gz")
@@ -209,13 +209,13 @@ def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
 
 
 def _dicom_order(orientation: str) -> str:
-    """The axes of a volume with its rows counted from the top of the image, as DICOM stores them."""
+    """The orientation of a volume after its rows are flipped to run from top to bottom, as in DICOM."""
     opposite = {"A": "P", "P": "A", "L": "R", "R": "L", "S": "I", "I": "S"}
     return orientation[0] + opposite[orientation[1]] + orientation[2]
 
 
 def _multipart(boundary: str, params: bytes, name: str, content: bytes) -> bytes:
-    """A reply of two parts: the field `params` and the file `image`."""
+    """A reply with two parts: the field `params` and the file `image`."""
     begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
     return b"".join(
         (

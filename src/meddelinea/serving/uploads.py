@@ -1,6 +1,6 @@
-"""What arrived: its kind by its first bytes, and whether it is safe to read.
+"""Checks of an upload: what kind of file it is by its first bytes, and whether it is safe to read.
 
-An upload has no name that could be trusted. It is stored under a name made here, and what its header claims is compared
+The name of an upload cannot be trusted, so it is stored under a new one. The size that its header claims is compared
 with the limits before any reader allocates memory for it.
 """
 
@@ -18,22 +18,22 @@ from pathlib import Path
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import SCAN_SUFFIXES, ending
 
-#: Enough of a file to tell what it is: a NIfTI-2 header has 540 bytes, a DICOM file its mark at 128.
+#: Bytes that suffice to recognise a file: a NIfTI-2 header has 540, and a DICOM file its magic number at 128.
 HEAD_BYTES = 540
-#: Longest text header of a NRRD file.
+#: Maximum size of the text header of a NRRD file.
 NRRD_HEADER_BYTES = 1 << 16
-#: Most members of a zip: a long dynamic series has some thousand slices.
+#: Maximum number of members of a zip: a long dynamic series has some thousands of slices.
 ZIP_MEMBERS = 20_000
 _CHUNK_BYTES = 1 << 20
 
 
 def recognise(path: Path) -> str:
-    """The ending that a file's content calls for: `.nii`, `.nii.gz`, `.nrrd`, `.zip` or `.dcm`.
+    """The file name extension that fits a file's content: `.nii`, `.nii.gz`, `.nrrd`, `.zip` or `.dcm`.
 
     Raises
     ------
     InputRefusedError
-        If it is of no kind that is read.
+        If it is of no supported kind.
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
@@ -49,16 +49,18 @@ def recognise(path: Path) -> str:
         return ".zip"
     if head[128:132] == b"DICM":
         return ".dcm"
-    raise InputRefusedError("the upload is none of NIfTI (.nii, .nii.gz), NRRD, DICOM or a zip of a DICOM series")
+    raise InputRefusedError(
+        "the upload is not a NIfTI (.nii, .nii.gz), NRRD or DICOM file, nor a zip of a DICOM series"
+    )
 
 
 def screen(path: Path, most_bytes: int) -> None:
-    """Refuse a file, named by `recognise`, that would cost more than `most_bytes` of memory or disk to read.
+    """Refuse a file, named after `recognise`, that would take more than `most_bytes` of memory or disk to read.
 
     Raises
     ------
     InputRefusedError
-        If its header claims more voxels, it unpacks to more bytes, or it points to other files.
+        If its header claims more voxels, if it unpacks to more bytes, or if it refers to other files.
     """
     match ending(path, SCAN_SUFFIXES):
         case ".nii.gz":
@@ -87,7 +89,7 @@ def _gzip_head(path: Path) -> bytes:
 
 
 def _check_nifti(head: bytes, most_bytes: int) -> None:
-    """The size that a NIfTI header claims; both versions, both byte orders."""
+    """Check the size that a NIfTI header claims, in both versions and byte orders."""
     if len(head) < 348:
         raise InputRefusedError("the NIfTI header is cut short; upload the file again")
     if head[4:8] == b"n+2\0":
@@ -112,7 +114,7 @@ def _check_claim(sizes: tuple[int, ...], voxel_bytes: int, most_bytes: int) -> N
 
 
 def _check_unpacked(stream: gzip.GzipFile | bz2.BZ2File, most_bytes: int) -> None:
-    """Unpack a stream once, keeping nothing, and stop where it passes the limit."""
+    """Unpack a stream without keeping anything, and stop when it exceeds the limit."""
     total = 0
     try:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -124,7 +126,7 @@ def _check_unpacked(stream: gzip.GzipFile | bz2.BZ2File, most_bytes: int) -> Non
 
 
 def _check_nrrd(path: Path, most_bytes: int) -> None:
-    """A NRRD that holds its own data, of a size within the limit, once unpacked too."""
+    """Check that a NRRD file holds its own voxels, and that its size is within the limit, unpacked as well."""
     with path.open("rb") as stream:
         head = stream.read(NRRD_HEADER_BYTES)
     end = re.search(rb"\n[\t\v\f\r \x1c-\x1f]*\n", head)  # what pynrrd takes for an empty line
@@ -135,12 +137,12 @@ def _check_nrrd(path: Path, most_bytes: int) -> None:
     elsewhere = {"datafile", "lineskip", "byteskip"}.intersection(name.replace(" ", "") for name in fields)
     if elsewhere:
         raise InputRefusedError(
-            f"the NRRD's voxels do not follow its header ({elsewhere.pop()}); upload one file that holds them"
+            f"the voxels of the NRRD do not follow its header ({elsewhere.pop()}); upload a file that contains them"
         )
     try:
         sizes = tuple(int(size) for size in fields.get("sizes", "").split())
     except ValueError:
-        raise InputRefusedError("the NRRD header's sizes are no numbers; is the file complete?") from None
+        raise InputRefusedError("the sizes in the NRRD header are not numbers; is the file complete?") from None
     _check_claim(sizes, 8 if re.search("64|double|long", fields.get("type", "")) else 4, most_bytes)
     with path.open("rb") as stream:
         stream.seek(end.end())
@@ -151,19 +153,23 @@ def _check_nrrd(path: Path, most_bytes: int) -> None:
 
 
 def _check_zip(path: Path, most_bytes: int) -> None:
-    """Few enough members, and small enough by their own account, which unpacking holds them to."""
+    """Check the number of members and the sizes that they claim, which the unpacking enforces."""
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - (1 << 16) - 22))  # the record that ends a zip has a comment of 64 KiB
+        stream.seek(
+            max(0, path.stat().st_size - (1 << 16) - 22)
+        )  # the last record of a zip may have a comment of 64 KiB
         tail = stream.read()
     place = tail.rfind(b"PK\x05\x06")
     count = struct.unpack_from("<H", tail, place + 10)[0] if 0 <= place <= len(tail) - 22 else 0
     listing_bytes = struct.unpack_from("<I", tail, place + 12)[0] if count else 0
     if count > ZIP_MEMBERS or listing_bytes > most_bytes:  # 65535 stands for any larger number
-        raise InputRefusedError(f"the zip has {count} members or more; expected one DICOM series of {ZIP_MEMBERS}")
+        raise InputRefusedError(
+            f"the zip has {count} members or more; expected one DICOM series of at most {ZIP_MEMBERS}"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-    except Exception as error:  # besides BadZipFile: struct's, the disk's, and those of unknown features
+    except Exception as error:  # not only BadZipFile: also errors of struct, of the disk and of unknown features
         raise InputRefusedError(f"the zip cannot be opened ({error}); is it complete?") from error
     if unpacked > most_bytes:
         raise InputRefusedError(f"the zip unpacks to {unpacked >> 20} MiB; expected at most {most_bytes >> 20} MiB")

@@ -1,7 +1,7 @@
-"""The process that segments: it loads the model once and takes one scan at a time.
+"""The process that segments: it loads the model once and processes one scan at a time.
 
-A process rather than a thread, because a scan is foreign data in the hands of decoders: a crash, a scan that takes too
-long or too much memory must not take the server along, and only a process can be ended from outside at any moment.
+It is a process rather than a thread, because a scan is untrusted data for decoders. A scan that crashes one, or takes
+too much time or memory, must not bring the server down, and only a process can be killed from outside at any moment.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from meddelinea.serving.jobs import Outcome
 from meddelinea.serving.limits import Limits
 from meddelinea.volume import Modality
 
-#: How long a worker is given to stop by itself.
+#: Seconds that a worker gets to stop by itself.
 GRACE_SECONDS = 5.0
 
 
 class CancelledError(Exception):
-    """The job is not wanted any more."""
+    """The job was cancelled."""
 
 
 class Worker:
-    """A process with a loaded model, started where it is first needed and again after it has ended.
+    """A process with a loaded model. It is started when it is first needed, and again after it has ended.
 
     Parameters
     ----------
     model, device
-        As `load_model` takes them.
+        See `load_model`.
     limits
-        What a scan may cost.
+        Only `unpacked_bytes` is used.
     """
 
     def __init__(self, model: str, device: str, limits: Limits) -> None:
@@ -48,9 +48,9 @@ class Worker:
         self._channel: Connection | None = None
 
     def begin(self, upload: Path, modality: Modality | None) -> Connection:
-        """Give a scan to the process; what is returned yields pairs of slices done and in all, then an `Outcome`.
+        """Pass a scan to the process. The connection delivers pairs (slices done, slices in all), then an `Outcome`.
 
-        Where the process ends before, reading from the connection raises `EOFError` or `OSError`.
+        If the process ends before that, reading from the connection raises `EOFError` or `OSError`.
         """
         if self._process is None or not self._process.is_alive():
             self.stop()
@@ -63,17 +63,17 @@ class Worker:
             theirs.close()
         assert self._channel is not None
         self._cancelled.clear()
-        with contextlib.suppress(OSError):  # it has just ended: reading tells
+        with contextlib.suppress(OSError):  # it has just ended, which the reader will notice
             self._channel.send((upload, modality))
         return self._channel
 
     def cancel(self) -> None:
-        """Ask the process to leave its scan; it answers with an outcome, or must be stopped."""
+        """Ask the process to drop its scan; it answers with an outcome, or must be stopped."""
         if self._cancelled is not None:
             self._cancelled.set()
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._channel is not None:
             self._channel.close()
         if self._process is not None:
@@ -83,8 +83,8 @@ class Worker:
 
 
 def work(channel: Connection, cancelled: Any, model_name: str, device: str, limits: Limits) -> None:
-    """The process: segment what comes through `channel` until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
+    """Run the process: segment the scans that come through `channel` until its other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when this process ends
     _be_quiet()
     from meddelinea.segmentation.model import load_model
     from meddelinea.serving.segmenting import segment_upload
@@ -96,10 +96,10 @@ def work(channel: Connection, cancelled: Any, model_name: str, device: str, limi
             raise CancelledError
         channel.send((done, slices))
 
-    with contextlib.suppress(EOFError, OSError):  # the server has gone
+    with contextlib.suppress(EOFError, OSError):  # the server has ended
         while True:
             upload, modality = channel.recv()
-            tempfile.tempdir = str(upload.parent)  # what is unpacked goes with the job's folder, however this ends
+            tempfile.tempdir = str(upload.parent)  # unpacked files are deleted with the job's folder in any case
             try:
                 model = model or load_model(model_name, device)
                 outcome = segment_upload(model, upload, modality, limits, progress)
@@ -109,13 +109,13 @@ def work(channel: Connection, cancelled: Any, model_name: str, device: str, limi
                 outcome = Outcome("failed", "the scan needs more memory than this computer has")
             except BrokenPipeError:
                 return
-            except Exception as error:  # its text may quote the scan's header, so the kind alone is told
+            except Exception as error:  # its text may quote the scan's header, so only its type is reported
                 outcome = Outcome("failed", f"unexpected {type(error).__name__}; the server cannot segment this scan")
             channel.send(outcome)
 
 
 def _be_quiet() -> None:
-    """Print and log nothing: libraries quote what they read, and a scan's header names its patient."""
+    """Print and log nothing: libraries quote what they read, and the header of a scan names its patient."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     nowhere = os.open(os.devnull, os.O_WRONLY)
