@@ -37,7 +37,7 @@ def many_organs() -> Model:
         sampler=lambda *arguments: Sampler(Bands(), None, None), device="cpu", neighbours=1, neighbour_pairs=1
     )
     labels = {f"organ {number}": number for number in range(1, ORGANS + 1)}
-    files = ModelFiles("bands", Path(), labels, Preprocessing(32, 10.0), ("CT",), 0.1, {}, None)
+    files = ModelFiles("bands", Path(), labels, Preprocessing(size=32, spacing_mm=10.0), ("CT",), 0.1, {}, None)
     return Model(files, pipeline)
 
 

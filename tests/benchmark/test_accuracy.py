@@ -350,7 +350,7 @@ def slab(length: int) -> Callable[[], np.ndarray]:
 def case(name: str, liver: tuple[int, int], gallbladder: tuple[int, int]) -> CaseResult:
     """Predicted and true length of two organs: Dice 2 min / (sum)."""
     scores = (score("liver", *map(slab, liver)), score("gallbladder", *map(slab, gallbladder)))
-    return CaseResult(name, "", "", "", "", scores, (), (), (), ())
+    return CaseResult(name, scores)
 
 
 def hand_made() -> Accuracy:
@@ -359,13 +359,42 @@ def hand_made() -> Accuracy:
     third = Report((case("q1", (5, 5), (0, 0)),), (), 2.0)
     stages = (StageCost("codec", 10, 80, 3600.0), StageCost("control", 30, 240, 7200.0))
     trials = (
-        Trial("A", "fold-1-of-2", 2_000_000, 500_000, stages, 3.0, {"p1": 1.0, "p2": 3.0}, first),
-        Trial("A", "fold-2-of-2", 2_000_000, 500_000, stages, 5.0, {"q1": 5.0}, third),
-        Trial("B", "fold-1-of-2", 1_000_000, None, (), None, {"p1": 1.0}, second),
+        Trial(
+            method="A",
+            part="fold-1-of-2",
+            parameters=2_000_000,
+            trained_parameters=500_000,
+            stages=stages,
+            cpu_hours=3.0,
+            seconds={"p1": 1.0, "p2": 3.0},
+            report=first,
+        ),
+        Trial(
+            method="A",
+            part="fold-2-of-2",
+            parameters=2_000_000,
+            trained_parameters=500_000,
+            stages=stages,
+            cpu_hours=5.0,
+            seconds={"q1": 5.0},
+            report=third,
+        ),
+        Trial(
+            method="B",
+            part="fold-1-of-2",
+            parameters=1_000_000,
+            trained_parameters=None,
+            stages=(),
+            cpu_hours=None,
+            seconds={"p1": 1.0},
+            report=second,
+        ),
     )
     patients = {"p1": "p", "p2": "p", "q1": "q"}
     parts = (Part("fold-1-of-2", ("q1",), ("p1", "p2")), Part("fold-2-of-2", ("p1", "p2"), ("q1",)))
-    return Accuracy(("liver", "gallbladder"), patients, parts, 180.0, 0, trials)
+    return Accuracy(
+        organs=("liver", "gallbladder"), patients=patients, parts=parts, cpu_minutes=180.0, seed=0, trials=trials
+    )
 
 
 def test_the_rows_by_hand() -> None:
@@ -413,8 +442,27 @@ def test_a_difference_is_within_patients() -> None:
         Report(tuple(case(name, (length + more, 12), (2, 2)) for name, length in livers.items()), (), 2.0)
         for more in (0, 1)
     ]
-    trials = tuple(Trial(name, "test", 1, 1, (), None, {}, report) for name, report in zip("AB", reports, strict=True))
-    accuracy = Accuracy(("liver", "gallbladder"), {n: n for n in livers}, (), 1.0, 0, trials)
+    trials = tuple(
+        Trial(
+            method=name,
+            part="test",
+            parameters=1,
+            trained_parameters=1,
+            stages=(),
+            cpu_hours=None,
+            seconds={},
+            report=report,
+        )
+        for name, report in zip("AB", reports, strict=True)
+    )
+    accuracy = Accuracy(
+        organs=("liver", "gallbladder"),
+        patients={n: n for n in livers},
+        parts=(),
+        cpu_minutes=1.0,
+        seed=0,
+        trials=trials,
+    )
     one, other = accuracy_rows(accuracy)
     assert one.all_organs.dice.high > other.all_organs.dice.low  # the intervals overlap
     assert other.difference is not None

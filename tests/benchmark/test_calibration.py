@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from meddelinea.benchmark.calibration import (
+from meddelinea.benchmark.calibration_fit import (
     CAUGHT,
     FLOOR,
     LEVEL,
-    OrganRow,
+    StatedOrgan,
     figures,
     fit,
     judged,
@@ -34,7 +34,7 @@ def drawn(sharpness: float, voxels: int = 40_000) -> tuple[torch.Tensor, torch.T
     return shares, torch.from_numpy(truth).reshape(1, 1, voxels)
 
 
-def rows(count: int = 400) -> tuple[OrganRow, ...]:
+def rows(count: int = 400) -> tuple[StatedOrgan, ...]:
     """Organs whose volume is off by a factor of twice their softness, and whose Dice is the square of the stated."""
     rng = np.random.default_rng(4)
     made = []
@@ -44,7 +44,18 @@ def rows(count: int = 400) -> tuple[OrganRow, ...]:
         true_ml = 100.0 * math.exp(2.0 * (soft + FLOOR) * rng.normal())
         confidence = OrganConfidence(expected, 100.0, 100.0 * (1 - soft / 2), 100.0 * (1 + soft / 2))
         score = float(np.clip(expected**2 + rng.normal(0.0, 0.03), 0.0, 1.0))
-        made.append(OrganRow(f"case{index}", "liver", score, 100.0, true_ml, confidence, None, False))
+        made.append(
+            StatedOrgan(
+                case=f"case{index}",
+                organ="liver",
+                dice=score,
+                volume_ml=100.0,
+                true_ml=true_ml,
+                confidence=confidence,
+                interval_ml=None,
+                needs_review=False,
+            )
+        )
     return tuple(made)
 
 
@@ -75,7 +86,7 @@ def test_intervals_hold_the_share_that_they_are_meant_to_and_reviews_catch_their
     given, others = rows(800)[:400], rows(800)[400:]
     asked = []
 
-    def measure(calibration: Calibration) -> tuple[OrganRow, ...]:
+    def measure(calibration: Calibration) -> tuple[StatedOrgan, ...]:
         asked.append(calibration)
         return given
 
@@ -98,16 +109,16 @@ def test_intervals_hold_the_share_that_they_are_meant_to_and_reviews_catch_their
 def test_figures_count_every_organ() -> None:
     sure, unsure = OrganConfidence(0.9, 10.0, 9.0, 11.0), OrganConfidence(0.5, 10.0, 2.0, 30.0)
     none = OrganConfidence(None, 0.0, 0.0, 0.0)
-    found = figures(
-        (
-            OrganRow("a", "liver", 0.95, 10.0, 10.5, sure, (9.0, 11.0), False),
-            OrganRow("a", "spleen", 0.4, 10.0, 20.0, unsure, (8.0, 12.0), True),
-            OrganRow("a", "aorta", 0.8, 10.0, 10.0, unsure, (8.0, 12.0), True),
-            OrganRow("a", "pancreas", 0.0, 0.0, 5.0, none, None, True),  # missed
-            OrganRow("a", "gallbladder", 0.0, 3.0, 0.0, sure, (2.0, 4.0), False),  # invented
-            OrganRow("a", "esophagus", math.nan, 0.0, 0.0, none, None, True),  # absent, and not found
-        )
+    columns = ("organ", "dice", "volume_ml", "true_ml", "confidence", "interval_ml", "needs_review")
+    table = (
+        ("liver", 0.95, 10.0, 10.5, sure, (9.0, 11.0), False),
+        ("spleen", 0.4, 10.0, 20.0, unsure, (8.0, 12.0), True),
+        ("aorta", 0.8, 10.0, 10.0, unsure, (8.0, 12.0), True),
+        ("pancreas", 0.0, 0.0, 5.0, none, None, True),  # missed
+        ("gallbladder", 0.0, 3.0, 0.0, sure, (2.0, 4.0), False),  # invented
+        ("esophagus", math.nan, 0.0, 0.0, none, None, True),  # absent, and not found
     )
+    found = figures(tuple(StatedOrgan(case="a", **dict(zip(columns, row, strict=True))) for row in table))
     assert (found.organs, found.bad, found.caught) == (5, 3, 2)
     assert (found.good, found.false_alarms, found.absent, found.absent_flagged) == (2, 1, 1, 1)
     assert (found.intervals, found.covered) == (3, 2)

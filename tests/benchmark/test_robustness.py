@@ -11,7 +11,7 @@ import pytest
 
 from meddelinea.benchmark import held_out, robustness
 from meddelinea.benchmark.perturbations import PERTURBATIONS
-from meddelinea.benchmark.robustness import RobustnessTable, robustness_table, row_figures, table_lines
+from meddelinea.benchmark.robustness import RobustnessTable, robustness_lines, robustness_table, row_figures
 from meddelinea.cli.main import main
 from meddelinea.errors import UsageError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
@@ -25,11 +25,22 @@ NAMES = [name for name, _ in PERTURBATIONS]
 
 
 def score(organ: str, dice: float, hd95_mm: float = 4.0, status: str = "scored") -> OrganScore:
-    return OrganScore(organ, status, dice, dice, hd95_mm, hd95_mm, hd95_mm, 1.0, 1.0, 2.0)  # type: ignore[arg-type]
+    return OrganScore(
+        organ=organ,
+        status=status,
+        dice=dice,
+        nsd=dice,
+        hd95_mm=hd95_mm,
+        hd95_pooled_mm=hd95_mm,
+        assd_mm=hd95_mm,
+        prediction_ml=1.0,
+        reference_ml=1.0,
+        nsd_tolerance_mm=2.0,
+    )  # type: ignore[arg-type]
 
 
 def report(**cases: list[OrganScore]) -> Report:
-    found = (CaseResult(name, "", "", "", "", tuple(scores), (), (), (), ()) for name, scores in cases.items())
+    found = (CaseResult(name, tuple(scores)) for name, scores in cases.items())
     return Report(tuple(found), (), 2.0)
 
 
@@ -69,9 +80,11 @@ def test_the_figures_of_a_row_by_hand() -> None:
 
 def test_a_row_that_nothing_was_measured_in() -> None:
     failed = Report((), (CaseFailure("a", "damaged"),), 2.0)
-    table = RobustnessTable("m", ("liver",), ("a",), (), (robustness.RobustnessRow("as it is", failed),))
-    assert table_lines(table)[2] == "| as it is | - | - | - | - | - | - | - | 0 | 0 | 1 | - |"
-    document = robustness.table_document(table)
+    table = RobustnessTable(
+        model="m", organs=("liver",), tested=("a",), seen=(), rows=(robustness.RobustnessRow("as it is", failed),)
+    )
+    assert robustness_lines(table)[2] == "| as it is | - | - | - | - | - | - | - | 0 | 0 | 1 | - |"
+    document = robustness.robustness_document(table)
     assert json.loads(json.dumps(document, allow_nan=False))["rows"][0]["figures"]["change"] is None
 
 

@@ -29,7 +29,16 @@ FILES = {
 
 
 def organ(ml: float = 50.0, mean: float = 40.0, edges: tuple[str, ...] = ()) -> OrganStatistics:
-    return OrganStatistics(True, 100, ml, mean, 5.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), edges)
+    return OrganStatistics(
+        found=True,
+        voxels=100,
+        volume_ml=ml,
+        mean_intensity=mean,
+        sd_intensity=5.0,
+        extent_mm=(1.0, 1.0, 1.0),
+        centroid_mm=(0.0, 0.0, 0.0),
+        touches_edge=edges,
+    )
 
 
 def review(interval: tuple[float, float] | None = (40.0, 60.0), doubtful: bool = False) -> OrganReview:

@@ -666,7 +666,9 @@ def pair(ct: Subject, tmp_path: Path) -> tuple[Path, Path]:
 def as_cases(image: Path, mask: Path) -> tuple[Case, Case]:
     """The same files as ids and as the mask of one organ."""
     labels = LabelMap(mask, {1: "liver"}), OrganMasks({"liver": mask})
-    return Case("a", "x", "p", image, labels[0], "CT"), Case("b", "x", "p", image, labels[1], "CT")
+    return Case(name="a", dataset="x", patient="p", image=image, labels=labels[0], modality="CT"), Case(
+        name="b", dataset="x", patient="p", image=image, labels=labels[1], modality="CT"
+    )
 
 
 def test_masks_on_another_grid_are_refused(ct: Subject, pair: tuple[Path, Path]) -> None:

@@ -223,9 +223,12 @@ def test_a_name_that_another_dataset_took_is_refused_for_that_case(
 
     btcv = find_cases("btcv", source).cases
     other = tuple(
-        Case(name, "other", c.patient, c.image, c.labels, c.modality) for name, c in zip("ab", btcv, strict=False)
+        Case(name=name, dataset="other", patient=c.patient, image=c.image, labels=c.labels, modality=c.modality)
+        for name, c in zip("ab", btcv, strict=False)
     )
-    same = Case(btcv[0].name, "other", "9", btcv[1].image, btcv[1].labels, "CT")
+    same = Case(
+        name=btcv[0].name, dataset="other", patient="9", image=btcv[1].image, labels=btcv[1].labels, modality="CT"
+    )
     first = prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
     before = contents(tmp_path)["cases/img0001.h5"]
     monkeypatch.setattr(prepare, "find_cases", lambda layout, source: FoundCases((*other, same), {"c": "no image"}))

@@ -80,7 +80,20 @@ def written(root: Path, slices: int = 5) -> tuple[np.ndarray, np.ndarray]:
     mask = rng.integers(0, 14, (slices, 12, 12)).astype(np.uint8)
     begin_store(root, ORGANS, SMALL)
     sha256 = write_slices(root, "one", image, mask, len(ORGANS))
-    write_record(root, StoredCase("one", "btcv", "p1", "CT", "ab", "cd", slices, sha256, ("a remark",)))
+    write_record(
+        root,
+        StoredCase(
+            name="one",
+            dataset="btcv",
+            patient="p1",
+            modality="CT",
+            fingerprint="ab",
+            sketch="cd",
+            slices=slices,
+            sha256=sha256,
+            remarks=("a remark",),
+        ),
+    )
     compile_store(root)
     return image, mask
 
@@ -119,7 +132,20 @@ def test_what_is_known_of_cases_comes_back_sorted_by_name(tmp_path: Path) -> Non
     masks = {name: rng.integers(0, 3, (slices, 8, 8)).astype(np.uint8) for name, slices in (("b", 2), ("a", 3))}
     for name, mask in masks.items():
         sha256 = write_slices(tmp_path, name, np.zeros(mask.shape, np.float32), mask, 2)
-        write_record(tmp_path, StoredCase(name, "btcv", "p", "CT", "0f", "ä\n", len(mask), sha256, ("x", "y")))
+        write_record(
+            tmp_path,
+            StoredCase(
+                name=name,
+                dataset="btcv",
+                patient="p",
+                modality="CT",
+                fingerprint="0f",
+                sketch="ä\n",
+                slices=len(mask),
+                sha256=sha256,
+                remarks=("x", "y"),
+            ),
+        )
     compile_store(tmp_path)
     manifest = read_manifest(tmp_path)
     assert (manifest.organs, manifest.preprocessing) == (("spleen", "liver"), preprocessing)
@@ -228,7 +254,20 @@ def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     begin_store(tmp_path, ORGANS, SMALL)
     for number, name in enumerate(names):
         sha256 = write_slices(tmp_path, name, blank.astype(np.float32), blank + np.uint8(number), 13)
-        write_record(tmp_path, StoredCase(name, "x", "p", "CT", "", "", 2, sha256, ()))
+        write_record(
+            tmp_path,
+            StoredCase(
+                name=name,
+                dataset="x",
+                patient="p",
+                modality="CT",
+                fingerprint="",
+                sketch="",
+                slices=2,
+                sha256=sha256,
+                remarks=(),
+            ),
+        )
     compile_store(tmp_path)
     slices = SliceStore(tmp_path)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -240,7 +279,21 @@ def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_store_of_three_million_slices_opens_in_seconds(tmp_path: Path) -> None:
     cases, slices, organs = 8000, 375, 3
     begin_store(tmp_path, ("spleen", "liver", "pancreas"), SMALL)
-    line = json.dumps(asdict(StoredCase("NAME", "x", "p", "CT", "0" * 64, "s" * 2000, slices, "0" * 64, ())))
+    line = json.dumps(
+        asdict(
+            StoredCase(
+                name="NAME",
+                dataset="x",
+                patient="p",
+                modality="CT",
+                fingerprint="0" * 64,
+                sketch="s" * 2000,
+                slices=slices,
+                sha256="0" * 64,
+                remarks=(),
+            )
+        )
+    )
     (tmp_path / "cases.jsonl").write_text("".join(line.replace("NAME", f"{n:05d}") + "\n" for n in range(cases)))
     table = np.zeros((cases * slices, organs), np.uint32)
     table[np.arange(1_000_000), np.arange(1_000_000) % organs] = 7

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from meddelinea.benchmark import calibration
+from meddelinea.benchmark import calibration_fit
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.compare import evaluate_case, evaluate_paths
 from meddelinea.evaluation.pairing import pair_files, read_label_names
@@ -117,11 +117,19 @@ def test_a_mask_of_a_tilted_scan_has_one_volume_whatever_measures_it(monkeypatch
 
     made = SimpleNamespace(mask=liver, labels=labels, confidence={"liver": OrganConfidence(0.9, 1.0, 1.0, 1.0)})
     case = SimpleNamespace(name="tilted")
-    monkeypatch.setattr(calibration, "read_case", lambda case, organs: SimpleNamespace(scan=scan, mask=liver))
-    monkeypatch.setattr(calibration, "segment", lambda model, volume: made)
+    monkeypatch.setattr(calibration_fit, "read_case", lambda case, organs: SimpleNamespace(scan=scan, mask=liver))
+    monkeypatch.setattr(calibration_fit, "segment", lambda model, volume: made)
     model = Held(Held(None))
-    as_stated = Calibration(1.0, 0.9, 0.0, 0.0, calibration.AS_STATED, 0.0, "nothing")
-    (row,) = calibration.gather_rows([(model, (case,))], ("liver",), as_stated)
+    as_stated = Calibration(
+        temperature=1.0,
+        level=0.9,
+        spread=0.0,
+        floor=0.0,
+        dice=calibration_fit.AS_STATED,
+        review_below=0.0,
+        fitted_on="nothing",
+    )
+    (row,) = calibration_fit.gather_rows([(model, (case,))], ("liver",), as_stated)
     assert row.volume_ml == row.true_ml == pytest.approx(expected)
 
 

@@ -149,7 +149,9 @@ def test_dicom_folders_and_zips_are_scans(data: Path, tmp_path: Path) -> None:
         for path in series.iterdir():
             archive.write(path, path.name)
     volume = read_volume(series)
-    known = [KnownScan("model", "train", "one", "own", fingerprint(volume), None)]
+    known = [
+        KnownScan(source="model", role="train", name="one", dataset="own", fingerprint=fingerprint(volume), sketch=None)
+    ]
     report = find_leaks(tmp_path, known)
     assert [(leak.case, leak.kind) for leak in report.leaks] == [("patient/series", "exact"), ("scan.zip", "exact")]
     assert find_leaks(series, known).tested == ("ct_dicom",)

@@ -14,8 +14,25 @@ from meddelinea.results.statistics import NOT_FOUND, OrganStatistics
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence
 
-CALIBRATION = Calibration(2.0, 0.9, 1.5, 0.1, ((0.0, 0.0), (1.0, 1.0)), 0.8, "made up")
-FOUND = OrganStatistics(True, 100, 50.0, 60.0, 5.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ())
+CALIBRATION = Calibration(
+    temperature=2.0,
+    level=0.9,
+    spread=1.5,
+    floor=0.1,
+    dice=((0.0, 0.0), (1.0, 1.0)),
+    review_below=0.8,
+    fitted_on="made up",
+)
+FOUND = OrganStatistics(
+    found=True,
+    voxels=100,
+    volume_ml=50.0,
+    mean_intensity=60.0,
+    sd_intensity=5.0,
+    extent_mm=(1.0, 1.0, 1.0),
+    centroid_mm=(0.0, 0.0, 0.0),
+    touches_edge=(),
+)
 
 
 def test_a_temperature_flattens_shares_and_keeps_their_order() -> None:

@@ -102,7 +102,16 @@ def test_a_calibrated_models_report_has_intervals_and_reviews(tmp_path: Path) ->
     assert "interval, ml" not in written(tmp_path).words
     (tmp_path / "report.html").unlink()
     words = written(
-        tmp_path, calibration=Calibration(1.0, 0.8, 1.0, 0.0, ((0.0, 0.0), (1.0, 1.0)), 0.6, "ten cases")
+        tmp_path,
+        calibration=Calibration(
+            temperature=1.0,
+            level=0.8,
+            spread=1.0,
+            floor=0.0,
+            dice=((0.0, 0.0), (1.0, 1.0)),
+            review_below=0.6,
+            fitted_on="ten cases",
+        ),
     ).words
     # Liver: (17 - 15) / 16 ml is a softness of 0.125, and exp(0.125) = 1.133.
     assert words[words.index("liver") :][:3] == ["liver", "16.0", "14.1 to 18.1"]

@@ -98,7 +98,15 @@ def test_a_mask_of_another_shape_is_refused(pair: tuple[Volume, Volume]) -> None
 
 
 SCHEMA = json.loads((files("meddelinea.results") / "statistics.schema.json").read_text(encoding="utf-8"))
-CALIBRATION = Calibration(1.5, 0.9, 1.0, 0.1, ((0.0, 0.0), (1.0, 1.0)), 0.95, "made up")
+CALIBRATION = Calibration(
+    temperature=1.5,
+    level=0.9,
+    spread=1.0,
+    floor=0.1,
+    dice=((0.0, 0.0), (1.0, 1.0)),
+    review_below=0.95,
+    fitted_on="made up",
+)
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])

@@ -45,7 +45,20 @@ def write_store(root: Path, cases: Slices, size: int = SIDE, organs: tuple[str, 
     begin_store(root, organs, Preprocessing(size=size, spacing_mm=6.0))
     for number, (name, (image, mask)) in enumerate(cases.items()):
         sha256 = write_slices(root, name, image, mask, len(ORGANS))
-        write_record(root, StoredCase(name, "synthetic", name, "CT", f"{number:064x}", "", len(mask), sha256, ()))
+        write_record(
+            root,
+            StoredCase(
+                name=name,
+                dataset="synthetic",
+                patient=name,
+                modality="CT",
+                fingerprint=f"{number:064x}",
+                sketch="",
+                slices=len(mask),
+                sha256=sha256,
+                remarks=(),
+            ),
+        )
     compile_store(root)
     return root
 

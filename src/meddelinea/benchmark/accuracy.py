@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +11,15 @@ import torch
 
 from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
 from meddelinea.benchmark.chain import Chain, ChainSettings, StageCost, read_chain, train_chain
-from meddelinea.benchmark.held_out import Progress, run_test
+from meddelinea.benchmark.held_out import ShowProgress, run_test
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.store import read_manifest
 from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
 from meddelinea.evaluation.compare import Report
-from meddelinea.evaluation.summary import read_report_document, report_document
-from meddelinea.files import write_json
+from meddelinea.evaluation.summary import plain, read_report_document, report_document
+from meddelinea.files import read_json, write_json
 from meddelinea.segmentation.model import load_model, model_folder
 
 RESULT = "result.json"
@@ -35,14 +34,14 @@ class Part:
     test: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """A method on one part.
 
     Parameters
     ----------
     method, part
-        Which.
+        Names of the method and of the part.
     parameters, trained_parameters
         Of the whole model, and those that its last stage trained; None where it was trained elsewhere.
     stages
@@ -65,7 +64,7 @@ class Trial:
     report: Report
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """All trials that are on disk, by method in the order of the benchmark.
 
@@ -78,9 +77,9 @@ class Accuracy:
     parts
         How the cases were divided.
     cpu_minutes, seed
-        As of the benchmark.
+        Processor time of each training, and the seed of trainings and of the bootstrap, as in the benchmark's file.
     trials
-        The trials.
+        One for each method and part that is finished.
     """
 
     organs: tuple[str, ...]
@@ -97,7 +96,7 @@ def measure_accuracy(
     folds: int | None,
     methods: tuple[str, ...] | None = None,
     fold: int | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> Accuracy:
     """Train and test what is not yet in `output`.
 
@@ -125,45 +124,69 @@ def measure_accuracy(
     """
     cases = bench_cases(bench)
     patients = {name: case.patient for name, case in cases.items()}
+
+    # Which methods, on which parts.
     parts = divide(bench, patients, folds)
     if fold is not None and not 1 <= fold <= (folds or 0):
         raise UsageError(f"fold {fold} of {folds or 'no'} folds; expected 1 to the number of folds")
     unknown = [name for name in methods or () if name not in bench.methods]
     if unknown:
         raise UsageError(f"no method called {', '.join(unknown)}; expected some of: {', '.join(bench.methods)}")
-    organs = read_manifest(bench.store).organs
-    _claim(output, bench, parts)
-    chosen = {name: method for name, method in bench.methods.items() if methods is None or name in methods}
     due = parts if fold is None else parts[fold - 1 : fold]
-    for method in chosen.values():  # before hours of training
+    chosen = tuple(name for name in bench.methods if methods is None or name in methods)
+
+    # What can be refused is refused before hours of training.
+    _claim(output, bench, parts)
+    for method in (bench.methods[name] for name in chosen):
         if isinstance(method, TrainedModel):
             for part in due:
                 refuse_leak(model_folder(method.model), tuple(cases[name] for name in part.test), bench.store)
+
     for part in due:
-        for name, method in chosen.items():
+        for name in chosen:
             folder = output / part.name / folder_name(name)
-            if (folder / RESULT).is_file():
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(method, TrainedModel):
-                chain, hours = Chain(model_folder(method.model), (), 0), method.cpu_hours
-            else:
-                chain = _train(method, folder, bench, part, f"{part.name}, {name}", progress)
-                hours = sum(stage.cpu_seconds for stage in chain.stages) / 3600.0
-            tested = tuple(cases[case] for case in part.test)
-            refuse_leak(chain.model, tested, bench.store)
-            model = load_model(chain.model)
-            found = run_test(model, tested, organs, f"{part.name}, {name}", progress)
-            modules = [module for module in model.pipeline.components.values() if isinstance(module, torch.nn.Module)]
-            parameters = sum(p.numel() for module in modules for p in module.parameters())
-            trained = chain.trained_parameters if chain.stages else None
-            trial = Trial(name, part.name, parameters, trained, chain.stages, hours, found.seconds, found.report)
-            write_json(trial_document(trial), folder / RESULT)
-    trials = []
-    for name in bench.methods:
-        paths = [output / part.name / folder_name(name) / RESULT for part in parts]
-        trials += [_read_trial(path) for path in paths if path.is_file()]
-    return Accuracy(organs, patients, parts, bench.cpu_minutes, bench.seed, tuple(trials))
+            if not (folder / RESULT).is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                tested = tuple(cases[case] for case in part.test)
+                write_json(trial_document(_run_trial(bench, part, name, tested, folder, progress)), folder / RESULT)
+
+    # All that is on disk by now, of other processes too.
+    paths = [output / part.name / folder_name(name) / RESULT for name in bench.methods for part in parts]
+    return Accuracy(
+        organs=read_manifest(bench.store).organs,
+        patients=patients,
+        parts=parts,
+        cpu_minutes=bench.cpu_minutes,
+        seed=bench.seed,
+        trials=tuple(_read_trial(path) for path in paths if path.is_file()),
+    )
+
+
+def _run_trial(
+    bench: BenchFile, part: Part, name: str, tested: tuple[Case, ...], folder: Path, progress: ShowProgress | None
+) -> Trial:
+    """Train the method of that name on a part, unless it is trained already, and test it."""
+    method, title = bench.methods[name], f"{part.name}, {name}"
+    if isinstance(method, TrainedModel):
+        chain, hours = Chain(model_folder(method.model), (), 0), method.cpu_hours
+    else:
+        chain = _train(method, folder, bench, part, title, progress)
+        hours = sum(stage.cpu_seconds for stage in chain.stages) / 3600.0
+    refuse_leak(chain.model, tested, bench.store)
+
+    model = load_model(chain.model)
+    found = run_test(model, tested, read_manifest(bench.store).organs, title, progress)
+    modules = [module for module in model.pipeline.components.values() if isinstance(module, torch.nn.Module)]
+    return Trial(
+        method=name,
+        part=part.name,
+        parameters=sum(p.numel() for module in modules for p in module.parameters()),
+        trained_parameters=chain.trained_parameters if chain.stages else None,
+        stages=chain.stages,
+        cpu_hours=hours,
+        seconds=found.seconds,
+        report=found.report,
+    )
 
 
 def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> tuple[Part, ...]:
@@ -209,7 +232,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
 
 
 def _read_trial(path: Path) -> Trial:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     stages = tuple(StageCost(**stage) for stage in content["stages"])
     return Trial(**{**content, "stages": stages, "report": read_report_document(content["report"])})
 
@@ -227,11 +250,11 @@ def bench_cases(bench: BenchFile) -> dict[str, Case]:
 
 def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
     """Write what all trials of the folder share, or see that they share it."""
-    shared = json.loads(bench.model_dump_json(exclude={"methods", "train", "test"}))
-    shared["parts"] = json.loads(json.dumps([asdict(part) for part in parts]))
+    shared = bench.model_dump(mode="json", exclude={"methods", "train", "test"})
+    shared["parts"] = plain([asdict(part) for part in parts])
     path = output / "bench.json"
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json(path)
         odd = [key for key in shared if there.get(key) != shared[key]]
         if odd:
             raise UsageError(f"{output}: a benchmark with other {', '.join(odd)}; choose another output")
@@ -252,7 +275,7 @@ def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
 
 
 def _train(
-    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: Progress | None
+    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: ShowProgress | None
 ) -> Chain:
     settings = ChainSettings(bench.store, part.train, bench.cpu_minutes, bench.seed)
     for stage, step in train_chain(run_files, folder, settings):

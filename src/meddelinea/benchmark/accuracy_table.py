@@ -25,7 +25,7 @@ from meddelinea.labels import PAPER_ORGANS
 
 
 @dataclass(frozen=True)
-class OrganRow:
+class OrganMeans:
     """An organ over all tested cases, defined as `summary.OrganSummary` is."""
 
     dice: Estimate
@@ -34,7 +34,7 @@ class OrganRow:
 
 
 @dataclass(frozen=True)
-class GroupRow:
+class GroupMeans:
     """Means over organs of their means over cases, as `summary.GroupSummary`."""
 
     organs: tuple[str, ...]
@@ -53,8 +53,8 @@ class Difference:
     all_organs: Estimate
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
     """A method over the parts that it was tested on.
 
     Parameters
@@ -84,13 +84,13 @@ class Row:
     slices: float | None
     cpu_hours: float | None
     seconds: float
-    organs: Mapping[str, OrganRow]
-    paper_organs: GroupRow
-    all_organs: GroupRow
+    organs: Mapping[str, OrganMeans]
+    paper_organs: GroupMeans
+    all_organs: GroupMeans
     difference: Difference | None
 
 
-def accuracy_rows(accuracy: Accuracy) -> tuple[Row, ...]:
+def accuracy_rows(accuracy: Accuracy) -> tuple[MethodRow, ...]:
     """A row a method, in the order of the trials."""
     by_method: dict[str, list[Trial]] = {}
     for trial in accuracy.trials:
@@ -99,7 +99,7 @@ def accuracy_rows(accuracy: Accuracy) -> tuple[Row, ...]:
     return tuple(_row(accuracy, trials, by_method[first]) for trials in by_method.values())
 
 
-def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> Row:
+def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> MethodRow:
     organs = accuracy.organs
     scores = _scores(trials)
     cases = list(scores)
@@ -112,22 +112,22 @@ def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> Row:
     resampled = {name: column_means(by_case, table) for name, table in tables.items()}
     infinite = np.isinf(tables["hd95_mm"]).sum(axis=0)
 
-    def organ_row(column: int) -> OrganRow:
+    def organ_row(column: int) -> OrganMeans:
         dice, hd95 = (estimate(float(means[name][0, column]), resampled[name][:, column]) for name in tables)
-        return OrganRow(dice, hd95, int(infinite[column]))
+        return OrganMeans(dice, hd95, int(infinite[column]))
 
-    def group_row(group: tuple[str, ...]) -> GroupRow:
+    def group_row(group: tuple[str, ...]) -> GroupMeans:
         columns = [organs.index(name) for name in group]
         dice, hd95 = (
             estimate(float(row_means(means[name][:, columns])[0]), row_means(resampled[name][:, columns]))
             for name in tables
         )
-        return GroupRow(group, dice, hd95, int(infinite[columns].sum()))
+        return GroupMeans(group, dice, hd95, int(infinite[columns].sum()))
 
     seconds = [second for trial in trials for second in trial.seconds.values()]
     trained = [trial for trial in trials if trial.stages]
     hours = [trial.cpu_hours for trial in trials if trial.cpu_hours is not None]
-    return Row(
+    return MethodRow(
         method=trials[0].method,
         parts=len(trials),
         patients=len(known),
@@ -185,7 +185,7 @@ def _mean(values: list[int] | list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def accuracy_lines(accuracy: Accuracy, rows: tuple[Row, ...]) -> list[str]:
+def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]:
     """The tables in Markdown: the methods, each organ with its intervals, and the differences to the first method."""
     eight, everything = _paper(accuracy.organs), accuracy.organs
     head = [
@@ -225,7 +225,7 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[Row, ...]) -> list[str]:
     return lines
 
 
-def accuracy_document(accuracy: Accuracy, rows: tuple[Row, ...]) -> dict[str, Any]:
+def accuracy_document(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> dict[str, Any]:
     """Everything as plain JSON types: infinite distances as `"inf"`, what has no value as null."""
     document: dict[str, Any] = plain(
         {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,29 +9,32 @@ from typing import Any
 
 from meddelinea.benchmark.accuracy import RESULT, bench_cases, refuse_leak
 from meddelinea.benchmark.bench_file import BenchFile, folder_name
-from meddelinea.benchmark.calibration import (
+from meddelinea.benchmark.calibration_fit import (
     AS_STATED,
     BAD_DICE,
     CAUGHT,
     COVERAGES,
     LEVEL,
     Figures,
-    OrganRow,
+    StatedOrgan,
     figures,
     fit,
     gather_rows,
 )
-from meddelinea.benchmark.held_out import Progress
+from meddelinea.benchmark.held_out import ShowProgress
 from meddelinea.benchmark.reliability import BINS, SURELY_BACKGROUND, gather_reliability
 from meddelinea.data.case import Case
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError
 from meddelinea.evaluation.summary import plain
+from meddelinea.files import read_json
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.model import CALIBRATION_FILE, Model, load_model, model_folder
 
-#: A calibration that changes nothing, and says of a volume what lies between the sure and the possible voxels.
-NONE = Calibration(1.0, LEVEL, 0.0, 0.0, AS_STATED, 0.0, "nothing")
+#: A calibration that changes nothing.
+UNCALIBRATED = Calibration(
+    temperature=1.0, level=LEVEL, spread=0.0, floor=0.0, dice=AS_STATED, review_below=0.0, fitted_on="nothing"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Side:
 
     expected_error: float
     figures: Figures
-    rows: tuple[OrganRow, ...]
+    rows: tuple[StatedOrgan, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class CalibrationBench:
 
 
 def measure_calibration(
-    bench: BenchFile, folds: Path | None, method: str, model: str, progress: Progress | None = None
+    bench: BenchFile, folds: Path | None, method: str, model: str, progress: ShowProgress | None = None
 ) -> CalibrationBench:
     """Fit on the cases that each fold's model was tested on, and measure `model` on the benchmark's test cases.
 
@@ -93,24 +95,24 @@ def measure_calibration(
         calibration, fitted = own, None
     else:
         calibration, fitted = _fit([(load_model(folder), tested) for folder, tested in held_out], bench, progress)
-    both = gather_reliability(shipped, organs, (1.0, calibration.temperature), progress).expected_error()
-    sides = [
-        _side(error, _rows(shipped, organs, progress, applied))
-        for error, applied in zip(both, (NONE, calibration), strict=True)
-    ]
-    return CalibrationBench(calibration, model, fitted, (sides[0], sides[1]))
+    before, after = gather_reliability(shipped, organs, (1.0, calibration.temperature), progress).expected_error()
+    tested = (
+        _side(before, _uncalibrated(shipped, organs, progress)),
+        _side(after, gather_rows(shipped, organs, calibration, progress)),
+    )
+    return CalibrationBench(calibration, model, fitted, tested)
 
 
 def _fit(
-    models: list[tuple[Model, tuple[Case, ...]]], bench: BenchFile, progress: Progress | None
+    models: list[tuple[Model, tuple[Case, ...]]], bench: BenchFile, progress: ShowProgress | None
 ) -> tuple[Calibration, tuple[Side, Side]]:
     """A calibration fitted on masks of cases that the models had not seen, and what these are without and with it."""
     organs = read_manifest(bench.store).organs
     reliability = gather_reliability(models, organs, progress=progress)
     count = sum(len(tested) for _, tested in models)
     told = f"{count} cases of {bench.format}, each segmented by a model that had not seen it"
-    calibration, after = fit(reliability, partial(_rows, models, organs, progress), told)
-    before = _rows(models, organs, progress, NONE)
+    calibration, after = fit(reliability, partial(gather_rows, models, organs, progress=progress), told)
+    before = _uncalibrated(models, organs, progress)
     errors = dict(zip(reliability.temperatures, reliability.expected_error(), strict=True))
     return calibration, (_side(errors[1.0], before), _side(errors[calibration.temperature], after))
 
@@ -119,7 +121,7 @@ def _folds(
     folds: Path, method: str, cases: dict[str, Case], kept: tuple[str, ...]
 ) -> list[tuple[Path, tuple[Case, ...]]]:
     """The model of each fold and the cases that it had not seen; none of them may be `kept` for the measurement."""
-    parts = json.loads((folds / "bench.json").read_text())["parts"] if (folds / "bench.json").is_file() else []
+    parts = read_json(folds / "bench.json")["parts"] if (folds / "bench.json").is_file() else []
     found = []
     for part in parts:
         trial = folds / part["name"] / folder_name(method)
@@ -138,22 +140,18 @@ def _folds(
     return found
 
 
-def _rows(
-    models: list[tuple[Model, tuple[Case, ...]]],
-    organs: tuple[str, ...],
-    progress: Progress | None,
-    calibration: Calibration,
-) -> tuple[OrganRow, ...]:
-    rows = gather_rows(models, organs, calibration, progress)
-    if calibration is not NONE:
-        return rows
-    spans = ((row.confidence.surely_ml, row.confidence.possibly_ml) for row in rows)
-    return tuple(
-        replace(row, interval_ml=span if row.volume_ml > 0 else None) for row, span in zip(rows, spans, strict=True)
-    )
+def _uncalibrated(
+    models: list[tuple[Model, tuple[Case, ...]]], organs: tuple[str, ...], progress: ShowProgress | None
+) -> tuple[StatedOrgan, ...]:
+    """What the models say of each organ without a calibration: its volume lies between the sure and the possible."""
+    spans = []
+    for row in gather_rows(models, organs, UNCALIBRATED, progress):
+        span = (row.confidence.surely_ml, row.confidence.possibly_ml)
+        spans.append(replace(row, interval_ml=span if row.volume_ml > 0 else None))
+    return tuple(spans)
 
 
-def _side(expected_error: float, rows: tuple[OrganRow, ...]) -> Side:
+def _side(expected_error: float, rows: tuple[StatedOrgan, ...]) -> Side:
     return Side(float(expected_error), figures(rows), rows)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.held_out import Progress, run_test
+from meddelinea.benchmark.held_out import ShowProgress, run_test
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.splits import drawn_order
@@ -59,7 +59,7 @@ def few_shot_table(
     volumes: tuple[int, ...],
     seed: int = 0,
     settings: AdaptSettings | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> FewShotTable:
     """Measure a model as it is, and adapted with the first k volumes of patients in an order that `seed` draws.
 
@@ -117,7 +117,7 @@ def few_shot_table(
     return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
 
 
-def table_lines(table: FewShotTable) -> list[str]:
+def few_shot_lines(table: FewShotTable) -> list[str]:
     """The table in Markdown: Dice of each organ and their mean, HD95, and what the adaptation kept."""
     head = ["k", *table.organs, "mean Dice", "HD95 mm", "missed or invented", "kept", "checked on", "minutes"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
@@ -138,7 +138,7 @@ def table_lines(table: FewShotTable) -> list[str]:
     return lines
 
 
-def table_document(table: FewShotTable) -> Mapping[str, Any]:
+def few_shot_document(table: FewShotTable) -> Mapping[str, Any]:
     """Everything as plain JSON types."""
     return {
         "organs": table.organs,

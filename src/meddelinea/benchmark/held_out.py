@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from meddelinea.data.case import Case, read_case
 from meddelinea.errors import MedDelineaError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case
-from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
+from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, score_organ
 from meddelinea.labels import organ_ids
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
 
 #: Called with what is being done, and how much of it is: done, in all.
-Progress = Callable[[str, int, int], None]
+ShowProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Tested:
 
 
 def run_test(
-    model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: Progress | None = None
+    model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress | None = None
 ) -> Tested:
     """The model's masks of the cases against their labels; an organ that it does not know is one that it missed.
 
@@ -75,11 +77,19 @@ def score_scan(
         If the scan cannot be segmented, or its labels are not on its grid.
     """
     known = model.files.labels
-    unknown = (organ for organ in organs if organ not in known)
-    # Numbers that its masks never hold.
-    labels = {**known, **{organ: 255 - index for index, organ in enumerate(unknown)}}
     found = segment(model, scan)
-    scores = evaluate_case(found.mask, labels, reference, ids, organs)
-    only_model = tuple(organ for organ in known if organ not in organs)
-    only_data = tuple(organ for organ in ids if organ not in organs)
-    return CaseResult(name, "", "", "", "", tuple(scores), only_model, only_data, (), ()), found.seconds
+    shared = tuple(organ for organ in organs if organ in known)
+    scores = evaluate_case(found.mask, known, reference, ids, shared) if shared else []
+    nothing = np.zeros(reference.shape, np.bool_)
+    for organ in organs:
+        if organ not in known:
+            scores.append(score_organ(organ, nothing, reference.array == ids[organ], reference.affine))
+
+    in_order = sorted(scores, key=lambda score: organs.index(score.organ))
+    result = CaseResult(
+        case=name,
+        scores=tuple(in_order),
+        only_in_prediction=tuple(organ for organ in known if organ not in organs),
+        only_in_reference=tuple(organ for organ in ids if organ not in organs),
+    )
+    return result, found.seconds

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from meddelinea.benchmark.held_out import Progress
+from meddelinea.benchmark.held_out import ShowProgress
 from meddelinea.data.case import Case, read_case
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
@@ -67,7 +67,7 @@ def gather_reliability(
     models: Iterable[tuple[Model, tuple[Case, ...]]],
     organs: tuple[str, ...],
     temperatures: tuple[float, ...] = TEMPERATURES,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> Reliability:
     """Shares against labels on the models' own grids, each model on its cases; `organs` are the models' own."""
     found = Reliability(temperatures)

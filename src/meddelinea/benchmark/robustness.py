@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.held_out import Progress, score_scan
+from meddelinea.benchmark.held_out import ShowProgress, score_scan
 from meddelinea.benchmark.perturbations import PERTURBATIONS, Labelled, labelled
 from meddelinea.data.case import Case, read_case
 from meddelinea.data.datasets import find_cases, organs_of
@@ -28,7 +28,7 @@ class RobustnessRow:
     report: Report
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RobustnessTable:
     """A row for each perturbation, the first of them none.
 
@@ -53,7 +53,7 @@ class RobustnessTable:
     rows: tuple[RobustnessRow, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowFigures:
     """What a row of the table shows; NaN where there is nothing to average.
 
@@ -92,7 +92,7 @@ def robustness_table(
     layout: str,
     source: Path,
     only: tuple[str, ...] | None = None,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
 ) -> RobustnessTable:
     """Segment labelled CTs under each perturbation and measure the masks; one case is in memory at a time.
 
@@ -144,7 +144,13 @@ def robustness_table(
             outcomes[perturbation].append(outcome)
     trained = {name for names in loaded.files.training_cases.values() for name in names}
     rows = tuple(RobustnessRow(perturbation, _report(outcome)) for perturbation, outcome in outcomes.items())
-    return RobustnessTable(loaded.files.name, organs, tested, tuple(name for name in tested if name in trained), rows)
+    return RobustnessTable(
+        model=loaded.files.name,
+        organs=organs,
+        tested=tested,
+        seen=tuple(name for name in tested if name in trained),
+        rows=rows,
+    )
 
 
 def _read(case: Case, organs: tuple[str, ...]) -> Labelled | CaseFailure:
@@ -193,7 +199,7 @@ def row_figures(report: Report, unperturbed: Report) -> RowFigures:
     )
 
 
-def table_lines(table: RobustnessTable) -> list[str]:
+def robustness_lines(table: RobustnessTable) -> list[str]:
     """The table in Markdown, a row a perturbation; `-` where there is nothing to average."""
     head = (
         "perturbation", "Dice, 8 organs", "change", "liver", "spleen", "kidneys", "Dice, all organs", "HD95 mm",
@@ -218,7 +224,7 @@ def table_lines(table: RobustnessTable) -> list[str]:
     return lines
 
 
-def table_document(table: RobustnessTable) -> Mapping[str, Any]:
+def robustness_document(table: RobustnessTable) -> Mapping[str, Any]:
     """Everything as plain JSON types; null where there is nothing to average."""
     unperturbed = table.rows[0].report
     rows = []

@@ -47,15 +47,15 @@ def few_shot(
     except ValueError as error:
         raise UsageError(f"{volumes}: expected whole numbers, such as 1,2,4", parameter="volumes") from error
     with _reporting(quiet) as report:
-        from meddelinea.benchmark.few_shot import few_shot_table, table_document, table_lines
+        from meddelinea.benchmark.few_shot import few_shot_document, few_shot_lines, few_shot_table
         from meddelinea.training.adapt import AdaptSettings
 
         settings = AdaptSettings(steps=steps, seed=seed)
         table = few_shot_table(model, layout, source, output, counts, seed, settings, progress=report)
-    write_json(table_document(table), output / "few_shot.json")
+    write_json(few_shot_document(table), output / "few_shot.json")
     print(f"given, in this order: {', '.join(table.given)}")
     print(f"tested on: {', '.join(table.tested)}\n")
-    _show(table_lines(table), output / "few_shot.md")
+    _show(few_shot_lines(table), output / "few_shot.md")
     failures = {failure.case: failure.reason for row in table.rows for failure in row.report.failures}
     _raise_failures(
         [f"{name}: {reason}" for name, reason in failures.items()],
@@ -79,16 +79,16 @@ def robustness(
     if output.exists():
         raise UsageError(f"{output}: exists already; choose another folder, or remove it")
     with _reporting(quiet) as report:
-        from meddelinea.benchmark.robustness import robustness_table, table_document, table_lines
+        from meddelinea.benchmark.robustness import robustness_document, robustness_lines, robustness_table
 
         table = robustness_table(model, layout, source, names(cases, "cases"), progress=report)
     output.mkdir(parents=True)
-    write_json(table_document(table), output / "robustness.json")
+    write_json(robustness_document(table), output / "robustness.json")
     print(f"tested on: {', '.join(table.tested)}")
     if table.seen:
         print(f"in training or validation of {table.model}, by their names: {', '.join(table.seen)}")
     print()
-    _show(table_lines(table), output / "robustness.md")
+    _show(robustness_lines(table), output / "robustness.md")
     failures = Counter((failure.case, failure.reason) for row in table.rows for failure in row.report.failures)
     _raise_failures(
         [f"{name}, {count} of {len(table.rows)} rows: {reason}" for (name, reason), count in failures.items()],

@@ -13,7 +13,7 @@ from meddelinea.io.volumes import read_volume
 from meddelinea.volume import Modality, Volume
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """A labelled scan of a dataset.
 

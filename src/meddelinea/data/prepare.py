@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -19,13 +18,13 @@ from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_mod
 from meddelinea.data.store import StoredCase
 from meddelinea.data.store_writer import begin_store, compile_store, find_record, is_intact, write_record, write_slices
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import whole
+from meddelinea.files import write_json
 from meddelinea.labels import ORGANS, organ_ids
 from meddelinea.pool.local import in_this_process
 from meddelinea.pool.pool import Engine, Progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrepareReport:
     """What became of each case of a dataset, by name.
 
@@ -116,9 +115,8 @@ def prepare_store(
     failed = dict(sorted(failed.items()))
     # Not in how many runs it came about: the store is the same, byte for byte, however often it was interrupted.
     held = {"dataset": layout, "held": sorted(ours), "failed": failed, "remarks": remarks}
-    with whole(store / "report.json") as part:
-        part.write_text(json.dumps(held, indent=2) + "\n")
-    return PrepareReport(stored, present, repaired, failed, remarks)
+    write_json(held, store / "report.json")
+    return PrepareReport(stored=stored, present=present, repaired=repaired, failed=failed, remarks=remarks)
 
 
 class _Preparer:

@@ -27,7 +27,7 @@ OBLIQUE_DEG = 5.0
 COARSE_MM = 4.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How a scan becomes slices; stored beside the weights as `preprocessing.json`.
 
@@ -58,8 +58,8 @@ class Preprocessing:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
         """From what `dataclasses.asdict` and JSON made of one; a missing or unknown key raises KeyError."""
-        size, spacing_mm, slice_mm, window_hu, percentiles = (content[field.name] for field in fields(cls))
-        return cls(size, spacing_mm, slice_mm, (window_hu[0], window_hu[1]), (percentiles[0], percentiles[1]))
+        found: dict[str, Any] = {field.name: content[field.name] for field in fields(cls)}
+        return cls(**found | {name: tuple(found[name]) for name in ("window_hu", "percentiles")})
 
 
 def intensity_window(volume: Volume, preprocessing: Preprocessing) -> tuple[float, float]:

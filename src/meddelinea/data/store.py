@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from meddelinea.data.preprocess import Preprocessing, neighbour_offsets
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import read_json
 
 VERSION = 2
 
@@ -32,7 +33,7 @@ VERSION = 2
 OPEN_FILES = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredCase:
     """What a store knows of a case beside its slices.
 
@@ -97,7 +98,7 @@ def read_settings(root: Path) -> Manifest:
             f"{root}: no store.json, so not a slice store of this version; make one with 'meddelinea prepare'"
         )
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = read_json(path)
     except ValueError as error:
         raise InputRefusedError(f"{path}: not readable JSON ({error}); prepare the store again") from error
     if content.get("version") != VERSION:

@@ -34,27 +34,37 @@ class CaseResult:
     Attributes
     ----------
     case
-        Name of the prediction's file without ending.
-    prediction, reference
-        Names of the two files, without folders: those often hold patients' names.
-    prediction_names, reference_names
-        Where the organ names of their ids were found.
+        Its name; of two files that of the prediction without its ending.
     scores
         One for each organ that was compared.
     only_in_prediction, only_in_reference
         Organs that only one side names; they were not compared.
+    """
+
+    case: str
+    scores: tuple[OrganScore, ...]
+    only_in_prediction: tuple[str, ...] = ()
+    only_in_reference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesResult(CaseResult):
+    """The scores of one case whose masks were read from files.
+
+    Attributes
+    ----------
+    prediction, reference
+        Names of the two files, without folders: those often hold patients' names.
+    prediction_names, reference_names
+        Where the organ names of their ids were found.
     unnamed_in_prediction, unnamed_in_reference
         Ids that occur in a mask and have no name; their voxels belong to no organ.
     """
 
-    case: str
     prediction: str
     reference: str
     prediction_names: str
     reference_names: str
-    scores: tuple[OrganScore, ...]
-    only_in_prediction: tuple[str, ...]
-    only_in_reference: tuple[str, ...]
     unnamed_in_prediction: tuple[int, ...]
     unnamed_in_reference: tuple[int, ...]
 
@@ -198,7 +208,7 @@ def evaluate_paths(
 
 def _evaluate_pair(
     pair: Pair, predicted: LabelNames, referred: LabelNames, organs: tuple[str, ...] | None, nsd_tolerance_mm: float
-) -> CaseResult:
+) -> FilesResult:
     prediction, reference = _read_mask(pair.prediction), _read_mask(pair.reference)
     if is_dicom(pair.prediction) or is_dicom(pair.reference):
         prediction, reference = _continued(pair, prediction, reference)
@@ -206,7 +216,7 @@ def _evaluate_pair(
         scores = evaluate_case(prediction, predicted.ids, reference, referred.ids, organs, nsd_tolerance_mm)
     except InputRefusedError as error:
         raise InputRefusedError(f"{pair.prediction} and {pair.reference}: {error}") from error
-    return CaseResult(
+    return FilesResult(
         case=pair.case,
         prediction=pair.prediction.name,
         reference=pair.reference.name,

@@ -39,7 +39,7 @@ NSD_TOLERANCE_MM = 2.0
 _ROUNDING_MM = 1e-4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OrganScore:
     """All metrics of one organ in one case.
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, FilesResult, Report
 from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.files import whole, write_json
 from meddelinea.labels import PAPER_ORGANS
@@ -20,7 +20,7 @@ from meddelinea.labels import PAPER_ORGANS
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OrganSummary:
     """One organ over all cases.
 
@@ -51,7 +51,7 @@ class OrganSummary:
     infinite_distances: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupSummary:
     """Means over organs of their means over cases.
 
@@ -77,7 +77,7 @@ class GroupSummary:
     infinite_distances: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a report comes to.
 
@@ -136,7 +136,7 @@ def read_report_document(document: Mapping[str, Any]) -> Report:
     for case in document["cases"]:
         content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in case.items()}
         content["scores"] = tuple(_read_score(row) for row in case["scores"])
-        cases.append(CaseResult(**content))
+        cases.append(FilesResult(**content) if "prediction" in content else CaseResult(**content))
     failures = tuple(CaseFailure(**failure) for failure in document["failures"])
     return Report(tuple(cases), failures, document["nsd_tolerance_mm"])
 

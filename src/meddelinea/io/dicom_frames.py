@@ -55,7 +55,7 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_UNITS = ("Z_EFF", "ED", "EDW", "PCT", "MGML", "OD")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
     """One slice of a series: where its pixels are stored, where it lies (LPS), and what its values mean.
 

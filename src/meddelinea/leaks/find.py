@@ -24,7 +24,7 @@ Role = Literal["train", "validation", "stored"]
 LABEL_SHARE = 0.6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KnownScan:
     """A scan that a model has seen or a store holds.
 
@@ -70,7 +70,7 @@ class Leak:
     likeness: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeakReport:
     """What was tested and found, and what was not tested: path -> reason.
 
@@ -111,14 +111,29 @@ def known_scans(against: str) -> tuple[KnownScan, ...]:
     """
     if (Path(against) / "store.json").is_file():
         stored = read_manifest(Path(against)).cases
-        scans = tuple(KnownScan(against, "stored", c.name, c.dataset, c.fingerprint, c.sketch) for c in stored)
+        scans = tuple(
+            KnownScan(
+                source=against,
+                role="stored",
+                name=c.name,
+                dataset=c.dataset,
+                fingerprint=c.fingerprint,
+                sketch=c.sketch,
+            )
+            for c in stored
+        )
     else:
         cases = TrainingCases.read(model_folder(against))
         seen: tuple[tuple[Role, SeenScan], ...] = (
             *(("train", scan) for scan in cases.train),
             *(("validation", scan) for scan in cases.validation),
         )
-        scans = tuple(KnownScan(against, role, s.name, s.dataset, s.fingerprint, s.sketch) for role, s in seen)
+        scans = tuple(
+            KnownScan(
+                source=against, role=role, name=s.name, dataset=s.dataset, fingerprint=s.fingerprint, sketch=s.sketch
+            )
+            for role, s in seen
+        )
     for scan in scans:
         try:
             sketch_shape(scan.sketch or "1:1x1x1:")
@@ -168,7 +183,9 @@ def find_leaks(source: Path, known: Sequence[KnownScan]) -> LeakReport:
         if np.count_nonzero(read_sketch(drawn)) < LEAST_MARKS:
             exact_only.append(case)
         leaks.extend(_robust_leaks(case, drawn, known))
-    return LeakReport(tuple(tested), tuple(leaks), tuple(exact_only), skipped, failed)
+    return LeakReport(
+        tested=tuple(tested), leaks=tuple(leaks), exact_only=tuple(exact_only), skipped=skipped, failed=failed
+    )
 
 
 def _robust_leaks(case: str, drawn: str, known: Sequence[KnownScan]) -> list[Leak]:

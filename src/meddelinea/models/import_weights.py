@@ -7,7 +7,6 @@ The autoencoder comes in diffusers' layout. Nothing is unpickled but tensors, an
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from meddelinea.errors import InputRefusedError, WeightsMissingError
+from meddelinea.files import read_json
 from meddelinea.models.codec import KLCodec
 from meddelinea.models.dit import DiT
 from meddelinea.models.transformer import position_embedding
@@ -139,7 +139,7 @@ def _component(source: Path, part: str, kind: str) -> tuple[Path, dict[str, Any]
         path = folder / "config.json"
         if path.is_file():
             try:
-                config = json.loads(path.read_text(encoding="utf-8"))
+                config = read_json(path)
             except ValueError as error:
                 raise InputRefusedError(f"{path}: not readable JSON; download it again") from error
             if config.get("_class_name") != kind:

@@ -17,7 +17,7 @@ from meddelinea.volume import Volume, apply_affine
 SIDES = (("left", "right"), ("back", "front"), ("feet", "head"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OrganStatistics:
     """Measurements of one organ in one scan.
 
@@ -51,7 +51,16 @@ class OrganStatistics:
     touches_edge: tuple[str, ...]
 
 
-NOT_FOUND = OrganStatistics(False, 0, 0.0, None, None, None, None, ())
+NOT_FOUND = OrganStatistics(
+    found=False,
+    voxels=0,
+    volume_ml=0.0,
+    mean_intensity=None,
+    sd_intensity=None,
+    extent_mm=None,
+    centroid_mm=None,
+    touches_edge=(),
+)
 
 
 def organ_statistics(image: Volume, mask: Volume, labels: Mapping[str, int]) -> dict[str, OrganStatistics]:

@@ -1,14 +1,14 @@
 """What a model's shares mean on scans that it has not seen: probabilities, and how far a volume may be off.
 
-Fitted by `benchmark.calibration` on cases that the fitted models had not seen, and kept as `calibration.json` in the
-model's folder. A mask does not depend on it.
+Fitted by `benchmark.calibration_fit` on cases that the fitted models had not seen, and kept as `calibration.json` in
+the model's folder. A mask does not depend on it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from meddelinea.segmentation.confidence import OrganConfidence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Numbers that turn shares into statements.
 
@@ -51,9 +51,15 @@ class Calibration:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Calibration:
         """From what `to_json` made of one; a missing key raises KeyError."""
-        temperature, level, spread, floor = (float(content[field.name]) for field in fields(cls)[:4])
-        dice = tuple((float(stated), float(true)) for stated, true in content["dice"])
-        return cls(temperature, level, spread, floor, dice, float(content["review_below"]), str(content["fitted_on"]))
+        return cls(
+            temperature=float(content["temperature"]),
+            level=float(content["level"]),
+            spread=float(content["spread"]),
+            floor=float(content["floor"]),
+            dice=tuple((float(stated), float(true)) for stated, true in content["dice"]),
+            review_below=float(content["review_below"]),
+            fitted_on=str(content["fitted_on"]),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -54,7 +54,16 @@ def find_chaos(source: Path) -> FoundCases:
                         broken[name] = f"{missing[0]}: missing or empty; fetch the case again or remove {folder}"
                     else:
                         labels = PngStack(ground, GREYS[modality])
-                        found.append(Case(name, "chaos", patient, image, labels, modality))
+                        found.append(
+                            Case(
+                                name=name,
+                                dataset="chaos",
+                                patient=patient,
+                                image=image,
+                                labels=labels,
+                                modality=modality,
+                            )
+                        )
         if found or broken:
             return FoundCases(tuple(found), broken)
     raise InputRefusedError(f"{source}: no CT/ID or MR/ID in it or its Train_Sets; expected CHAOS's training sets")

@@ -91,7 +91,14 @@ def find_amos(source: Path) -> FoundCases:
                 f"{image}: nothing says whether it is CT or MRI; expected an id up to {AMOS_LAST_MR}, or a column "
                 f"modality in a CSV file in {root}"
             )
-        return Case(name, "amos", str(number), image, labels_in(mask, regions), modality)
+        return Case(
+            name=name,
+            dataset="amos",
+            patient=str(number),
+            image=image,
+            labels=labels_in(mask, regions),
+            modality=modality,
+        )
 
     def found_in(split: str) -> FoundCases:
         images, masks = (
@@ -139,7 +146,9 @@ def _training_cases(
                 f"{image}: {len(names)} channels ({', '.join(names)}); expected one; put the wanted one into a folder "
                 "of its own, in format 'pairs'"
             )
-        return Case(name, dataset, name, image, labels_in(mask, regions), known)
+        return Case(
+            name=name, dataset=dataset, patient=name, image=image, labels=labels_in(mask, regions), modality=known
+        )
 
     masks = volumes(root / "labelsTr")
     found = match(images, masks, case, lambda name: root / "labelsTr" / f"{name}.nii.gz")

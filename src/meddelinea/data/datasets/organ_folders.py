@@ -95,5 +95,12 @@ def _case(dataset: str, folder: Path, images: Mapping[str, Modality], labels: La
     """The case of a folder that holds one of the images."""
     for name, modality in images.items():
         if (folder / name).is_file():
-            return Case(folder.name, dataset, folder.name, folder / name, labels, modality)
+            return Case(
+                name=folder.name,
+                dataset=dataset,
+                patient=folder.name,
+                image=folder / name,
+                labels=labels,
+                modality=modality,
+            )
     raise InputRefusedError(f"{folder}: no {' or '.join(images)}; fetch its image")

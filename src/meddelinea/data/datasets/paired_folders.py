@@ -32,7 +32,14 @@ def find_btcv(source: Path) -> FoundCases:
     masks = {name.replace("label", "img"): path for name, path in volumes(root / "label").items()}
 
     def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(name, "btcv", name.removeprefix("img"), image, LabelMap(mask, BTCV), "CT")
+        return Case(
+            name=name,
+            dataset="btcv",
+            patient=name.removeprefix("img"),
+            image=image,
+            labels=LabelMap(mask, BTCV),
+            modality="CT",
+        )
 
     return match(images, masks, case, lambda name: root / "label" / f"{name.replace('img', 'label')}.nii.gz")
 
@@ -52,7 +59,14 @@ def find_chaos_nifti(source: Path) -> FoundCases:
         raise InputRefusedError(f"{source}: no img/SEQUENCE_NN.nii.gz; expected the folders img and label")
 
     def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(name, "chaos-nifti", name.rpartition("_")[2], image, LabelMap(mask, CHAOS_MR), "MR")
+        return Case(
+            name=name,
+            dataset="chaos-nifti",
+            patient=name.rpartition("_")[2],
+            image=image,
+            labels=LabelMap(mask, CHAOS_MR),
+            modality="MR",
+        )
 
     return match(images, volumes(source / "label"), case, lambda name: source / "label" / f"{name}.nii.gz")
 
@@ -142,7 +156,9 @@ def find_pairs(source: Path) -> FoundCases:
     known: Modality = modality
 
     def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(name, "pairs", name, image, labels_in(mask, regions), known)
+        return Case(
+            name=name, dataset="pairs", patient=name, image=image, labels=labels_in(mask, regions), modality=known
+        )
 
     return match(named, masks, case, lambda name: source / "labels" / f"{name}.nii.gz")
 
@@ -171,7 +187,14 @@ def _binary(
     """MRI of a folder with one organ's masks of the same names; an image may end in nnU-Net's `_0000`."""
 
     def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(full(name), dataset, patient(name), image, OrganMasks({organ: mask}), "MR")
+        return Case(
+            name=full(name),
+            dataset=dataset,
+            patient=patient(name),
+            image=image,
+            labels=OrganMasks({organ: mask}),
+            modality="MR",
+        )
 
     def full(name: str) -> str:
         return f"{prefix}_{name}" if prefix else name

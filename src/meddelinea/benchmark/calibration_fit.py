@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from meddelinea.benchmark.held_out import Progress
+from meddelinea.benchmark.held_out import ShowProgress
 from meddelinea.benchmark.reliability import Reliability
 from meddelinea.data.case import Case, read_case
 from meddelinea.evaluation.metrics import dice
@@ -34,24 +34,24 @@ AS_STATED = ((0.0, 0.0), (1.0, 1.0))
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 
 
-@dataclass(frozen=True)
-class OrganRow:
+@dataclass(frozen=True, kw_only=True)
+class StatedOrgan:
     """What was said of an organ in one case, and what is so.
 
     Parameters
     ----------
     case, organ
-        Which.
+        Names of the case and of the organ.
     dice
         Against the labels, on the scan's grid; NaN where neither holds the organ.
     volume_ml, true_ml
-        Of the mask and of the labels.
+        Volume of the mask and of the labels, in millilitres.
     confidence
-        As the model stated it.
+        What the model stated of its mask.
     interval_ml
-        As stated; None where the mask holds nothing.
+        Between which millilitres the true volume was said to lie; None where the mask holds nothing.
     needs_review
-        As stated.
+        Whether a person was asked to look.
     """
 
     case: str
@@ -68,8 +68,8 @@ def gather_rows(
     models: Iterable[tuple[Model, tuple[Case, ...]]],
     organs: tuple[str, ...],
     calibration: Calibration,
-    progress: Progress | None = None,
-) -> tuple[OrganRow, ...]:
+    progress: ShowProgress | None = None,
+) -> tuple[StatedOrgan, ...]:
     """What `calibration` says of each organ of each case, and what is so; each model on its cases."""
     rows = []
     for model, cases in models:
@@ -87,23 +87,23 @@ def gather_rows(
                 true_ml = float(np.count_nonzero(true)) * read.mask.voxel_ml
                 review = reviews[organ]
                 rows.append(
-                    OrganRow(
-                        case.name,
-                        organ,
-                        score,
-                        measured[organ].volume_ml,
-                        true_ml,
-                        made.confidence[organ],
-                        review.interval_ml,
-                        review.needs_review,
+                    StatedOrgan(
+                        case=case.name,
+                        organ=organ,
+                        dice=score,
+                        volume_ml=measured[organ].volume_ml,
+                        true_ml=true_ml,
+                        confidence=made.confidence[organ],
+                        interval_ml=review.interval_ml,
+                        needs_review=review.needs_review,
                     )
                 )
     return tuple(rows)
 
 
 def fit(
-    reliability: Reliability, measure: Callable[[Calibration], tuple[OrganRow, ...]], fitted_on: str
-) -> tuple[Calibration, tuple[OrganRow, ...]]:
+    reliability: Reliability, measure: Callable[[Calibration], tuple[StatedOrgan, ...]], fitted_on: str
+) -> tuple[Calibration, tuple[StatedOrgan, ...]]:
     """The calibration of models, from cases that they had not seen.
 
     The temperature is the one of the least calibration error; then the expected Dice becomes what it came to, by
@@ -124,14 +124,22 @@ def fit(
     The calibration, and the rows that it was fitted on, as it judges them.
     """
     temperature = reliability.temperatures[int(np.argmin(reliability.expected_error()))]
-    open_ended = Calibration(temperature, LEVEL, 0.0, FLOOR, AS_STATED, 0.0, fitted_on)
+    open_ended = Calibration(
+        temperature=temperature,
+        level=LEVEL,
+        spread=0.0,
+        floor=FLOOR,
+        dice=AS_STATED,
+        review_below=0.0,
+        fitted_on=fitted_on,
+    )
     rows = measure(open_ended)
     calibration = replace(open_ended, spread=_spread(rows), dice=_true_dice(rows))
     calibration = replace(calibration, review_below=_review_below([judged(row, calibration) for row in rows]))
     return calibration, tuple(judged(row, calibration) for row in rows)
 
 
-def judged(row: OrganRow, calibration: Calibration) -> OrganRow:
+def judged(row: StatedOrgan, calibration: Calibration) -> StatedOrgan:
     """A row whose expected Dice is as its shares state it, as a calibration judges it."""
     confidence = calibration.corrected(row.confidence)
     expected = confidence.expected_dice
@@ -143,7 +151,7 @@ def judged(row: OrganRow, calibration: Calibration) -> OrganRow:
     )
 
 
-def _spread(rows: tuple[OrganRow, ...]) -> float:
+def _spread(rows: tuple[StatedOrgan, ...]) -> float:
     """The split-conformal quantile of |log(true / mask)| over the softness, of organs that both hold."""
     scores = sorted(
         abs(math.log(row.true_ml / row.volume_ml)) / (softness(row.volume_ml, row.confidence) + FLOOR)
@@ -154,19 +162,21 @@ def _spread(rows: tuple[OrganRow, ...]) -> float:
     return scores[min(rank, len(scores)) - 1] if scores else 0.0
 
 
-def _true_dice(rows: tuple[OrganRow, ...]) -> tuple[tuple[float, float], ...]:
+def _true_dice(rows: tuple[StatedOrgan, ...]) -> tuple[tuple[float, float], ...]:
     """What expected Dice came to: the blocks of an isotonic regression, each a point at its mean."""
-    pairs = [(row.confidence.expected_dice, row.dice) for row in rows if row.confidence.expected_dice is not None]
-    stated, true = np.array(sorted((e, dice) for e, dice in pairs if not math.isnan(dice))).reshape(-1, 2).T
-    if not len(stated):
+    # Both as columns, in ascending order of what was stated.
+    known = [row for row in rows if row.confidence.expected_dice is not None and not math.isnan(row.dice)]
+    if not known:
         return AS_STATED
+    stated, true = np.array(sorted((row.confidence.expected_dice, row.dice) for row in known)).T
+
+    # Each block of the regression has one true Dice, which belongs to the middle of what was stated in it.
     fitted = isotonic_regression(true)
-    return tuple(
-        (float(stated[first:end].mean()), float(fitted.x[first])) for first, end in pairwise(fitted.blocks.tolist())
-    )
+    blocks = pairwise(fitted.blocks.tolist())
+    return tuple((float(stated[first:end].mean()), float(fitted.x[first])) for first, end in blocks)
 
 
-def _review_below(rows: Sequence[OrganRow]) -> float:
+def _review_below(rows: Sequence[StatedOrgan]) -> float:
     """The smallest expected Dice under which a share `CAUGHT` of the bad masks lie, those without a mask apart."""
     bad = sorted(
         row.confidence.expected_dice for row in rows if row.dice < BAD_DICE and row.confidence.expected_dice is not None
@@ -176,7 +186,7 @@ def _review_below(rows: Sequence[OrganRow]) -> float:
     return float(np.nextafter(bad[math.ceil(CAUGHT * len(bad)) - 1], np.inf))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """How far what was said of organs is so.
 
@@ -214,7 +224,7 @@ class Figures:
     risk: dict[float, float]
 
 
-def figures(rows: tuple[OrganRow, ...]) -> Figures:
+def figures(rows: tuple[StatedOrgan, ...]) -> Figures:
     """Count and average over organs and cases."""
     known = [row for row in rows if not math.isnan(row.dice)]
     absent = [row for row in rows if math.isnan(row.dice)]

@@ -1,0 +1,40 @@
+"""A model is scored on the organs that are asked for, whether it knows them or not."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from meddelinea.benchmark import held_out
+from meddelinea.volume import Volume
+
+AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
+
+
+def test_an_organ_that_a_model_does_not_know_is_missed_whatever_ids_the_model_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    true = np.zeros((8, 8, 8), np.uint8)
+    true[1:4, 1:4, 1:4], true[5:7, 5:7, 5:7] = 1, 2
+    made = np.zeros_like(true)
+    made[1:4, 1:4, 1:4] = 255  # the model's id of the liver
+    made[5:7, 5:7, 5:7] = 7  # and of an organ that the labels do not have
+    mask, labels = Volume(made, AFFINE), {"liver": 255, "heart": 7}
+    monkeypatch.setattr(held_out, "segment", lambda model, scan: SimpleNamespace(mask=mask, seconds=0.5))
+    model = SimpleNamespace(files=SimpleNamespace(labels=labels))
+
+    ids = {"liver": 1, "spleen": 2, "aorta": 3}
+    reference = Volume(true, AFFINE)
+    result, seconds = held_out.score_scan(model, "one", reference, reference, ids, ("spleen", "liver"))
+    spleen, liver = result.scores
+    assert (spleen.organ, spleen.status, spleen.dice, spleen.hd95_mm) == ("spleen", "missed", 0.0, math.inf)
+    assert (spleen.prediction_ml, spleen.reference_ml) == (0.0, pytest.approx(8 * 12 / 1000))
+    assert (liver.organ, liver.status, liver.dice) == ("liver", "scored", 1.0)
+    assert (result.case, seconds) == ("one", 0.5)
+    assert (result.only_in_prediction, result.only_in_reference) == (("heart",), ("aorta",))
+
+    absent, _ = held_out.score_scan(model, "two", reference, reference, ids, ("aorta",))
+    assert [score.status for score in absent.scores] == ["both_empty"]
