@@ -24,7 +24,7 @@ from meddelinea.labels import canonical_name, renumber
 from meddelinea.volume import Volume
 
 #: How far a mask's voxel may lie from the scan's, as a fraction of the smallest voxel size: headers are rounded.
-GRID_TOLERANCE = 0.1
+HEADER_TOLERANCE = 0.1
 #: How far a label in a floating-point file may be from a whole number: scale factors are rounded, too.
 ID_TOLERANCE = 0.01
 
@@ -211,7 +211,7 @@ def _on_grid(path: Path, scan: Volume, image: Path) -> NDArray[Any]:
             "fetch both again or resample the mask"
         )
     apart_mm = scan.corner_distance_mm(mask.affine)
-    allowed_mm = GRID_TOLERANCE * min(scan.spacing_mm)
+    allowed_mm = HEADER_TOLERANCE * min(scan.spacing_mm)
     if apart_mm > allowed_mm:
         raise InputRefusedError(
             f"{path}: the affine differs from that of {image} by up to {apart_mm:.2f} mm; expected at most "

@@ -23,7 +23,7 @@ from meddelinea.volume import Volume
 #: Edge of a sketch's voxels. Two voxels of half that edge are smoothed first, so that the sampling loses nothing.
 SKETCH_MM = 10.0
 #: Gaussian widths between which structure is kept. Finer detail is lost by 8 mm slices, coarser is alike in all people.
-FINE_MM, COARSE_MM = 5.0, 9.0
+BAND_MM = 5.0, 9.0
 #: Share of a body's voxels whose sign is too near to zero to survive interpolation, and is left out.
 WEAK_SHARE = 0.3
 #: Written first, so that a sketch of another making is refused rather than misread.
@@ -63,7 +63,7 @@ def sketch(volume: Volume) -> str:
     grey = _half_grid(volume.reorient(ORIENTATION))
     low, high = np.percentile(grey, (0.5, 99.5))
     grey = np.clip(grey, low, high)  # a metal clip or a streak must not outshine the rest
-    fine, coarse = (_pair_mean(ndimage.gaussian_filter(grey, 2 * mm / SKETCH_MM)) for mm in (FINE_MM, COARSE_MM))
+    fine, coarse = (_pair_mean(ndimage.gaussian_filter(grey, 2 * mm / SKETCH_MM)) for mm in BAND_MM)
     difference = fine - coarse
     strength = np.abs(difference)
     body = fine > low + 0.1 * (high - low)

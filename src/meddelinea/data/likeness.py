@@ -32,7 +32,7 @@ LEAST_MARKS = 300
 CHANCE = 5.0
 
 MIRRORINGS = tuple(product((1, -1), repeat=3))
-Shape = tuple[int, ...]
+SketchShape = tuple[int, ...]
 
 
 def likeness(a: str, b: str) -> float:
@@ -58,7 +58,7 @@ def likenesses(query: str, known: Sequence[str], *, floor: float = COPY_LIKENESS
     """
     voxels = read_sketch(query)
     found = np.zeros(len(known))
-    by_shape: dict[Shape, list[int]] = defaultdict(list)
+    by_shape: dict[SketchShape, list[int]] = defaultdict(list)
     for index, text in enumerate(known):
         by_shape[_transform_shape(voxels.shape, sketch_shape(text))].append(index)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -71,7 +71,7 @@ def likenesses(query: str, known: Sequence[str], *, floor: float = COPY_LIKENESS
 class _Query:
     """The transforms of a sketch in its 8 mirrorings, made once for all others that fit the same grid."""
 
-    def __init__(self, voxels: Sketch, shape: Shape) -> None:
+    def __init__(self, voxels: Sketch, shape: SketchShape) -> None:
         self.shape = shape
         self.marks = np.count_nonzero(voxels)
         flips = (voxels[tuple(slice(None, None, step) for step in steps)] for steps in MIRRORINGS)
@@ -110,6 +110,6 @@ def _transform(voxels: NDArray[np.int8]) -> NDArray[np.complex64]:
     return spectrum
 
 
-def _transform_shape(a: Shape, b: Shape) -> Shape:
+def _transform_shape(a: SketchShape, b: SketchShape) -> SketchShape:
     """A grid on which no shift wraps around, rounded up so that many pairs share one."""
     return tuple(fft.next_fast_len(-(-(n + m) // 8) * 8, real=True) for n, m in zip(a, b, strict=True))

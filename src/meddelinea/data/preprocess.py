@@ -24,7 +24,7 @@ ORIENTATION = "LPS"
 #: A scan turned further than this from the patient's axes is resampled along them.
 OBLIQUE_DEG = 5.0
 
-COARSE_MM = 4.0
+BODY_SEARCH_MM = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _body_corners_mm(scan: Volume, air: float) -> NDArray[np.float64]:
 
     Found on a coarse grid, after an opening that cuts thin bridges to the table; the whole scan if nothing is left.
     """
-    steps = [max(1, int(COARSE_MM / s)) for s in scan.spacing_mm]
+    steps = [max(1, int(BODY_SEARCH_MM / s)) for s in scan.spacing_mm]
     solid = scan.array[:: steps[0], :: steps[1], :: steps[2]] > air
     components, count = ndimage.label(ndimage.binary_opening(solid, np.ones((3, 3, 1), bool)))
     if not count:

@@ -1,12 +1,31 @@
 """DICOM series: a folder of slices, or one enhanced multi-frame file, as one volume.
 
-DICOM measures in LPS (x to the left, y to the back, z to the head); everything else here is RAS. The change happens in
-`series_affine` and nowhere else.
+A series becomes a volume where all of this holds. Each is a small check of its own, in `dicom_frames` for a file and
+here for the stack, and what fails it is refused with the values found, the values expected and the remedy.
+
+- The images are one series, of modality CT or MR, and none of them is a localizer or shows an animal:
+  https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.3.html#sect_C.7.3.1
+- Each slice is grey (MONOCHROME1 or 2) and has an image size: https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.3.html
+- Its values are linear in the stored ones (rescale slope and intercept, no lookup table), in a CT as Hounsfield units:
+  https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.11.html#sect_C.11.1
+- It says where it lies: an image position, an image orientation of two perpendicular unit vectors, and two positive
+  pixel spacings: https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.2.html
+- In a multi-frame file, each frame says so in its functional groups:
+  https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.16.html
+- All slices have one orientation, one size and one pixel spacing (`_check_same`).
+- There are two or more, and no two lie at the same place (`_check_distinct`).
+- None is missing between the first and the last (`_check_complete`), and no two ranges overlap (`_check_apart`).
+- They lie evenly on one straight line (`_check_regular`), which need not be the slices' normal: a tilted gantry is
+  allowed, and becomes a shear of the affine.
+
+The standard measures in LPS (x to the left, y to the back, z to the head), this library in RAS. Within `io/`, and
+nowhere else, an affine changes from one to the other where it is read or written: `LPS_TO_RAS` for DICOM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +39,14 @@ from meddelinea.io.dicom_frames import Frame, decoding, find_frames
 from meddelinea.volume import Affine, Modality, Volume
 
 #: How far a slice may lie from its place on the regular grid, as a fraction of a voxel. Scanners round positions.
-GRID_TOLERANCE = 0.1
+PLACE_TOLERANCE = 0.1
 #: Slices closer than this lie at the same place, in millimetres.
 SAME_PLACE_MM = 1e-3
 #: Slices that lie further apart than this many times their thickness leave tissue between them unseen.
 GAP_IN_THICKNESSES = 1.5
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: From the patient coordinates of DICOM to those of this library; it is its own inverse.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_dicom(path: Path) -> Volume:
@@ -48,7 +68,8 @@ def read_dicom(path: Path) -> Volume:
         complete regular grid.
     """
     modality, frames = read_frames(path)
-    return Volume(_stack(frames), series_affine(frames), modality, _gaps(frames))
+    volume = Volume.from_slices(_stack_slices(frames)[:, ::-1], series_affine(frames), modality)
+    return replace(volume, remarks=_find_gaps(frames))
 
 
 def read_frames(path: Path) -> tuple[Modality, list[Frame]]:
@@ -87,7 +108,7 @@ def series_affine(frames: list[Frame]) -> Affine:
     lps[:3, 1] = -down
     lps[:3, 2] = (last.position_mm - first.position_mm) / (len(frames) - 1)
     lps[:3, 3] = first.position_mm + down * (first.shape[0] - 1)
-    return _LPS_TO_RAS @ lps
+    return LPS_TO_RAS @ lps
 
 
 def _check_same(frames: list[Frame], what: str, of: Callable[[Frame], NDArray[Any]], tolerance: float) -> None:
@@ -147,7 +168,7 @@ def _check_apart(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]
 
 
 def _check_regular(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
-    """Sorted slices lie evenly on one straight line, each within `GRID_TOLERANCE` of a voxel."""
+    """Sorted slices lie evenly on one straight line, each within `PLACE_TOLERANCE` of a voxel."""
     positions = np.array([frame.position_mm for frame in frames])
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     off = positions - positions[0] - np.arange(len(frames))[:, None] * step
@@ -157,16 +178,16 @@ def _check_regular(path: Path, frames: list[Frame], places_mm: NDArray[np.float6
     gap, pixel = float(step @ normal), float(frames[0].pixel_spacing_mm.min())
     for distances, voxel, what in ((abs(along), gap, "along"), (aside, pixel, "aside of")):
         worst = int(distances.argmax())
-        if distances[worst] > GRID_TOLERANCE * voxel:
+        if distances[worst] > PLACE_TOLERANCE * voxel:
             raise InputRefusedError(
                 f"{path}: the slice at {places_mm[worst]:.3f} mm ({frames[worst].path.name}) lies "
                 f"{distances[worst]:.3f} mm {what} the line from its place on an even grid; expected at most "
-                f"{GRID_TOLERANCE * voxel:.3f} mm (spacing {gap:.3f} mm); resample the series to even spacing first",
+                f"{PLACE_TOLERANCE * voxel:.3f} mm (spacing {gap:.3f} mm); resample the series to even spacing first",
                 "uneven_slices",
             )
 
 
-def _gaps(frames: list[Frame]) -> tuple[Finding, ...]:
+def _find_gaps(frames: list[Frame]) -> tuple[Finding, ...]:
     """A remark where the slices of an even grid do not touch: a sparse scan, or every second slice lost."""
     thickness = [frame.thickness_mm for frame in frames if frame.thickness_mm]
     step_mm = float((frames[1].position_mm - frames[0].position_mm) @ frames[0].normal)
@@ -181,8 +202,8 @@ def _gaps(frames: list[Frame]) -> tuple[Finding, ...]:
     )
 
 
-def _stack(frames: list[Frame]) -> NDArray[Any]:
-    """(columns, rows from the bottom, slices) values: int16, or float32 once a slice does not fit into int16."""
+def _stack_slices(frames: list[Frame]) -> NDArray[Any]:
+    """(slices, rows, columns) values, rows from the top: int16, or float32 once a slice does not fit into int16."""
     rows, columns = frames[0].shape
     voxels: NDArray[Any] = np.empty((len(frames), rows, columns), np.int16)
     by_file: dict[Path, list[tuple[int, Frame]]] = {}
@@ -196,7 +217,7 @@ def _stack(frames: list[Frame]) -> NDArray[Any]:
                 if voxels.dtype == np.int16 and not _fits_int16(values):
                     voxels = voxels.astype(np.float32)
                 voxels[k] = values
-    return voxels[:, ::-1].transpose(2, 1, 0)
+    return voxels
 
 
 def _rescaled(stored: NDArray[Any], frame: Frame) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Organs as DICOM codes them: a SNOMED CT code of the structure and, of a paired organ, one of its side."""
+"""What results say in DICOM's terms: who made them, and of each organ a SNOMED CT code and, of a pair, its side's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from pydicom.sr.coding import Code
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.labels import ORGANS, canonical_name
+
+#: The manufacturer of what is written, and the number of its first series, past those that scanners give.
+MANUFACTURER = "MedDelinea"
+SERIES_NUMBER = 1000
+#: What every viewer shows beside a result.
+DESCRIPTION = "MedDelinea organs, not for diagnosis"
 
 #: The category of every organ, and the type of one that has no code of its own.
 ANATOMICAL_STRUCTURE: Code = codes.SCT.AnatomicalStructure

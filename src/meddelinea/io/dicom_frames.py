@@ -102,7 +102,7 @@ def find_frames(path: Path) -> tuple[Modality, list[Frame]]:
         If there is not exactly one series, it is neither CT nor MR, or a header is broken.
     """
     modality, headers = _one_series(path, _read_headers(path))
-    return modality, [frame for file, header in headers for frame in _frames(file, header)]
+    return modality, [frame for file, header in headers for frame in _list_frames(file, header)]
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _count_slices(files: list[tuple[Path, Any]]) -> int:
     return sum(int(header.get("NumberOfFrames") or 1) for _, header in files)
 
 
-def _frames(path: Path, header: Any) -> list[Frame]:
+def _list_frames(path: Path, header: Any) -> list[Frame]:
     """The slices that one file holds: one, or one for each item of the per-frame functional groups."""
     photometric = header.get("PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
@@ -242,16 +242,16 @@ def _frames(path: Path, header: Any) -> list[Frame]:
         if per_frame:
             groups = [(own, *shared) for own in per_frame]
             items = [[g.get(macro)[0] for g in group for macro in _MACROS if g.get(macro)] for group in groups]
-            return [_frame(path, index, header, sources) for index, sources in enumerate(items)]
+            return [_read_frame(path, index, header, sources) for index, sources in enumerate(items)]
         if _count_slices([(path, header)]) > 1:
             raise InputRefusedError(
                 f"{path}: several frames without a position each; expected enhanced CT or MR; export single slices",
                 "broken_header",
             )
-        return [_frame(path, 0, header, [header])]
+        return [_read_frame(path, 0, header, [header])]
 
 
-def _frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
+def _read_frame(path: Path, index: int, header: Any, sources: list[Any]) -> Frame:
     """One slice, each of its values taken from the first of `sources` that has it."""
 
     def first(keyword: str) -> Any:

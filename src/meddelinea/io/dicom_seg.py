@@ -14,8 +14,8 @@ from pydicom.sr.codedict import codes
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
-from meddelinea.io.dicom import GRID_TOLERANCE
-from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, code_of, organ_of
+from meddelinea.io.dicom import LPS_TO_RAS, PLACE_TOLERANCE
+from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, DESCRIPTION, MANUFACTURER, SERIES_NUMBER, code_of, organ_of
 from meddelinea.io.dicom_frames import decoding
 from meddelinea.io.dicom_source import DicomSource, referring, require_upright
 from meddelinea.io.read_back import require_same
@@ -24,16 +24,9 @@ from meddelinea.labels import ORGANS
 from meddelinea.version import __version__
 from meddelinea.volume import Volume
 
-#: The manufacturer of what is written, and the number of its series, past those that scanners give.
-MANUFACTURER = "MedDelinea"
-SERIES_NUMBER = 1000
-#: What every viewer shows beside a result.
-DESCRIPTION = "MedDelinea organs, not for diagnosis"
-
 #: Fractional segments hold an organ from this share on.
 FRACTIONAL_THRESHOLD = 0.5
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
@@ -134,7 +127,7 @@ def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
         file = hd.seg.segread(path)
         if file.SegmentationType == "LABELMAP":
             numbers = list(labels.values())
-            read = file.get_volume(segment_numbers=numbers, combine_segments=True, rtol=GRID_TOLERANCE)
+            read = file.get_volume(segment_numbers=numbers, combine_segments=True, rtol=PLACE_TOLERANCE)
             array, affine = read.array, read.affine
         else:
             array, affine = _combined(path, file, labels)
@@ -216,7 +209,7 @@ def _combined(
     """(slices, rows, columns) segment numbers of a file that holds each segment by itself, and highdicom's affine."""
     array: NDArray[Any] | None = None
     for name, number in labels.items():  # one at a time: memory does not grow with their number
-        segment = file.get_volume(segment_numbers=[number], rtol=GRID_TOLERANCE)
+        segment = file.get_volume(segment_numbers=[number], rtol=PLACE_TOLERANCE)
         inside = segment.array[..., 0] >= FRACTIONAL_THRESHOLD
         if array is None:
             array = np.zeros(inside.shape, np.uint8 if max(labels.values()) < 256 else np.uint16)
@@ -236,7 +229,7 @@ def _check_places(path: Path, file: hd.seg.Segmentation, affine: NDArray[np.floa
         place = (own if "PlanePositionSequence" in own else shared).PlanePositionSequence[0].ImagePositionPatient
         slice_, row, column = (to_index @ [*map(float, place), 1.0])[:3]
         off = max(abs(slice_ - round(slice_)), abs(row), abs(column))
-        if off > GRID_TOLERANCE:
+        if off > PLACE_TOLERANCE:
             raise InputRefusedError(
                 f"{path}: frame {k} lies {off:.2f} voxels from its place on an even, upright stack (a tilted gantry?); "
                 "resample the segmentation"
@@ -253,4 +246,4 @@ def _as_read_dicom(array: NDArray[Any], lps: NDArray[np.float64]) -> Volume:
         lps[:, 0] *= -1
     lps[:, 3] += (rows - 1) * lps[:, 1]
     lps[:, 1] *= -1
-    return Volume.from_slices(array[:, ::-1], _LPS_TO_RAS @ lps[:, [2, 1, 0, 3]])
+    return Volume.from_slices(array[:, ::-1], LPS_TO_RAS @ lps[:, [2, 1, 0, 3]])

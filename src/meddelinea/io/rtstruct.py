@@ -18,12 +18,11 @@ from scipy import ndimage
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
 from meddelinea.io.contours import Polygon, fill, outlines
-from meddelinea.io.dicom_codes import precoordinated
+from meddelinea.io.dicom_codes import DESCRIPTION, MANUFACTURER, SERIES_NUMBER, precoordinated
 from meddelinea.io.dicom_frames import Frame, decoding
-from meddelinea.io.dicom_seg import DESCRIPTION, MANUFACTURER, SERIES_NUMBER
 from meddelinea.io.dicom_source import DicomSource, referring
 from meddelinea.io.read_back import require_same
-from meddelinea.labels import ORGANS
+from meddelinea.labels import colour_of
 from meddelinea.version import __version__
 from meddelinea.volume import Volume
 
@@ -31,7 +30,6 @@ from meddelinea.volume import Volume
 DECIMALS = 4
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
-_GREY = (128, 128, 128)
 
 
 def write_rtstruct(
@@ -163,7 +161,7 @@ def _structure_set(
         roi.ROIName = name[:64]
         roi.ROIGenerationAlgorithm = "AUTOMATIC"
         roi.ROIGenerationDescription = f"{MANUFACTURER} {model}".strip()[:64]
-        contours.ROIDisplayColor = list(ORGANS[name].colour if name in ORGANS else _GREY)
+        contours.ROIDisplayColor = list(colour_of(name))
         slices, rows, columns = boxes[index - 1]
         contours.ContourSequence = [
             _contour(polygon + np.array([columns.start, rows.start]), frame, source)

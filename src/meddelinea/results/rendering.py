@@ -12,7 +12,7 @@ from meddelinea.labels import colour_of
 from meddelinea.volume import Volume
 
 #: Voxels are thinned out to about this size first: a pixel of the picture is no smaller.
-COARSE_MM = 2.0
+THINNED_MM = 2.0
 #: Where the light comes from, to the right, up and towards the eye: from its left, above and behind.
 LIGHT = np.array([-0.4, 0.5, 0.77])
 #: Brightness of a surface that faces away from the light.
@@ -42,7 +42,7 @@ def surface_view(mask: Volume, labels: Mapping[str, int], azimuth_deg: float, pi
     mask = mask.reorient("RAS")
     drawn = np.zeros(256, np.uint8)
     drawn[list(labels.values())] = list(labels.values())
-    thinned = [max(1, int(COARSE_MM // mm)) for mm in mask.spacing_mm]
+    thinned = [max(1, int(THINNED_MM // mm)) for mm in mask.spacing_mm]
     ids = drawn[mask.array[:: thinned[0], :: thinned[1], :: thinned[2]]]
     boxes = ndimage.find_objects((ids > 0).view(np.uint8))
     if not boxes:
