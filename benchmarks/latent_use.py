@@ -16,7 +16,7 @@ from torch import Tensor
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.models.segmenter import ImageView
+from meddelinea.models.segmenter import ImageFeatures
 from meddelinea.segmentation.model import load_model
 from meddelinea.training.config import load_config
 from meddelinea.training.validation import validation_dice
@@ -47,7 +47,7 @@ def main() -> None:
         method = model.pipeline.sampler(arguments.steps).method
         decode = method.segmenter.decode
 
-        def changed(clean: Tensor, view: ImageView, seen: Tensor) -> Tensor:
+        def changed(clean: Tensor, view: ImageFeatures, seen: Tensor) -> Tensor:
             return decode(latents(clean), view, tokens(seen))
 
         method.segmenter.decode = changed  # type: ignore[method-assign]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from meddelinea.benchmark.bench_file import read_bench_file
+from meddelinea.diffusion.objective import Objective
 from meddelinea.methods.dynunet import nnunet_widths
-from meddelinea.methods.meddelinea import Objective
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model
 from meddelinea.training.config import RunConfig, load_config
@@ -128,7 +128,7 @@ def scaled_down(recipe: str, store: Path, output: Path, *overrides: str) -> RunC
     """A recipe on the tiny store: two steps where it trains, batches of two, no processes beside this one."""
     run = load_config(RECIPES / f"{recipe}.yaml")
     sizes = NARROW if run.model.preset == "paper" else SIZES
-    if run.model.network is not None:
+    if run.model.method in ("unet", "dynunet"):
         sizes = {"widths": [4, 8, 8, 8, 8, 8]}
     changes = [
         f"output={output}",
@@ -196,7 +196,7 @@ def test_a_baselines_recipes_follow_each_other_and_see_what_control_sees(
             load_config(RECIPES / f"{path}.yaml") for path in (f"benchmark/{name}{ending}", f"small/{like}")
         )
         assert (run.data, run.objective) == (control.data, control.objective)
-        assert (run.batch_size, run.model.network, run.saved_dtype) == (4, name, "float32")
+        assert (run.batch_size, run.model.method, run.saved_dtype) == (4, name, "float32")
         small = scaled_down(f"benchmark/{name}{ending}", store, tmp_path / f"run{ending}", *([start] if start else []))
         folder = train(small) / "pipeline"
         assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
@@ -215,13 +215,13 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
         small, direct = (
             load_config(RECIPES / f"{path}.yaml") for path in (f"small/{like}", f"benchmark/direct{ending}")
         )
-        ours = small.model_dump(exclude={"output", "objective", "model"})
-        assert direct.model_dump(exclude={"output", "objective", "model"}) == ours
-        assert direct.model.model_copy(update={"pipeline": small.model.pipeline}) == small.model
-        assert vars(direct.objective) == {**vars(small.objective), "diffusion": False}
+        ours = small.model_dump(exclude={"output", "model"})
+        assert direct.model_dump(exclude={"output", "model"}) == ours
+        same = {"pipeline": small.model.pipeline, "method": "meddelinea"}
+        assert (direct.model.method, direct.model.model_copy(update=same)) == ("direct", small.model)
     faithful = load_config(RECIPES / "benchmark" / "faithful.yaml")
     preset = find_preset("small", faithful.model.sizes)
-    assert not any((preset.stem_channels, preset.head_hidden, preset.auxiliary))
+    assert not any((preset.stem_channels, preset.head_hidden))
     assert (faithful.data.neighbours, faithful.model.trainable_decoder) == (0, "final_layer")
     assert faithful.objective == Objective()
     assert (faithful.optimiser, faithful.batch_size) == (small.optimiser, small.batch_size)
@@ -231,7 +231,7 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
         dit = train(scaled_down(base, store, tmp_path / f"{control}-base", codec)) / "dit"
         run = scaled_down(f"benchmark/{control}", store, tmp_path / control, codec, f"model.dit={dit}")
         model = load_model(train(run) / "pipeline", "cpu")
-        assert model.pipeline.config.diffusion == (control == "faithful")
+        assert (model.pipeline.sampler().scheduler is None) == (control == "direct-coarse")
 
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
@@ -240,11 +240,11 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
-        "MedDelinea": ["codec", "base", "control", "control"],
-        "MedDelinea as the paper has it": ["codec", "base", "control"],
-        "Without diffusion": ["codec", "base", "control", "control"],
-        "U-Net": ["baseline", "baseline"],
-        "DynUNet": ["baseline", "baseline"],
+        "MedDelinea": ["codec", "base", "model", "model"],
+        "MedDelinea as the paper has it": ["codec", "base", "model"],
+        "Without diffusion": ["codec", "base", "model", "model"],
+        "U-Net": ["model", "model"],
+        "DynUNet": ["model", "model"],
     }
     for run in (run for runs in stages.values() for run in runs):
         assert (run.data.store, run.data.train) == (bench.store, bench.train)

@@ -59,11 +59,11 @@ def bench_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "codec": run_config("codec", root / "store", root / "unused", data={"crop": 32}, **same),
         "base": run_config("base", root / "store", root / "unused", **same),
         "control": run_config(
-            "control", root / "store", root / "unused", data={"validation": ("d",)}, precision="bf16", **same
+            "model", root / "store", root / "unused", data={"validation": ("d",)}, precision="bf16", **same
         ),
     }
-    network = {"network": "unet", "sizes": {"widths": [4, 8, 8]}}
-    runs["unet"] = run_config("baseline", root / "store", root / "unused", model=network, **same)
+    network = {"method": "unet", "sizes": {"widths": [4, 8, 8]}}
+    runs["unet"] = run_config("model", root / "store", root / "unused", model=network, **same)
     for name, config in runs.items():
         (root / f"{name}.yaml").write_text(config.model_dump_json())
     bench = {
@@ -136,9 +136,9 @@ def test_each_method_has_the_same_processor_time_and_stages_build_on_each_other(
     assert [(stage.stage, stage.steps, stage.cpu_seconds) for stage in chained.stages] == [
         ("codec", 2, 20.0),
         ("base", 2, 20.0),
-        ("control", 5, 50.0),  # what is left of 90
+        ("model", 5, 50.0),  # what is left of 90
     ]
-    assert unet.stages == (StageCost("baseline", 9, 36, 90.0),)  # batches of 4
+    assert unet.stages == (StageCost("model", 9, 36, 90.0),)  # batches of 4
     assert chained.cpu_hours == unet.cpu_hours == 90.0 / 3600.0
     runs = output / "test" / "med-delinea"
     control = read(runs / "3-control" / "run.json")
@@ -173,7 +173,7 @@ def report_rows(accuracy: Accuracy) -> list[Any]:
     return [(trial.stages, report_document(trial.report)) for trial in accuracy.trials]
 
 
-@pytest.mark.parametrize(("stage", "share"), [(", base,", 50), (", control,", 60), ("test test, U-Net", 1)])
+@pytest.mark.parametrize(("stage", "share"), [(", base,", 50), (", model,", 60), ("test test, U-Net", 1)])
 def test_stopped_and_gone_on_with_equals_uninterrupted(
     bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path, stage: str, share: int
 ) -> None:
@@ -206,8 +206,8 @@ def test_stages_with_a_time_of_their_own_share_what_the_others_leave(
     assert [(stage.stage, stage.cpu_seconds) for stage in trial.stages] == [
         ("codec", 20.0),
         ("base", 20.0),
-        ("control", 20.0),  # the step of ten seconds that a quarter of 78 ends in
-        ("control", 60.0),
+        ("model", 20.0),  # the step of ten seconds that a quarter of 78 ends in
+        ("model", 60.0),
     ]
     limitless = chosen.model_copy(update={"methods": {"Coarse first": (codec, base, coarse, control)}})
     with pytest.raises(UsageError, match=r"control.yaml: no cpu_minutes; expected its share"):
@@ -357,7 +357,7 @@ def hand_made() -> Accuracy:
     first = Report((case("p1", (6, 6), (3, 1)), case("p2", (6, 10), (0, 2))), (), 2.0)
     second = Report((case("p1", (6, 10), (1, 1)),), (CaseFailure("p2", "damaged"),), 2.0)
     third = Report((case("q1", (5, 5), (0, 0)),), (), 2.0)
-    stages = (StageCost("codec", 10, 80, 3600.0), StageCost("control", 30, 240, 7200.0))
+    stages = (StageCost("codec", 10, 80, 3600.0), StageCost("model", 30, 240, 7200.0))
     trials = (
         Trial(
             method="A",

@@ -21,7 +21,7 @@ from numpy.polynomial import Polynomial
 
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler, sample, scheduler_name
-from meddelinea.diffusion.schedule import NoiseSchedule
+from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
@@ -44,7 +44,12 @@ def gaussian(z, t):
 
 def point(z, t):
     """A network that predicts the clean latent, always MU, through the adapter that the project uses."""
-    return NoiseSchedule.linear().epsilon(MU.float().expand_as(z), z, t, "sample")
+    return Prediction(NoiseSchedule.linear(), "sample").epsilon(MU.float().expand_as(z), z, t)
+
+
+def drawn(network, keys, *how):
+    """What `sample` draws with a network that says nothing but the noise."""
+    return sample(lambda z, t: (network(z, t), None), keys, *how)[0]
 
 
 def sigmas(steps: int) -> np.ndarray:
@@ -112,7 +117,7 @@ def lms(x, sigmas):
 @pytest.mark.parametrize("recursion", [euler_ancestral, ddim, dpmpp_2m, lms])
 def test_a_gaussian_target_follows_the_exact_recursion(recursion, steps):
     name = recursion.__name__
-    ours = sample(gaussian, KEYS, SHAPE, make_scheduler(name), steps)
+    ours = drawn(gaussian, KEYS, SHAPE, make_scheduler(name), steps)
     # float32 rounds x, up to 157.4 * 4.5, by 3e-5 in the first steps; the table of diffusers is float32 too.
     np.testing.assert_allclose(ours.numpy(), recursion(start(name), sigmas(steps)), rtol=0, atol=2e-4)
 
@@ -123,7 +128,7 @@ def test_higher_order_samplers_reach_the_solution_of_the_ode(name):
     mu, s = MU.numpy(), S.numpy()
     exact = (start(name) - mu) * s / np.hypot(s, SIGMA[-1])
     errors = {
-        steps: np.abs(sample(gaussian, KEYS, SHAPE, make_scheduler(name), steps).numpy() - mu - exact)[:, 1:] / s[1:]
+        steps: np.abs(drawn(gaussian, KEYS, SHAPE, make_scheduler(name), steps).numpy() - mu - exact)[:, 1:] / s[1:]
         for steps in (25, 100)
     }
     # The narrowest Gaussian (0.05) is left out: its width is that of the last steps, which no sampler here resolves.
@@ -134,7 +139,7 @@ def test_higher_order_samplers_reach_the_solution_of_the_ode(name):
 def standard_deviates(name: str, steps: int) -> np.ndarray:
     """(x - mu) / s of many samples, one row for each s; the narrowest is left out, see above."""
     keys = [NoiseKey(seed=11, case=1, slice=i, sample=0) for i in range(128)]
-    deviates = (sample(gaussian, keys, SHAPE, make_scheduler(name), steps) - MU) / S
+    deviates = (drawn(gaussian, keys, SHAPE, make_scheduler(name), steps) - MU) / S
     return deviates.transpose(0, 1).flatten(1).numpy()[1:]
 
 
@@ -166,7 +171,7 @@ def test_samples_of_a_gaussian_have_its_mean_and_variance(name, steps):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 50])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_point_mass_is_returned_after_any_number_of_steps(name, steps):
-    ours = sample(point, KEYS, SHAPE, make_scheduler(name), steps)
+    ours = drawn(point, KEYS, SHAPE, make_scheduler(name), steps)
     # One step from sigma = 157 cancels numbers up to 157.4 * 4.5 in float32, whose spacing there is 6e-5.
     torch.testing.assert_close(ours, MU.float().expand_as(ours), rtol=0, atol=2e-4)
 
@@ -174,10 +179,10 @@ def test_a_point_mass_is_returned_after_any_number_of_steps(name, steps):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_key_decides_its_sample_whatever_the_batch(name):
     scheduler = make_scheduler(name)
-    together = sample(gaussian, KEYS, SHAPE, scheduler, 5)
+    together = drawn(gaussian, KEYS, SHAPE, scheduler, 5)
     order = [5, 0, 15, 3]
-    assert torch.equal(sample(gaussian, [KEYS[i] for i in order], SHAPE, scheduler, 5), together[order])
-    assert torch.equal(sample(gaussian, [KEYS[9]], SHAPE, scheduler, 5), together[9:10])
+    assert torch.equal(drawn(gaussian, [KEYS[i] for i in order], SHAPE, scheduler, 5), together[order])
+    assert torch.equal(drawn(gaussian, [KEYS[9]], SHAPE, scheduler, 5), together[9:10])
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -189,7 +194,7 @@ def test_the_network_sees_unit_variance_and_integer_timesteps(name):
         return gaussian(z, t).bfloat16()
 
     timesteps = scheduler.timesteps.clone()
-    latents = sample(network, KEYS, SHAPE, scheduler, 4)
+    latents = drawn(network, KEYS, SHAPE, scheduler, 4)
     assert latents.dtype == torch.float32
     assert not latents.requires_grad
     assert [t.tolist() for _, t in calls] == [[t] * len(KEYS) for t in (999, 749, 499, 249)]
@@ -200,10 +205,10 @@ def test_the_network_sees_unit_variance_and_integer_timesteps(name):
 
 def test_ddim_is_that_of_diffusers_where_the_steps_divide_the_timesteps():
     theirs = DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing")
-    ours = sample(gaussian, KEYS, SHAPE, make_scheduler("ddim"), 20)
-    torch.testing.assert_close(ours, sample(gaussian, KEYS, SHAPE, theirs, 20), rtol=0, atol=5e-5)
+    ours = drawn(gaussian, KEYS, SHAPE, make_scheduler("ddim"), 20)
+    torch.testing.assert_close(ours, drawn(gaussian, KEYS, SHAPE, theirs, 20), rtol=0, atol=5e-5)
     with pytest.raises(UsageError, match="7 steps do not divide 1000"):
-        sample(gaussian, KEYS, SHAPE, theirs, 7)
+        drawn(gaussian, KEYS, SHAPE, theirs, 7)
 
 
 def test_an_unknown_scheduler_is_refused_with_the_names_that_exist():
@@ -214,13 +219,13 @@ def test_an_unknown_scheduler_is_refused_with_the_names_that_exist():
 @pytest.mark.parametrize("steps", [0, -3, 1001])
 def test_a_number_of_steps_out_of_range_is_refused(steps):
     with pytest.raises(UsageError, match=rf"{steps} sampling steps; expected 1\.\.1000"):
-        sample(gaussian, KEYS, SHAPE, make_scheduler("ddim"), steps)
+        drawn(gaussian, KEYS, SHAPE, make_scheduler("ddim"), steps)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_number_of_steps_that_diffusers_rounds_below_zero_is_refused(name):
     with pytest.raises(UsageError, match="61 steps give timesteps 999 to -1"):
-        sample(gaussian, KEYS, SHAPE, make_scheduler(name), 61)
+        drawn(gaussian, KEYS, SHAPE, make_scheduler(name), 61)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +246,7 @@ def test_a_number_of_steps_that_diffusers_rounds_below_zero_is_refused(name):
 )
 def test_a_scheduler_that_would_misread_the_network_is_refused(scheduler, reason):
     with pytest.raises(UsageError, match=reason):
-        sample(gaussian, KEYS, SHAPE, scheduler(), 4)
+        drawn(gaussian, KEYS, SHAPE, scheduler(), 4)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -253,3 +258,9 @@ def test_a_scheduler_that_was_saved_and_loaded_keeps_its_name(name: str, tmp_pat
 
 def test_a_scheduler_of_another_kind_goes_by_its_class() -> None:
     assert scheduler_name(DDPMScheduler()) == "DDPMScheduler"
+
+
+def test_what_else_the_network_says_is_that_of_the_last_step():
+    latents, last = sample(lambda z, t: (gaussian(z, t), t), KEYS, SHAPE, make_scheduler("ddim"), 4)
+    assert torch.equal(latents, drawn(gaussian, KEYS, SHAPE, make_scheduler("ddim"), 4))
+    assert torch.equal(last, torch.full((len(KEYS),), 249))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +17,15 @@ from torch import Tensor
 
 from meddelinea.cli.main import main
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.objective import Objective
 from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.io.volumes import write_volume
-from meddelinea.methods.dynunet import DynUNet, nnunet_widths
-from meddelinea.methods.network import Baseline, supervision_weights
-from meddelinea.methods.network_pipeline import BaselinePipeline
-from meddelinea.methods.networks import build_network
-from meddelinea.methods.protocol import Batch
-from meddelinea.methods.unet import UNet
+from meddelinea.methods.dynunet import DynUNetPipeline, nnunet_widths
+from meddelinea.methods.known import METHODS, load_pipeline, method_of, pipeline_of
+from meddelinea.methods.network import Network, NetworkPipeline, PixelClassifier, supervision_weights
+from meddelinea.methods.protocol import Batch, Recipe
+from meddelinea.methods.unet import UNetPipeline
+from meddelinea.models.mask_head import UNLIKELY
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.training.adapt import AdaptSettings
@@ -31,16 +33,24 @@ from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import load_config
 from meddelinea.volume import Volume
 from support.patience import PATIENCE
-from support.tiny import CASES, ORGANS, SIDE, run_config, write_blobs
+from support.tiny import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
 from support.training import adapt, train
 
 WIDTHS = {"widths": [4, 8, 8, 8, 8]}
-NETWORKS = ("unet", "dynunet")
+PIPELINES: dict[str, type[NetworkPipeline]] = {"unet": UNetPipeline, "dynunet": DynUNetPipeline}
+NETWORKS = tuple(PIPELINES)
 
 
-def tiny_network(name: str) -> UNet | DynUNet:
+def recipe(side: int = SIDE, sizes: dict[str, Any] = WIDTHS) -> Recipe:
+    return Recipe(
+        organs=ORGANS, neighbours=2, neighbour_pairs=1, side=side, preset="small", sizes=sizes, codec=None, dit=None,
+        trainable_decoder="none", objective=Objective(), steps=1, scheduler="ddim",
+    )  # fmt: skip
+
+
+def tiny_network(name: str) -> Network:
     torch.manual_seed(0)
-    return build_network(name, len(ORGANS), 3, SIDE, WIDTHS)  # type: ignore[arg-type]
+    return PIPELINES[name].build(recipe())
 
 
 def batch(count: int = 3) -> Batch:
@@ -104,7 +114,7 @@ def test_the_dynunet_is_monais(training: bool) -> None:
 
 def test_the_dynunet_starts_as_monais_does() -> None:
     """Kaiming's normal weights for a slope of 0.01, no bias."""
-    network = build_network("dynunet", len(ORGANS), 3, SIDE, {})
+    network = DynUNetPipeline.build(recipe(sizes={}))
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any(), name
@@ -116,9 +126,9 @@ def test_the_dynunet_starts_as_monais_does() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_slices_that_cannot_be_halved_so_often_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be halved 4 times"):
-        build_network(name, 3, 3, 40, WIDTHS)  # type: ignore[arg-type]
+        PIPELINES[name].build(recipe(side=40))
     with pytest.raises(UsageError, match="no size depth; known: widths"):
-        build_network(name, 3, 3, 64, {"depth": 3})  # type: ignore[arg-type]
+        PIPELINES[name].build(recipe(sizes={"depth": 3}))
 
 
 def test_without_monai_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, trained: dict[str, Path]) -> None:
@@ -133,7 +143,7 @@ def test_monai_is_imported_for_baselines_only_and_needs_no_torchvision() -> None
     code = (
         "import sys; import meddelinea.training.stages, meddelinea.segmentation.predict;"
         "assert 'monai' not in sys.modules;"
-        "from meddelinea.methods.networks import build_network; build_network('unet', 3, 3, 64, {'widths': [4, 8]});"
+        "from meddelinea.methods.unet import UNet; UNet(3, 3, [4, 8]);"
         "assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
@@ -143,13 +153,13 @@ def test_monai_is_imported_for_baselines_only_and_needs_no_torchvision() -> None
 
 
 def test_the_loss_is_the_weighted_sum_over_the_resolutions() -> None:
-    method, given = Baseline(tiny_network("dynunet"), "cross_entropy").train(), batch()
+    method, given = PixelClassifier(tiny_network("dynunet"), "cross_entropy").train(), batch()
     expected = torch.zeros(())
     for step, (logits, weight) in enumerate(zip(method.network(given.images), (4 / 7, 2 / 7, 1 / 7), strict=True)):
         side = 2**step
         masks = given.masks[:, side // 2 :: side, side // 2 :: side]  # the pixel at the middle of each block
         expected = expected + weight * cross_entropy_and_dice(logits, masks)
-    losses = method(given)
+    losses = method.loss(given)
     assert losses["total"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses["segmentation"] is losses["total"]
 
@@ -157,7 +167,7 @@ def test_the_loss_is_the_weighted_sum_over_the_resolutions() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("pixel_loss", ["bce", "cross_entropy"])
 def test_every_parameter_is_trained(name: str, pixel_loss: str) -> None:
-    method = Baseline(tiny_network(name), pixel_loss).train()  # type: ignore[arg-type]
+    method = PixelClassifier(tiny_network(name), pixel_loss).train()  # type: ignore[arg-type]
     method.loss(batch())["total"].backward()
     for parameter_name, parameter in method.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -166,7 +176,7 @@ def test_every_parameter_is_trained(name: str, pixel_loss: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_masks_depend_on_the_image_and_not_on_noise(name: str) -> None:
-    method, images = Baseline(tiny_network(name), "bce").eval(), batch(2).images
+    method, images = PixelClassifier(tiny_network(name), "bce").eval(), batch(2).images
     one, other = (method.segment(images, [NoiseKey(seed, 0, i, 0) for i in range(2)]) for seed in (0, 1))
     assert one.shape == (2, len(ORGANS) + 1, SIDE, SIDE)
     assert torch.equal(one, other)
@@ -175,12 +185,12 @@ def test_masks_depend_on_the_image_and_not_on_noise(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_saved_and_loaded_gives_the_same_logits_bit_for_bit(name: str, tmp_path: Path) -> None:
-    pipeline = BaselinePipeline(tiny_network(name), list(ORGANS), neighbours=2)
+    pipeline = PIPELINES[name].new(recipe())
     logits = pipeline.sampler().method.segment(batch().images, [])
     pipeline.save_pretrained(tmp_path)
-    loaded = BaselinePipeline.from_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
     assert torch.equal(loaded.sampler().method.segment(batch().images, []), logits)
-    assert (tuple(loaded.config.organs), loaded.config.neighbours, loaded.config.default_steps) == (ORGANS, 2, 1)
+    assert (loaded.organs, loaded.neighbours, loaded.neighbour_pairs) == (ORGANS, 2, 1)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
 
@@ -198,10 +208,10 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder, models = tmp_path_factory.mktemp("trained"), {}
     for name in NETWORKS:
         config = run_config(
-            "baseline",
+            "model",
             store,
             folder / name,
-            model={"network": name, "sizes": WIDTHS},
+            model={"method": name, "sizes": WIDTHS},
             data={"validation": CASES[2:]},
             saved_dtype="float16" if name == "unet" else "float32",
         )
@@ -220,7 +230,7 @@ def test_a_trained_baselines_folder_says_what_it_is(store: Path, trained: dict[s
     folder = trained[name]
     assert json.loads((folder / "labels.json").read_text())["labels"] == {"spleen": 1, "liver": 2, "gallbladder": 3}
     assert [case["name"] for case in json.loads((folder / "training_cases.json").read_text())["train"]] == ["a", "b"]
-    assert load_config(folder / "run.json").model.network == name
+    assert load_config(folder / "run.json").model.method == name
     rows = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
     assert 0.0 <= rows[-1]["dice"] <= 1.0
     checkpoint = load_checkpoint(folder.parent)
@@ -249,31 +259,101 @@ def test_a_baseline_predicts_and_claims_no_sampler(
     assert (found.steps, found.scheduler) == (None, None)
 
 
-def test_a_baseline_is_neither_adapted_nor_fine_tuned(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="only a MedDelineaPipeline"):
-        adapt(trained["unet"], store, CASES, tmp_path / "adapted", AdaptSettings(steps=1))
-    assert not any(tmp_path.iterdir())
-    with pytest.raises(UsageError, match="only a MedDelineaPipeline"):
-        train(run_config("control", store, tmp_path / "run", model={"pipeline": trained["dynunet"]}))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_organs_that_stay_keep_their_logits_and_new_ones_are_found_nowhere(name: str) -> None:
+    """In whatever order, and at every resolution."""
+    network, images = tiny_network(name), batch().images
+    wider = network.for_organs(ORGANS, ("liver", "kidney stone", "gallbladder", "spleen"))
+    for ours, theirs in zip(wider(images), network(images), strict=True):
+        torch.testing.assert_close(ours[:, [0, 4, 1, 3]], theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours[:, 2], torch.full_like(ours[:, 2], UNLIKELY))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_organs_that_are_dropped_leave_those_that_stay_their_weights(name: str) -> None:
+    network = tiny_network(name)
+    there = network.for_organs(ORGANS, ("gallbladder", "pancreas"))
+    back = there.for_organs(("gallbladder", "pancreas"), ORGANS).state_dict()
+    by_class = {"unet": ("net.model.2.0.conv", "net.model.2.1"), "dynunet": ("output_block", "coarse")}[name]
+    for key, value in network.state_dict().items():
+        ours, theirs = back[key], value
+        if key.startswith(by_class):
+            if key == "net.model.2.0.conv.weight":  # the one layer with its classes in the second axis
+                ours, theirs = ours.transpose(0, 1), theirs.transpose(0, 1)
+            ours, theirs = ours[[0, 3]], theirs[[0, 3]]  # background and gallbladder
+            if key == "net.model.2.1.conv.unit0.conv.weight":
+                ours, theirs = ours[:, [0, 3]], theirs[:, [0, 3]]
+        assert torch.equal(ours, theirs), key
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same scans, labelled with an organ that the models do not know in the place of one that they know."""
+    return write_store(tmp_path_factory.mktemp("others") / "store", blobs(), organs=("liver", "kidney stone", "spleen"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_baseline_is_fine_tuned_to_other_organs(
+    trained: dict[str, Path], others: Path, tmp_path: Path, name: str
+) -> None:
+    model = {"method": name, "pipeline": trained[name]}
+    before = load_pipeline(trained[name]).network.state_dict()
+    onwards = run_config("model", others, tmp_path / "run", model=model, optimiser={"learning_rate": 1e-9})
+    found = load_model(train(onwards) / "pipeline", "cpu")
+    assert tuple(found.files.labels) == found.pipeline.organs == ("liver", "kidney stone", "spleen")
+    after = found.pipeline.network.state_dict()
+    inner = [key for key, value in before.items() if value.shape[:2] == after[key].shape[:2] and value.ndim > 1]
+    assert inner
+    for key in inner:
+        if not key.startswith(("net.model.2", "output_block", "coarse")):
+            torch.testing.assert_close(after[key], before[key].float(), rtol=0, atol=1e-6)
+    bias = after["net.model.2.1.conv.unit0.conv.bias" if name == "unet" else "output_block.conv.conv.bias"]
+    assert float(bias[2]) == pytest.approx(UNLIKELY)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_baseline_is_measured_zero_shot_with_its_own_organs(
+    trained: dict[str, Path], others: Path, tmp_path: Path, name: str
+) -> None:
+    model = {"method": name, "pipeline": trained[name]}
+    config = run_config("model", others, tmp_path / "run", model=model, steps=0, data={"validation": CASES[2:]})
+    measured = load_pipeline(train(config) / "pipeline")
+    assert measured.organs == ORGANS
+    for key, value in load_pipeline(trained[name]).network.state_dict().items():
+        assert torch.equal(measured.network.state_dict()[key], value.float()), key
+    (row,) = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert row["dice/kidney stone"] == 0.0 <= row["dice"] <= 1.0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_baseline_is_adapted(trained: dict[str, Path], others: Path, tmp_path: Path, name: str) -> None:
+    result = adapt(trained[name], others, CASES[:1], tmp_path / "adapted", AdaptSettings(steps=1))
+    assert result.kept == "adapted"
+    assert load_model(tmp_path / "adapted", "cpu").pipeline.organs == ("liver", "kidney stone", "spleen")
+
+
+def test_a_baseline_is_not_trained_as_another_method(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"was trained with model\.method: dynunet; set that"):
+        train(run_config("model", store, tmp_path / "run", model={"pipeline": trained["dynunet"]}))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_baseline_is_trained_on_where_it_stopped(
     store: Path, trained: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    model = {"network": name, "pipeline": trained[name]}
+    model = {"method": name, "pipeline": trained[name]}
     data = {"resolutions": (SIDE // 2,)}
-    before = BaselinePipeline.from_pretrained(trained[name]).network.state_dict()
+    before = load_pipeline(trained[name]).network.state_dict()
     for steps, changed in ((0, False), (1, True)):
-        config = run_config("baseline", store, tmp_path / str(steps), model=model, data=data, steps=steps)
-        after = BaselinePipeline.from_pretrained(train(config) / "pipeline").network.state_dict()
+        config = run_config("model", store, tmp_path / str(steps), model=model, data=data, steps=steps)
+        after = load_pipeline(train(config) / "pipeline").network.state_dict()
         assert any(not torch.equal(after[key], value.float()) for key, value in before.items()) == changed
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {"network": "dynunet"}}, "model.network: unet"),
+        ({"model": {"method": "dynunet"}}, "model.method: unet"),
         ({"data": {"neighbours": 2}}, "data.neighbours: 1"),
         ({"data": {"neighbours": 2, "neighbour_pairs": 2}}, "data.neighbours: 1, data.neighbour_pairs: 1"),
     ],
@@ -281,30 +361,51 @@ def test_a_baseline_is_trained_on_where_it_stopped(
 def test_a_baseline_is_not_trained_on_as_another(
     store: Path, trained: dict[str, Path], tmp_path: Path, change: dict, words: str
 ) -> None:
-    model = {"network": "unet", "pipeline": trained["unet"]} | change.get("model", {})
+    model = {"method": "unet", "pipeline": trained["unet"]} | change.get("model", {})
     with pytest.raises(UsageError, match=f"was trained with {words}; set that"):
-        train(run_config("baseline", store, tmp_path / "run", model=model, data=change.get("data", {})))
+        train(run_config("model", store, tmp_path / "run", model=model, data=change.get("data", {})))
 
 
 def test_a_baseline_goes_on_from_baselines_only(store: Path, trained: dict[str, Path], tmp_path: Path) -> None:
     odd = tmp_path / "odd"
     shutil.copytree(trained["unet"], odd)
     index = json.loads((odd / "model_index.json").read_text())
-    (odd / "model_index.json").write_text(json.dumps(index | {"_class_name": "MedDelineaPipeline"}))
-    for folder, error in ((odd, UsageError), (tmp_path / "nowhere", WeightsMissingError)):
-        with pytest.raises(error, match=folder.name):
-            train(run_config("baseline", store, tmp_path / "run", model={"network": "unet", "pipeline": folder}))
+    (odd / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
+    for folder in (odd, tmp_path / "nowhere"):
+        with pytest.raises(WeightsMissingError, match=folder.name):
+            train(run_config("model", store, tmp_path / "run", model={"method": "unet", "pipeline": folder}))
 
 
 @pytest.mark.parametrize(
     ("stage", "model", "words"),
     [
-        ("baseline", {}, "model.network"),
-        ("codec", {"network": "unet"}, "model.network"),
-        ("baseline", {"network": "unet", "codec": "somewhere"}, "model.codec"),
-        ("baseline", {"network": "vnet"}, "unet"),
+        ("codec", {"method": "unet"}, "leave it out of stage 'codec'"),
+        ("model", {"method": "vnet"}, "expected one of meddelinea, direct, unet, dynunet"),
     ],
 )
 def test_run_files_that_contradict_themselves_are_refused(store: Path, stage: str, model: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         run_config(stage, store, Path("run"), model=model)
+
+
+def test_a_network_stands_on_no_component(store: Path, tmp_path: Path) -> None:
+    model = {"method": "unet", "codec": tmp_path / "codec"}
+    with pytest.raises(UsageError, match=r"model\.codec"):
+        train(run_config("model", store, tmp_path / "run", model=model))
+
+
+def test_every_method_of_the_list_is_found_by_its_name_and_by_its_pipelines(tmp_path: Path) -> None:
+    for method in METHODS:
+        assert method_of(pipeline_of(method).__name__) == method
+    assert len({pipeline_of(method) for method in METHODS}) == len(METHODS)
+    with pytest.raises(UsageError, match="unknown method 'vnet'; expected one of meddelinea"):
+        pipeline_of("vnet")
+
+
+def test_a_model_with_settings_of_another_version_is_refused(trained: dict[str, Path], tmp_path: Path) -> None:
+    """diffusers leaves out what it does not know, and would give another model than was trained."""
+    shutil.copytree(trained["unet"], tmp_path / "old")
+    index = json.loads((tmp_path / "old" / "model_index.json").read_text())
+    (tmp_path / "old" / "model_index.json").write_text(json.dumps(index | {"diffusion": False}))
+    with pytest.raises(WeightsMissingError, match="made by another version: diffusion in its"):
+        load_model(tmp_path / "old", "cpu")

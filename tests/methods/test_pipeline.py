@@ -42,7 +42,7 @@ def tiny_pipeline(kind: str) -> MedDelineaPipeline:
     else:
         codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=0, learn_sigma=not guided))
-    control = ControlDiT.copy_of(dit, 2, STEM if guided else (), len(ORGANS) + 1 if guided else 0)
+    control = ControlDiT.copy_of(dit, 2, stem_channels=STEM if guided else ())
     hidden = (8, 16) if guided else ()
     head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[: len(hidden)], hidden, 32)
     return MedDelineaPipeline(
@@ -122,14 +122,14 @@ def test_a_slice_has_the_same_logits_alone_in_a_batch_and_in_any_order() -> None
 
 def test_the_codec_sees_the_three_middle_slices_and_the_stem_all_of_them(tmp_path: Path) -> None:
     pipeline = tiny_pipeline("guided")
-    wide = randomised(ControlDiT.copy_of(pipeline.dit, 2, STEM, len(ORGANS) + 1, stem_slices=5))
+    wide = randomised(ControlDiT.copy_of(pipeline.dit, 2, stem_channels=STEM, stem_slices=5))
     pipeline.control = wide
     pipeline.register_to_config(neighbour_pairs=2)
     pipeline.save_pretrained(tmp_path)
     loaded = MedDelineaPipeline.from_pretrained(tmp_path)
     five = torch.cat([images()[:, :1].flip(0), images(), images()[:, 2:].flip(0)], dim=1)
     segmenter = loaded.sampler().method.segmenter
-    assert torch.equal(segmenter.look(five).latent, loaded.codec.encode(images()))
+    assert torch.equal(segmenter.encode_image(five).latent, loaded.codec.encode(images()))
     logits = loaded(five, KEYS)
     assert torch.equal(logits, pipeline(five, KEYS))
     assert not torch.allclose(logits, loaded(five[:, [4, 1, 2, 3, 0]], KEYS), atol=1e-3)
@@ -157,9 +157,9 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
 def test_no_mask_head_means_the_nearest_palette_colour() -> None:
     pipeline = tiny_pipeline("palette")
     segmenter = pipeline.sampler().method.segmenter
-    view = segmenter.look(images(1))
+    image = segmenter.encode_image(images(1))
     clean = torch.randn(1, 4, 4, 6)
-    logits = segmenter.decode(clean, view, torch.empty(0))
+    logits = segmenter.decode(clean, image, torch.empty(0))
     painted = pipeline.codec.pixels(pipeline.codec.features(clean))
     distances = (painted[:, None] - segmenter.palette[None, :, :, None, None]).square().sum(2)
     torch.testing.assert_close(logits, -distances, rtol=1e-4, atol=1e-3)

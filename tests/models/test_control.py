@@ -6,8 +6,10 @@ from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import nn
 
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler
-from meddelinea.methods.meddelinea import MedDelinea, Objective
+from meddelinea.methods.direct import Direct
+from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.protocol import Batch
 from meddelinea.models.codec import SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
@@ -29,9 +31,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def tiny_segmenter(
-    *, stem: bool = False, auxiliary: bool = False, guided: bool = False, fine: bool = False
-) -> Segmenter:
+def tiny_segmenter(*, stem: bool = False, guided: bool = False, fine: bool = False) -> Segmenter:
     torch.manual_seed(0)
     codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=4, learn_sigma=True))
@@ -39,7 +39,7 @@ def tiny_segmenter(
     finest = 4
     if fine:
         channels, hidden, finest = (8, *STEM), (8, *hidden), 2
-    control = ControlDiT.copy_of(dit, 2, channels, ORGANS + 1 if auxiliary else 0, finest)
+    control = ControlDiT.copy_of(dit, 2, stem_channels=channels, stem_finest=finest)
     head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, 32)
     return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
@@ -58,9 +58,8 @@ def batch(size: int = 4) -> Batch:
 EXTENSIONS = [
     {},
     {"stem": True},
-    {"auxiliary": True},
-    {"stem": True, "auxiliary": True, "guided": True},
-    {"stem": True, "auxiliary": True, "guided": True, "fine": True},
+    {"stem": True, "guided": True},
+    {"stem": True, "guided": True, "fine": True},
 ]
 
 
@@ -68,14 +67,14 @@ EXTENSIONS = [
 def test_the_controlled_network_starts_as_the_plain_dit_exactly(extensions: dict[str, bool]) -> None:
     segmenter = tiny_segmenter(**extensions)
     noisy, t = torch.randn(3, 4, 4, 4), torch.tensor([0, 500, 999])
-    view = segmenter.look(batch(3).images)
+    image = segmenter.encode_image(batch(3).images)
     plain = segmenter.dit(noisy, segmenter.dit.condition(t)).sample
     assert plain.std() > 0.1
-    controlled, _ = segmenter(noisy, t, view)
+    controlled, _ = segmenter(noisy, t, image)
     assert torch.equal(controlled, plain)
 
     nn.init.normal_(segmenter.control.after_mlp[1].weight)
-    assert not torch.allclose(segmenter(noisy, t, view)[0], plain, atol=1e-2)
+    assert not torch.allclose(segmenter(noisy, t, image)[0], plain, atol=1e-2)
 
 
 def test_the_copy_has_the_weights_of_the_first_blocks() -> None:
@@ -108,7 +107,7 @@ def test_the_image_reaches_the_output_once_its_zero_convolution_has_opened() -> 
     segmenter = tiny_segmenter()
     randomised(segmenter.control)
     noisy, t = torch.randn(2, 4, 4, 4), torch.tensor([10, 900])
-    one, other = (segmenter.look(images) for images in (batch(2).images, -batch(2).images))
+    one, other = (segmenter.encode_image(images) for images in (batch(2).images, -batch(2).images))
     assert not torch.allclose(segmenter(noisy, t, one)[0], segmenter(noisy, t, other)[0])
     nn.init.zeros_(segmenter.control.zero_conv.weight)
     assert torch.equal(segmenter(noisy, t, one)[0], segmenter(noisy, t, other)[0])
@@ -147,26 +146,14 @@ def test_after_two_steps_every_trained_parameter_has_had_a_gradient_and_nothing_
         assert not torch.equal(after[name], before[name]), name
 
 
-def test_auxiliary_logits_stand_where_their_tokens_stand() -> None:
-    control = tiny_segmenter(auxiliary=True).control
-    tokens = torch.randn(1, 6, 32)
-    reference = control.auxiliary_logits(tokens, (2, 3))
-    assert reference.shape == (1, ORGANS + 1, 16, 24)
-    tokens[0, 4] += torch.randn(32)  # row 1, column 1
-    moved = (control.auxiliary_logits(tokens, (2, 3)) != reference).all(dim=1)[0]
-    expected = torch.zeros(16, 24, dtype=torch.bool)
-    expected[8:, 8:16] = True
-    assert torch.equal(moved, expected)
-
-
 def test_the_mask_head_is_at_full_resolution_with_and_without_image_features() -> None:
     images, tokens = batch(2).images, torch.randn(2, 4, 32)
     for extensions in ({}, {"guided": True}, {"guided": True, "fine": True}):
         segmenter = tiny_segmenter(stem=True, **extensions)
-        view, clean = segmenter.look(images), torch.randn(2, 4, 4, 4)
-        logits = segmenter.decode(clean, view, tokens)
+        image, clean = segmenter.encode_image(images), torch.randn(2, 4, 4, 4)
+        logits = segmenter.decode(clean, image, tokens)
         assert logits.shape == (2, ORGANS + 1, 32, 32)
-        others = segmenter.decode(clean, view, torch.randn(2, 4, 32))
+        others = segmenter.decode(clean, image, torch.randn(2, 4, 32))
         assert torch.equal(logits, others) != ("guided" in extensions)
 
 
@@ -184,18 +171,14 @@ def test_a_token_reaches_the_mask_where_it_stands() -> None:
     assert not reached[5:].any()
 
 
-def direct(segmenter: Segmenter) -> MedDelinea:
-    return MedDelinea(segmenter, Objective(diffusion=False), make_scheduler("ddim"), 4)
-
-
 def test_without_diffusion_the_mask_is_a_function_of_the_image_alone() -> None:
-    segmenter = tiny_segmenter(stem=True, auxiliary=True, guided=True)
+    segmenter = tiny_segmenter(stem=True, guided=True)
     randomised(segmenter.control)
     randomised(segmenter.mask_head)
-    method, one = direct(segmenter), batch()
+    method, one = Direct(segmenter, "bce"), batch()
     other = one._replace(noise=one.noise + 1.0, uniform=one.uniform.flip(0))
     losses = method.loss(one)
-    assert losses.keys() == {"segmentation", "auxiliary", "total"}
+    assert losses.keys() == {"segmentation", "total"}
     assert torch.equal(losses["total"], method.loss(other)["total"])
     keys = [NoiseKey(seed, 0, 0, 0) for seed in range(8)]
     logits = method.segment(one.images, keys[:4])
@@ -203,20 +186,9 @@ def test_without_diffusion_the_mask_is_a_function_of_the_image_alone() -> None:
     assert logits.std() > 0
     # Training and segmenting are the same pass.
     nothing, last = torch.zeros(4, 4, 4, 4), torch.full((4,), 999)
-    view = segmenter.look(one.images)
-    clean, tokens = segmenter(nothing, last, view)
-    torch.testing.assert_close(logits, segmenter.decode(clean, view, tokens), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("trainable", [False, True])
-def test_the_transformer_learns_only_where_it_is_told_to(trainable: bool) -> None:
-    segmenter = tiny_segmenter(stem=True, auxiliary=True, guided=True)
-    segmenter.freeze("all", trainable)
-    MedDelinea(segmenter, Objective(), make_scheduler("ddim"), 1).loss(batch())["total"].backward()
-    for name, parameter in segmenter.dit.named_parameters():
-        learns = trainable and not name.startswith("y_embedder")
-        assert parameter.requires_grad == learns, name
-        assert (parameter.grad is not None and bool(parameter.grad.any())) == learns, name
+    image = segmenter.encode_image(one.images)
+    clean, tokens = segmenter(nothing, last, image)
+    torch.testing.assert_close(logits, segmenter.decode(clean, image, tokens), rtol=0, atol=1e-5)
 
 
 def test_a_unit_is_the_residual_block_of_monais_dynunet() -> None:

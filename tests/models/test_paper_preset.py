@@ -38,7 +38,7 @@ preset = find_preset("paper")
 build_codec(preset).save_pretrained(folder / "codec")
 build_dit(preset).save_pretrained(folder / "dit")
 run = {
-    "stage": "control", "output": folder / "run", "steps": 1, "batch_size": 1,
+    "stage": "model", "output": folder / "run", "steps": 1, "batch_size": 1,
     "data": {"store": store, "train": ["noise"]},
     "model": {"preset": "paper", "codec": folder / "codec", "dit": folder / "dit"},
 }

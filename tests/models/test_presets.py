@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_networks_that_are_built() -> None:
     preset = find_preset("small")
     with torch.device("meta"):
         dit = build_dit(preset)
-        control = build_control(preset, dit, organs=5)
+        control = build_control(preset, dit)
     counts = parameter_counts("small", organs=5)
     assert counts["dit"] == sum(p.numel() for p in dit.parameters())
     assert counts["control"] == sum(p.numel() for p in control.parameters())
@@ -116,12 +116,12 @@ def logits_shape(preset: Preset, side: int) -> tuple[int, ...]:
     organs = 3
     with torch.device("meta"):
         codec, dit = build_codec(preset), build_dit(preset)
-        control, head = build_control(preset, dit, organs), build_mask_head(preset, codec, organs)
+        control, head = build_control(preset, dit), build_mask_head(preset, codec, organs)
         network = Segmenter(codec, dit, control, head, torch.zeros(organs + 1, 3))
-        view = network.look(torch.zeros(2, 3, side, side))
+        image = network.encode_image(torch.zeros(2, 3, side, side))
         latent = network.encode_mask(torch.zeros(2, side, side, dtype=torch.long))
-        output, tokens = network(latent, torch.zeros(2, dtype=torch.long), view)
-        return tuple(network.decode(output, view, tokens).shape)
+        output, tokens = network(latent, torch.zeros(2, dtype=torch.long), image)
+        return tuple(network.decode(output, image, tokens).shape)
 
 
 @pytest.mark.parametrize("name", ["small", "paper"])

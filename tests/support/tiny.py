@@ -116,7 +116,7 @@ def write_model(root: Path) -> Path:
     torch.manual_seed(0)
     preset = find_preset("small", SIZES)
     codec, dit = build_codec(preset), build_dit(preset)
-    control, head = build_control(preset, dit, len(ORGANS)), build_mask_head(preset, codec, len(ORGANS))
+    control, head = build_control(preset, dit), build_mask_head(preset, codec, len(ORGANS))
     with torch.no_grad():
         for module in (codec, dit, control, head):
             for parameter in module.parameters():
@@ -126,7 +126,7 @@ def write_model(root: Path) -> Path:
         codec, dit, control, head, make_scheduler("euler_ancestral"), ORGANS, "sample", default_steps=2, neighbours=1
     )
     pipeline.save_pretrained(root / "model")
-    config = run_config("control", store, root / "run", data={"validation": CASES[2:]})
+    config = run_config("model", store, root / "run", data={"validation": CASES[2:]})
     train, validation, test = (SliceStore(store, names) for names in (config.data.train, config.data.validation, ()))
     write_model_files(root / "model", ORGANS, train, validation, test, config)
     return root / "model"

@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = tuple(slices)
     parts = {"codec": train(run_config("codec", own, folder / "codec", data={"crop": 32, "train": names})) / "codec"}
     parts["dit"] = train(run_config("base", own, folder / "dit", model=parts, data={"train": names})) / "dit"
-    config = run_config("control", own, folder / "control", model=parts, data={"train": names}, precision="bf16")
+    config = run_config("model", own, folder / "control", model=parts, data={"train": names}, precision="bf16")
     (train(config) / "pipeline").rename(folder / "tiny")
     return folder / "tiny"
 

@@ -95,7 +95,7 @@ def test_cases_that_contradict_each_other_are_refused(tmp_path: Path, data: dict
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stage": "control", "objective": {"segmentation": False}}, "set model.trainable_decoder: none"),
+        ({"stage": "model", "objective": {"segmentation": False}}, "set model.trainable_decoder: none"),
         ({"sharding": True, "precision": "fp16"}, "set precision: bf16"),
         ({"validation": {"patience": 2}}, "set validation.every"),
     ],

@@ -98,7 +98,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_or_switched_off_leaves_the_others(tmp_path: Path) -> None:
-    rows = [{**row, "auxiliary": 0.0} for row in LOG]
+    rows = [{**row, "kl": 0.0} for row in LOG]
     rows[3]["total"] = float("nan")
     run = log(tmp_path / "run", rows)
     write_curves([run], tmp_path / "curves.png")

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError
-from meddelinea.methods.meddelinea import MedDelinea, Objective
+from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.methods.protocol import Batch
 from meddelinea.models.codec import SpaceToDepthCodec, paint, palette
@@ -65,8 +66,8 @@ def parts(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 
 def control_config(store: Path, parts: dict[str, Path], output: Path, **sections: Any) -> RunConfig:
-    model = {"sizes": {**SIZES, "auxiliary": True}, **parts, **sections.pop("model", {})}
-    return run_config("control", store, output, model=model, **sections)
+    model = {"sizes": SIZES, **parts, **sections.pop("model", {})}
+    return run_config("model", store, output, model=model, **sections)
 
 
 CONSTANT = {"schedule": "constant"}
@@ -151,7 +152,7 @@ def test_a_pipeline_is_fine_tuned_even_from_float16(store: Path, parts: dict[str
     stored = load_file(first / "control" / "diffusion_pytorch_model.safetensors")
     assert {p.dtype for p in stored.values()} == {torch.float16}
     before = MedDelineaPipeline.from_pretrained(first)  # in float32
-    again = run_config("control", store, tmp_path / "again", model={"pipeline": first})
+    again = run_config("model", store, tmp_path / "again", model={"pipeline": first})
     after = MedDelineaPipeline.from_pretrained(train(again) / "pipeline")
     assert {p.dtype for p in read_checkpoint(tmp_path / "again").weights.values()} == {torch.float32}
     assert_same_weights(after.dit, before.dit)
@@ -164,10 +165,10 @@ def test_a_pipeline_is_not_fine_tuned_to_predict_something_else(
     first = train(control_config(store, parts, tmp_path / "first", steps=1)) / "pipeline"
     changed = {"objective": {"prediction_type": "sample"}, "model": {"pipeline": first}}
     with pytest.raises(UsageError, match="epsilon"):
-        train(run_config("control", store, tmp_path / "again", **changed))
+        train(run_config("model", store, tmp_path / "again", **changed))
 
 
-@pytest.mark.parametrize(("stage", "absent"), [("base", "codec"), ("control", "codec"), ("control", "dit")])
+@pytest.mark.parametrize(("stage", "absent"), [("base", "codec"), ("model", "codec"), ("model", "dit")])
 def test_a_missing_part_is_named(store: Path, parts: dict[str, Path], tmp_path: Path, stage: str, absent: str) -> None:
     model = {**parts, absent: tmp_path / "nowhere"}
     with pytest.raises(WeightsMissingError, match=f"model.{absent}: {tmp_path / 'nowhere'}"):
@@ -317,7 +318,7 @@ def test_two_processes_with_half_the_batch_equal_one(
     one, two = metrics(alone), metrics(config.output)
     assert len(one) == len(two) == 50
     for mine, theirs in zip(one, two, strict=True):
-        for loss in ("total", "diffusion", "segmentation", "auxiliary"):
+        for loss in ("total", "diffusion", "segmentation"):
             assert mine[loss] == pytest.approx(theirs[loss], abs=1e-4)
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2, abs=1e-4)
     assert [row["step"] for row in two if "dice" in row] == [20, 40, 50]
@@ -381,7 +382,7 @@ def tiny_method(objective: Objective) -> MedDelinea:
     torch.manual_seed(0)
     preset = find_preset("small", SIZES)
     codec, dit = build_codec(preset), build_dit(preset)
-    control, head = build_control(preset, dit, len(ORGANS)), build_mask_head(preset, codec, len(ORGANS))
+    control, head = build_control(preset, dit), build_mask_head(preset, codec, len(ORGANS))
     return MedDelinea(
         Segmenter(codec, dit, control, head, palette(len(ORGANS) + 1)), objective, make_scheduler("ddim"), steps=1
     )
@@ -444,7 +445,7 @@ def test_the_stem_sees_as_many_slices_as_the_model_is_trained_on(
     trained = MedDelineaPipeline.from_pretrained(pipeline)
     assert (trained.config.neighbour_pairs, trained.control.config.stem_slices) == (2, 5)
     onwards = {"codec": None, "dit": None, "pipeline": pipeline}
-    with pytest.raises(UsageError, match="makes 3 slices an image, the model sees 5; set it to 2"):
+    with pytest.raises(UsageError, match=r"was trained with data\.neighbour_pairs: 2; set that"):
         train(control_config(store, {}, tmp_path / "run", model=onwards))
 
 
@@ -507,9 +508,9 @@ def test_a_tensorboard_log_appears(parts: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("stage", ["codec", "base", "control"])
+@pytest.mark.parametrize("stage", ["codec", "base", "model"])
 def test_half_precision_runs(store: Path, parts: dict[str, Path], tmp_path: Path, stage: str, precision: str) -> None:
-    model = {"codec": {}, "base": {"codec": parts["codec"]}, "control": parts}[stage]
+    model = {"codec": {}, "base": {"codec": parts["codec"]}, "model": parts}[stage]
     config = run_config(stage, store, tmp_path / "run", model=model, precision=precision, steps=2, batch_size=2)
     train(config)
     assert all(math.isfinite(row["total"]) for row in metrics(config.output))
@@ -572,13 +573,13 @@ def test_patience_ends_a_run_and_keeps_its_best_weights(
     assert [row["step"] for row in metrics(folder)] == list(range(1, 13))  # after 9 and 12 none better than 0.5
     control = MedDelineaPipeline.from_pretrained(folder / "pipeline").control
     for name, value in control.state_dict().items():
-        assert torch.equal(value, seen[1][f"segmenter.control.{name}"]), name
+        assert torch.equal(value, seen[1][f"method.segmenter.control.{name}"]), name
 
 
 def test_no_steps_measure_a_model_and_leave_it_alone(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
     first = train(control_config(store, parts, tmp_path / "first")) / "pipeline"
     config = run_config(
-        "control", store, tmp_path / "again", steps=0, model={"pipeline": first},
+        "model", store, tmp_path / "again", steps=0, model={"pipeline": first},
         data={"train": CASES[:1], "validation": CASES[1:2], "test": CASES[2:]},
     )  # fmt: skip
     again = train(config)
@@ -598,7 +599,7 @@ def test_the_command_prints_what_a_run_without_steps_measured(
 ) -> None:
     first = train(control_config(store, parts, tmp_path / "first")) / "pipeline"
     config = run_config(
-        "control", store, tmp_path / "again", steps=0, model={"pipeline": first},
+        "model", store, tmp_path / "again", steps=0, model={"pipeline": first},
         data={"train": CASES[:1], "validation": CASES[1:2], "test": CASES[2:]},
     )  # fmt: skip
     (tmp_path / "run.yaml").write_text(config.model_dump_json())
@@ -630,30 +631,30 @@ def test_a_model_goes_on_with_other_organs(store: Path, parts: dict[str, Path], 
     """Organs that it knew keep their channel and colour whatever their new number; a new one starts as unlikely."""
     first = train(control_config(store, parts, tmp_path / "first")) / "pipeline"
     organs = ("liver", "kidney stone", "spleen")
-    config = run_config("control", store, tmp_path / "second", model={"pipeline": first})
+    config = run_config("model", store, tmp_path / "second", model={"pipeline": first})
     stage = build_stage(config, organs)
     before = MedDelineaPipeline.from_pretrained(first)
-    assert torch.equal(stage.segmenter.palette[[0, 1, 3]], before.palette[[0, 2, 1]])
-    assert float(torch.cdist(stage.segmenter.palette[2:3], before.palette).min()) >= 1.0
+    assert torch.equal(stage.method.segmenter.palette[[0, 1, 3]], before.palette[[0, 2, 1]])
+    assert float(torch.cdist(stage.method.segmenter.palette[2:3], before.palette).min()) >= 1.0
 
     images, noisy = torch.rand(2, 3, SIDE, SIDE) * 2 - 1, torch.randn(2, 4, 8, 8)
     latent = torch.randn(2, 4, 8, 8)
     t = torch.tensor([10, 900])
     with torch.no_grad():
         logits = []
-        for model in (before.sampler().method.segmenter, stage.segmenter):
-            view = model.look(images)
-            tokens = model(noisy, t, view)[1]
-            logits.append((model.decode(latent, view, tokens), model.auxiliary_logits(tokens, view)))
-        for a, b in zip(*logits, strict=True):
-            torch.testing.assert_close(b[:, [0, 1, 3]], a[:, [0, 2, 1]])
-            assert torch.equal(b[:, 2], torch.full_like(b[:, 2], UNLIKELY))
+        for model in (before.sampler().method.segmenter, stage.method.segmenter):
+            image = model.encode_image(images)
+            tokens = model(noisy, t, image)[1]
+            logits.append(model.decode(latent, image, tokens))
+        a, b = logits
+        torch.testing.assert_close(b[:, [0, 1, 3]], a[:, [0, 2, 1]])
+        assert torch.equal(b[:, 2], torch.full_like(b[:, 2], UNLIKELY))
 
 
 def test_training_cases_are_inherited(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
     """What the base has seen is no test case of a model made from it."""
     first = train(control_config(store, parts, tmp_path / "first")) / "pipeline"
-    config = run_config("control", store, tmp_path / "second", model={"pipeline": first}, data={"train": CASES[2:]})
+    config = run_config("model", store, tmp_path / "second", model={"pipeline": first}, data={"train": CASES[2:]})
     cases = json.loads((train(config) / "pipeline" / "training_cases.json").read_text())
     assert [case["name"] for case in cases["train"]] == ["c", "a", "b"]
 
@@ -671,7 +672,7 @@ def test_a_run_that_mixes_datasets_which_share_scans_is_told(
     # A model that was pre-trained on the one is not tested unseen on the other either.
     pipeline = train(config) / "pipeline"
     onwards = run_config(
-        "control", root, tmp_path / "on", model={"pipeline": pipeline},
+        "model", root, tmp_path / "on", model={"pipeline": pipeline},
         data={"train": (), "split": {"train": 0.5}},
     )  # fmt: skip
     change_cases(root, lambda case: replace(case, dataset="amos"))

@@ -15,7 +15,7 @@ from meddelinea.training.metrics_log import MetricsLog
 #: A step count that is never reached: the clock ends the stage.
 ENDLESS = 10**9
 #: Folder of each stage's result in that of its run.
-RESULTS = {"codec": "codec", "base": "dit", "control": "pipeline", "baseline": "pipeline"}
+RESULTS = {"codec": "codec", "base": "dit", "model": "pipeline"}
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,8 @@ def _outputs(run_files: tuple[Path, ...], folder: Path) -> list[Path]:
 
 def _parts(results: dict[str, Path]) -> dict[str, Path | None]:
     """Settings that let a stage start from the results of those before it."""
-    for stage in ("control", "baseline"):
-        if stage in results:
-            return {"pipeline": results[stage], "codec": None, "dit": None}
+    if "model" in results:
+        return {"pipeline": results["model"], "codec": None, "dit": None}
     keys = {"codec": "codec", "base": "dit"}
     return {key: results[stage] for stage, key in keys.items() if stage in results}
 

@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Train a stage as a run file describes it.
 
-    The stages are codec, base, control and baseline.
+    The stages are codec, base and model.
     """
     with status("starting", hidden=quiet):
         from accelerate import PartialState

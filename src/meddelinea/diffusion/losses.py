@@ -1,4 +1,4 @@
-"""The losses of Sec. 2: L = L_diff + L_seg, and how L_seg is weighted over the timesteps."""
+"""L_seg of Sec. 2, and how it is weighted over the timesteps; L_diff is a mean squared error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ SegmentationWeighting = Literal["none", "alpha_bar"]
 
 #: Added to both sides of a Dice fraction, in pixels.
 SMOOTH = 1.0
-
-
-def diffusion_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L_diff: mean squared error of the network's output, (B, C, h, w) each -> scalar."""
-    return F.mse_loss(output, target)
 
 
 def segmentation_weights(schedule: NoiseSchedule, t: Tensor, weighting: SegmentationWeighting) -> Tensor:

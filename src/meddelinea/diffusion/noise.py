@@ -10,8 +10,8 @@ from torch import Tensor
 
 from meddelinea.errors import UsageError
 
+#: The purposes that one key draws for: counter blocks of 2^64 values each, so they never overlap.
 _INITIAL, _STEPS = 0, 1
-"""The purposes that one key draws for: counter blocks of 2^64 values each, so they never overlap."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias, TypeVar
 
 import torch
 from diffusers import (
@@ -21,8 +22,10 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, NoiseSchedule
 from meddelinea.errors import UsageError
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""z_t (B, C, h, w) at the scale of `NoiseSchedule.add_noise`, t (B,) int64 -> predicted noise eps (B, C, h, w)."""
+Extras = TypeVar("Extras")
+#: z_t (B, C, h, w) at the scale of `NoiseSchedule.add_noise`, t (B,) int64 -> predicted noise eps (B, C, h, w), and
+#: whatever else the network has to say of the pass.
+Denoiser: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Extras]]
 
 _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
     "euler_ancestral": EulerAncestralDiscreteScheduler,
@@ -34,14 +37,14 @@ _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
     "lms": LMSDiscreteScheduler,
 }
 
+#: Names that `make_scheduler` knows; the first is the paper's.
 SCHEDULERS = tuple(_BY_NAME)
-"""Names that `make_scheduler` knows; the first is the paper's."""
 
 
 def make_scheduler(name: str) -> SchedulerMixin:
     """One of the `SCHEDULERS`, over the betas that the network was trained with.
 
-    All take the network's output as noise, whatever its own parameterisation (`NoiseSchedule.epsilon` converts it),
+    All take the network's output as noise, whatever its own parameterisation (`Prediction.epsilon` converts it),
     start at the last timestep, t = T - 1, with any number of steps, and clip nothing.
 
     Raises
@@ -72,13 +75,13 @@ def scheduler_name(scheduler: SchedulerMixin) -> str:
 
 @torch.no_grad()
 def sample(
-    denoise: Denoiser,
+    denoise: Denoiser[Extras],
     keys: Sequence[NoiseKey],
     shape: tuple[int, int, int],
     scheduler: SchedulerMixin,
     steps: int,
     device: torch.device | str = "cpu",
-) -> Tensor:
+) -> tuple[Tensor, Extras]:
     """Draw one clean latent for each key.
 
     Parameters
@@ -98,8 +101,8 @@ def sample(
 
     Returns
     -------
-    Tensor
-        (B, C, h, w) float32.
+    tuple[Tensor, Extras]
+        (B, C, h, w) float32, and what else the network said at the last step.
 
     Raises
     ------
@@ -114,8 +117,9 @@ def sample(
     for timestep in scheduler.timesteps:
         noisy = scheduler.scale_model_input(latents, timestep)
         t = torch.full((len(keys),), int(timestep), device=device)
-        latents = step(denoise(noisy, t).float(), timestep, latents, return_dict=False)[0]
-    return latents
+        epsilon, extras = denoise(noisy, t)
+        latents = step(epsilon.float(), timestep, latents, return_dict=False)[0]
+    return latents, extras
 
 
 def _prepared(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:

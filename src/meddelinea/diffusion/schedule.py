@@ -38,11 +38,6 @@ class NoiseSchedule:
         alpha_bar = self.alpha_bar[t.cpu().long()].view(-1, *([1] * (like.ndim - 1)))
         return alpha_bar.sqrt().to(like), (1.0 - alpha_bar).sqrt().to(like)
 
-    def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar), (B,) float64."""
-        alpha_bar = self.alpha_bar[t.cpu().long()]
-        return alpha_bar / (1.0 - alpha_bar)
-
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Z_mt = sqrt(alpha_bar_t) Z_m0 + sqrt(1 - alpha_bar_t) eps (Sec. 2).
 
@@ -56,32 +51,43 @@ class NoiseSchedule:
         signal, sigma = self.signal_and_noise(t, clean)
         return signal * clean + sigma * noise
 
-    def target(self, clean: Tensor, noise: Tensor, t: Tensor, prediction_type: PredictionType) -> Tensor:
-        """What the network is asked for: the noise, the clean latent, or v (Salimans and Ho 2022), (B, C, h, w)."""
-        if prediction_type == "epsilon":
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network's output stands for: the noise, the clean latent, or v (Salimans and Ho 2022).
+
+    Latents are (B, C, h, w), timesteps (B,).
+    """
+
+    schedule: NoiseSchedule
+    kind: PredictionType
+
+    def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network is asked for."""
+        if self.kind == "epsilon":
             return noise
-        if prediction_type == "sample":
+        if self.kind == "sample":
             return clean
-        signal, sigma = self.signal_and_noise(t, clean)
+        signal, sigma = self.schedule.signal_and_noise(t, clean)
         return signal * noise - sigma * clean
 
-    def clean(self, output: Tensor, noisy: Tensor, t: Tensor, prediction_type: PredictionType) -> Tensor:
+    def clean(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         """The clean latent that a network's output stands for; for `epsilon` this is Tweedie's formula, Eq. (1).
 
         Zhat_m0 = (Z_mt - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t).
         """
-        if prediction_type == "sample":
+        if self.kind == "sample":
             return output
-        signal, sigma = self.signal_and_noise(t, noisy)
-        if prediction_type == "epsilon":
+        signal, sigma = self.schedule.signal_and_noise(t, noisy)
+        if self.kind == "epsilon":
             return (noisy - sigma * output) / signal
         return signal * noisy - sigma * output
 
-    def epsilon(self, output: Tensor, noisy: Tensor, t: Tensor, prediction_type: PredictionType) -> Tensor:
-        """The noise that a network's output stands for, (B, C, h, w): the form in which samplers take it."""
-        if prediction_type == "epsilon":
+    def epsilon(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The noise that a network's output stands for: the form in which samplers take it."""
+        if self.kind == "epsilon":
             return output
-        signal, sigma = self.signal_and_noise(t, noisy)
-        if prediction_type == "sample":
+        signal, sigma = self.schedule.signal_and_noise(t, noisy)
+        if self.kind == "sample":
             return (noisy - signal * output) / sigma
         return sigma * noisy + signal * output

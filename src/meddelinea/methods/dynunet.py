@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from meddelinea.methods.monai import monai_networks
+from meddelinea.methods.network import NetworkPipeline, chosen_widths, monai_networks
+from meddelinea.methods.protocol import Recipe
+from meddelinea.models.mask_head import UNLIKELY, carry_classes
 
 #: nnU-Net's rules in 2D: 32 channels, doubled at each resolution up to 512, halved down to 4 pixels.
 NARROWEST, WIDEST, COARSEST = 32, 512, 4
@@ -61,15 +64,34 @@ class DynUNet(ModelMixin, ConfigMixin):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, slices, H, W) -> logits (B, L + 1, H, W); in training those at H/2, H/4, ... follow."""
-        skips = [self.input_block(images)]
+        skips = [self.input_block(images)]  # (B, w0, H, W)
         for downsample in self.downsamples:
-            skips.append(downsample(skips[-1]))
-        decoded = [self.bottleneck(skips[-1])]
+            skips.append(downsample(skips[-1]))  # (B, w1, H/2, W/2), ...
+        decoded = [self.bottleneck(skips[-1])]  # the coarsest
         for upsample, skip in zip(self.upsamples, reversed(skips), strict=True):
-            decoded.append(upsample(decoded[-1], skip))
+            decoded.append(upsample(decoded[-1], skip))  # ..., (B, w1, H/2, W/2), (B, w0, H, W)
         finest, *coarser = reversed(decoded[1:])
-        logits = self.output_block(finest)
+        logits = self.output_block(finest)  # (B, L + 1, H, W)
         if not self.training:
             return (logits,)
         # The coarsest feature has no head.
         return (logits, *(head(feature) for head, feature in zip(self.coarse, coarser, strict=False)))
+
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> DynUNet:
+        """A copy for the `wanted` organs: each output layer carried over, see `mask_head.carry_classes`."""
+        copy = DynUNet(organs=len(wanted), slices=self.config.slices, widths=self.config.widths)
+        state = self.state_dict()
+        for name, value in state.items():
+            if name.startswith(("output_block.", "coarse.")):
+                state[name] = carry_classes(value, known, wanted, UNLIKELY if name.endswith("bias") else 0.0)
+        copy.load_state_dict(state)
+        return copy
+
+
+class DynUNetPipeline(NetworkPipeline):
+    """nnU-Net's architecture over 2D slices."""
+
+    @staticmethod
+    def build(recipe: Recipe) -> DynUNet:
+        widths = chosen_widths(recipe, nnunet_widths(recipe.side))
+        return DynUNet(organs=len(recipe.organs), slices=recipe.slices, widths=widths)

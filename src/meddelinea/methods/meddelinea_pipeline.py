@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Self
 
-import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import UsageError
-from meddelinea.methods.meddelinea import MedDelinea, Objective
-from meddelinea.methods.pipeline import SlicePipeline
-from meddelinea.methods.protocol import Sampler
-from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec, palette
+from meddelinea.methods.controlled import ControlledPipeline, build_parts
+from meddelinea.methods.meddelinea import MedDelinea
+from meddelinea.methods.protocol import Recipe, Sampler
+from meddelinea.models.codec import FACTOR, Codec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
-from meddelinea.models.segmenter import Segmenter
 
 
-class MedDelineaPipeline(SlicePipeline):
+class MedDelineaPipeline(ControlledPipeline):
     """Images of slices in, mask logits out.
 
     Parameters
@@ -33,8 +32,6 @@ class MedDelineaPipeline(SlicePipeline):
         Canonical names behind channels 1..L.
     prediction_type
         What the DiT was trained to predict: `epsilon`, `sample` or `v_prediction`.
-    diffusion
-        Whether masks are diffused, see `Objective`.
     default_steps
         Sampling steps where a call names none.
     neighbours
@@ -45,11 +42,9 @@ class MedDelineaPipeline(SlicePipeline):
         The palette that masks are painted with, L + 1 triples; `models.codec.palette` where None.
     """
 
-    _optional_components: ClassVar[list[str]] = ["mask_head"]
-
     def __init__(
         self,
-        codec: KLCodec | SpaceToDepthCodec,
+        codec: Codec,
         dit: DiT,
         control: ControlDiT,
         mask_head: MaskHead | None,
@@ -60,7 +55,6 @@ class MedDelineaPipeline(SlicePipeline):
         neighbours: int = 0,
         neighbour_pairs: int = 1,
         colours: list[list[float]] | None = None,
-        diffusion: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
@@ -71,22 +65,39 @@ class MedDelineaPipeline(SlicePipeline):
             neighbours=neighbours,
             neighbour_pairs=neighbour_pairs,
             colours=colours,
-            diffusion=diffusion,
         )
 
-    @property
-    def palette(self) -> Tensor:
-        """(L + 1, 3)."""
-        stored = self.config.colours
-        return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
+    @classmethod
+    def new(cls, recipe: Recipe) -> Self:
+        """A codec and a DiT that are there, with a new control branch and mask head, see `TrainablePipeline`."""
+        return cls(
+            **build_parts(recipe)._asdict(),
+            scheduler=make_scheduler(recipe.scheduler),
+            organs=list(recipe.organs),
+            prediction_type=recipe.objective.prediction_type,
+            default_steps=recipe.steps,
+            neighbours=recipe.neighbours,
+            neighbour_pairs=recipe.neighbour_pairs,
+            colours=palette(len(recipe.organs) + 1).tolist(),
+        )
+
+    def for_training(self, recipe: Recipe) -> MedDelinea:
+        """The components as a method that samples as the recipe says; base and encoder are frozen."""
+        kind = self.config.prediction_type
+        if kind != recipe.objective.prediction_type:
+            raise UsageError(f"model.pipeline: it predicts '{kind}'; set objective.prediction_type to that")
+        self.register_modules(scheduler=make_scheduler(recipe.scheduler))
+        self.register_to_config(default_steps=recipe.steps)
+        segmenter = self.segmenter()
+        segmenter.freeze(recipe.trainable_decoder)
+        return MedDelinea(segmenter, recipe.objective, self.scheduler, recipe.steps)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
         """The components as a method, on the pipeline's device and in evaluation mode, see `Pipeline`."""
         chosen = self.scheduler if scheduler is None else make_scheduler(scheduler)
         steps = int(self.config.default_steps) if steps is None else steps
-        segmenter = Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
-        objective = Objective(prediction_type=self.config.prediction_type, diffusion=self.config.diffusion)
-        method = MedDelinea(segmenter, objective, chosen, steps).to(self.device).eval()
+        objective = Objective(prediction_type=self.config.prediction_type)
+        method = MedDelinea(self.segmenter(), objective, chosen, steps).to(self.device).eval()
         return Sampler(method, steps, scheduler_name(chosen))
 
     def __call__(self, images: Tensor, keys: Sequence[NoiseKey], steps: int | None = None) -> Tensor:

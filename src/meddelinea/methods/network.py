@@ -1,21 +1,37 @@
-"""A network that is trained to name each pixel, as a method."""
+"""A network that is trained to name each pixel: method and pipeline of all that map images to logits."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import PixelLoss, segmentation_loss
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.methods.dynunet import DynUNet
-from meddelinea.methods.protocol import Batch
-from meddelinea.methods.unet import UNet
+from meddelinea.errors import UsageError
+from meddelinea.methods.pipeline import SlicePipeline
+from meddelinea.methods.protocol import Batch, Recipe, Sampler
 
 
-class Baseline(nn.Module):
+class Network(Protocol):
+    """Images to mask logits: a `ModelMixin` with `ConfigMixin`, so that it is saved as diffusers saves.
+
+    Its module has to import `ModelMixin` by that name: diffusers looks there for what a component is.
+    """
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, slices, H, W) -> logits (B, L + 1, H, W); coarser ones after them are trained too."""
+
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> Self:
+        """A copy for the `wanted` organs, where the `known` ones among them keep their weights."""
+
+
+class PixelClassifier(nn.Module):
     """The `Method` of a network that maps images to logits.
 
     Parameters
@@ -26,20 +42,16 @@ class Baseline(nn.Module):
         See `diffusion.losses`.
     """
 
-    def __init__(self, network: UNet | DynUNet, pixel_loss: PixelLoss) -> None:
+    def __init__(self, network: Network, pixel_loss: PixelLoss) -> None:
         super().__init__()
         self.network = network
         self.pixel_loss = pixel_loss
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses, as a module's call: what data-parallel wrappers need to see."""
-        return self.loss(batch)
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The same L_seg as MedDelinea's, every slice with weight one, summed over the resolutions of the logits."""
-        outputs = self.network(batch.images)
+        outputs = self.network(batch.images)  # (B, L + 1, H, W), (B, L + 1, H/2, W/2), ...
         ones = torch.ones(len(batch.images), device=batch.images.device)
-        masks = batch.masks[:, None].float()
+        masks = batch.masks[:, None].float()  # (B, 1, H, W)
         total = torch.zeros((), device=batch.images.device)
         for logits, weight in zip(outputs, supervision_weights(len(outputs)), strict=True):
             mask = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()
@@ -57,3 +69,95 @@ def supervision_weights(resolutions: int) -> list[float]:
     """nnU-Net's weights of the losses at full, half, quarter, ... size: each half of the one before, together 1."""
     halves = [0.5**level for level in range(resolutions)]
     return [half / sum(halves) for half in halves]
+
+
+class NetworkPipeline(SlicePipeline, ABC):
+    """Images of slices in, mask logits out, in one step and without noise.
+
+    Parameters
+    ----------
+    network
+        Its only component.
+    organs
+        Canonical names behind channels 1..L.
+    neighbours
+        Distance in slices of the slices in an image's channels; 0 where the slice is repeated.
+    neighbour_pairs
+        Pairs of neighbours in an image's channels, 2 pairs + 1 in all.
+    """
+
+    def __init__(
+        self,
+        network: ModelMixin,
+        organs: list[str] | None = None,
+        neighbours: int = 0,
+        neighbour_pairs: int = 1,
+    ) -> None:
+        super().__init__()
+        self.register_modules(network=network)
+        self.register_to_config(organs=organs or [], neighbours=neighbours, neighbour_pairs=neighbour_pairs)
+
+    @staticmethod
+    @abstractmethod
+    def build(recipe: Recipe) -> Network:
+        """A network with random weights."""
+
+    @classmethod
+    def new(cls, recipe: Recipe) -> Self:
+        """A pipeline with random weights, see `TrainablePipeline`."""
+        if recipe.codec or recipe.dit:
+            raise UsageError("model.codec, model.dit: this network stands on neither; set both to null")
+        return cls(
+            network=cls.build(recipe),
+            organs=list(recipe.organs),
+            neighbours=recipe.neighbours,
+            neighbour_pairs=recipe.neighbour_pairs,
+        )
+
+    def change_organs(self, organs: tuple[str, ...]) -> None:
+        """Carry the network's output over to other organs, by their names."""
+        self.register_modules(network=self.network.for_organs(self.organs, organs))
+        self.register_to_config(organs=list(organs))
+
+    def for_training(self, recipe: Recipe) -> PixelClassifier:
+        """The network as a method, trained as a whole."""
+        return PixelClassifier(self.network, recipe.objective.pixel_loss)
+
+    def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
+        """The network as a method, see `Pipeline`; it takes one step, whatever is asked for."""
+        return Sampler(PixelClassifier(self.network, "bce").to(self.device).eval(), None, None)
+
+
+def chosen_widths(recipe: Recipe, default: Sequence[int]) -> list[int]:
+    """Channels of each resolution from the slice's own to the coarsest, each half as fine as the one before.
+
+    Raises
+    ------
+    UsageError
+        If the recipe has a size other than `widths`, or its slices cannot be halved as often as they ask for.
+    """
+    unknown = [size for size in recipe.sizes if size != "widths"]
+    if unknown:
+        raise UsageError(f"model.sizes: this network has no size {', '.join(unknown)}; known: widths")
+    widths = list(recipe.sizes.get("widths", default))
+    if len(widths) < 2 or recipe.side % 2 ** (len(widths) - 1):
+        raise UsageError(
+            f"model.sizes: widths {widths}: slices of {recipe.side} pixels cannot be halved {len(widths) - 1} times"
+        )
+    return widths
+
+
+def monai_networks() -> Any:
+    """The module `monai.networks`, with its `nets` and `blocks`: an extra, imported where a network is built.
+
+    Raises
+    ------
+    UsageError
+        If MONAI is not installed.
+    """
+    try:
+        import monai.networks.blocks
+        import monai.networks.nets
+    except ImportError as error:
+        raise UsageError(f"this network is MONAI's ({error}); pip install 'meddelinea[baselines]'") from error
+    return monai.networks

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.objective import Objective
+from meddelinea.models.segmenter import TrainableDecoder
 
 
 class Batch(NamedTuple):
@@ -76,6 +79,9 @@ class Pipeline(Protocol):
     def components(self) -> Mapping[str, Any]:
         """Its parts by name: networks, and a scheduler where it samples."""
 
+    def to(self, device: str) -> Self:
+        """Move its parts to a device, in place."""
+
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
         """The model as a method, on the pipeline's device and in evaluation mode.
 
@@ -89,6 +95,88 @@ class Pipeline(Protocol):
         UsageError
             If the scheduler is unknown.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run asks of a model; a method takes what concerns it.
+
+    Parameters
+    ----------
+    organs
+        Canonical names for channels 1..L.
+    neighbours, neighbour_pairs
+        See `Pipeline`.
+    side
+        Rows and columns of the smallest slices that it is trained on.
+    preset, sizes
+        Sizes of `models.presets`, and those that the run changes; a method of other sizes has names of its own.
+    codec, dit
+        Folders of trained components to stand on; None for a method that stands on none.
+    trainable_decoder
+        How much of the codec's decoder is trained.
+    objective
+        What it is trained for.
+    steps, scheduler
+        How it samples, in validation and afterwards where nothing else is asked for.
+    """
+
+    organs: tuple[str, ...]
+    neighbours: int
+    neighbour_pairs: int
+    side: int
+    preset: str
+    sizes: Mapping[str, Any]
+    codec: Path | None
+    dit: Path | None
+    trainable_decoder: TrainableDecoder
+    objective: Objective
+    steps: int
+    scheduler: str
+
+    @property
+    def slices(self) -> int:
+        """Channels of an image: a slice and its neighbours."""
+        return 2 * self.neighbour_pairs + 1
+
+
+class TrainablePipeline(Pipeline, Protocol):
+    """What training asks of a pipeline beside that."""
+
+    @classmethod
+    def new(cls, recipe: Recipe) -> Self:
+        """A model to train, with random weights where the recipe gives no trained components.
+
+        Raises
+        ------
+        UsageError
+            If the recipe has sizes that the method does not know, or that do not fit each other.
+        WeightsMissingError
+            If a component is absent.
+        """
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, *, use_safetensors: bool) -> Self:
+        """The model of a folder, as diffusers loads it."""
+
+    @classmethod
+    def load_config(cls, folder: Path) -> Mapping[str, Any]:
+        """A folder's `model_index.json`."""
+
+    def change_organs(self, organs: tuple[str, ...]) -> None:
+        """Carry the model over to other organs: what it knows of those that it has already, by name, stays."""
+
+    def for_training(self, recipe: Recipe) -> Method:
+        """The model as a method whose trained parameters alone require gradients.
+
+        Raises
+        ------
+        UsageError
+            If the model cannot be trained for the recipe's objective.
+        """
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the model, as diffusers does."""
 
 
 class Stage(nn.Module, ABC):

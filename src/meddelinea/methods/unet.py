@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from meddelinea.methods.monai import monai_networks
+from meddelinea.methods.network import NetworkPipeline, chosen_widths, monai_networks
+from meddelinea.methods.protocol import Recipe
+from meddelinea.models.mask_head import UNLIKELY
 
 RESIDUAL_UNITS = 2
+#: MONAI's U-Net as its tutorials size it, with one resolution more.
+WIDTHS = (32, 64, 128, 256, 512)
+#: The last two layers, the only ones that have a channel a class: an upsampling and a residual unit behind it.
+UPSAMPLING, UNIT = "net.model.2.0.conv", "net.model.2.1.conv.unit0.conv"
 
 
 class UNet(ModelMixin, ConfigMixin):
@@ -40,3 +49,38 @@ class UNet(ModelMixin, ConfigMixin):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, slices, H, W) -> logits ((B, L + 1, H, W),)."""
         return (self.net(images),)
+
+    @torch.no_grad()
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> UNet:
+        """A copy for the `wanted` organs: `known` ones keep their weights, new ones are `UNLIKELY` everywhere.
+
+        The last residual unit mixes the channels of all classes: those that stay have the logits that they had as long
+        as no organ is dropped.
+        """
+        copy = UNet(organs=len(wanted), slices=self.config.slices, widths=self.config.widths)
+        by_class = [f"{layer}.{kind}" for layer in (UPSAMPLING, UNIT) for kind in ("weight", "bias")]
+        copy.load_state_dict({k: v for k, v in self.state_dict().items() if k not in by_class}, strict=False)
+        pairs = [(0, 0), *((1 + i, 1 + known.index(name)) for i, name in enumerate(wanted) if name in known)]
+        new, old = (torch.tensor(channels) for channels in zip(*pairs, strict=True))
+
+        # A new organ's features are drawn at random: behind zeros, instance norm would multiply gradients by 300.
+        ours, theirs = self.get_submodule(UPSAMPLING), copy.get_submodule(UPSAMPLING)
+        theirs.weight[:, new] = ours.weight[:, old]
+        theirs.bias[new] = ours.bias[old]
+
+        # The unit adds what it computes to its input; minus one at its centre takes the features away again.
+        ours, theirs = self.get_submodule(UNIT), copy.get_submodule(UNIT)
+        theirs.weight.zero_()
+        theirs.weight[:, :, 1, 1].fill_diagonal_(-1.0)
+        theirs.bias.fill_(UNLIKELY)
+        theirs.weight[new[:, None], new] = ours.weight[old[:, None], old]
+        theirs.bias[new] = ours.bias[old]
+        return copy
+
+
+class UNetPipeline(NetworkPipeline):
+    """MONAI's U-Net over 2D slices."""
+
+    @staticmethod
+    def build(recipe: Recipe) -> UNet:
+        return UNet(organs=len(recipe.organs), slices=recipe.slices, widths=chosen_widths(recipe, WIDTHS))

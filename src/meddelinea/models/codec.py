@@ -6,8 +6,9 @@ the same work on a CPU, because no convolution of it runs at full resolution. Bo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -65,12 +66,19 @@ def palette_logits(pixels: Tensor, colours: Tensor) -> Tensor:
     return 2.0 * cross - pixels.square().sum(1, keepdim=True) - colours.square().sum(1).view(1, -1, 1, 1)
 
 
+@runtime_checkable  # diffusers asks whether what a pipeline is given is one
 class Codec(Protocol):
     """What the rest of the system asks of an autoencoder; latents are scaled to unit variance, (B, 4, H/8, W/8)."""
 
     #: Channels of `features`, and the factor by which they are coarser than the pixels.
     feature_channels: int
     feature_factor: int
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As a module of torch has it."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As a module of torch has it."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor."""

@@ -12,11 +12,7 @@ from torch import Tensor, nn
 
 from meddelinea.models.convolutions import ImageStem
 from meddelinea.models.dit import DiT
-from meddelinea.models.mask_head import UNLIKELY, carry_classes
 from meddelinea.models.transformer import DiTBlock, PatchEmbedder, position_embedding, zero_linear
-
-#: Side of the square of mask pixels that the auxiliary head reads from one token.
-AUXILIARY_SIDE = 8
 
 
 class Control(NamedTuple):
@@ -46,9 +42,6 @@ class ControlDiT(ModelMixin, ConfigMixin):
         Pixels to a side of one position of its first level.
     stem_slices
         Slices that it sees: 3 as the codec, or more pairs of neighbours.
-    auxiliary_classes
-        Extension, used in training only: L + 1 channels of a coarse mask read from the last tokens (deep supervision,
-        which teaches the blocks before their zero-initialised outputs have opened). 0: none.
     """
 
     _supports_gradient_checkpointing = True  # its blocks do, so diffusers' switch sets theirs
@@ -65,7 +58,6 @@ class ControlDiT(ModelMixin, ConfigMixin):
         stem_channels: Sequence[int] = (),
         stem_finest: int = 4,
         stem_slices: int = 3,
-        auxiliary_classes: int = 0,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -78,17 +70,14 @@ class ControlDiT(ModelMixin, ConfigMixin):
         self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.stem = ImageStem(tuple(stem_channels), stem_finest, stem_slices, width) if stem_channels else None
-        self.auxiliary = None
-        if auxiliary_classes:
-            self.auxiliary = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, auxiliary_classes * AUXILIARY_SIDE**2))
 
     @classmethod
     def copy_of(
         cls,
         dit: DiT,
         depth: int,
+        *,
         stem_channels: Sequence[int] = (),
-        auxiliary_classes: int = 0,
         stem_finest: int = 4,
         stem_slices: int = 3,
     ) -> ControlDiT:
@@ -108,24 +97,11 @@ class ControlDiT(ModelMixin, ConfigMixin):
             stem_channels=stem_channels,
             stem_finest=stem_finest,
             stem_slices=stem_slices,
-            auxiliary_classes=auxiliary_classes,
         )
         control.blocks.load_state_dict(dit.blocks[:depth].state_dict())
         with torch.no_grad():
             control.x_embedder.proj.weight.copy_(dit.x_embedder.proj.weight.repeat(1, 2, 1, 1))
             control.x_embedder.proj.bias.copy_(dit.x_embedder.proj.bias)
-        return control
-
-    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> ControlDiT:
-        """A copy whose auxiliary head, where there is one, has channels for the `wanted` organs, by name."""
-        if self.auxiliary is None:
-            return self
-        control: ControlDiT = ControlDiT.from_config({**self.config, "auxiliary_classes": len(wanted) + 1})
-        state = self.state_dict()
-        for name, new in (("auxiliary.1.weight", 0.0), ("auxiliary.1.bias", UNLIKELY)):
-            old = state[name].unflatten(0, (-1, len(known) + 1)).transpose(0, 1)  # (classes, pixels, ...)
-            state[name] = carry_classes(old, known, wanted, new).transpose(0, 1).flatten(0, 1)
-        control.load_state_dict(state)
         return control
 
     def forward(
@@ -152,10 +128,3 @@ class ControlDiT(ModelMixin, ConfigMixin):
             middle, x = block(x, condition)
             injections.append((after_attention(middle), after_mlp(x)))
         return Control(injections, x)
-
-    def auxiliary_logits(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Coarse mask logits (B, L + 1, 8 rows, 8 columns) read from the last tokens (B, rows * columns, D)."""
-        assert self.auxiliary is not None
-        s = AUXILIARY_SIDE
-        patches = self.auxiliary(tokens).view(len(tokens), *grid, s, s, -1)
-        return torch.einsum("nhwpqc->nchpwq", patches).reshape(len(tokens), -1, grid[0] * s, grid[1] * s)

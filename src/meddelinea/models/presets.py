@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,8 +12,8 @@ import torch
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from meddelinea.errors import UsageError, first_fault
-from meddelinea.models.codec import FACTOR, KLCodec, SpaceToDepthCodec
+from meddelinea.errors import UsageError, WeightsMissingError, first_fault
+from meddelinea.models.codec import FACTOR, LATENT_CHANNELS, Codec, KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -80,7 +81,7 @@ class Preset:
         D, attention heads, N, K, and the side of a patch in latent pixels.
     classes, learn_sigma
         As in the checkpoint that the DiT starts from.
-    stem_channels, stem_finest, auxiliary
+    stem_channels, stem_finest
         Extensions of the control branch, see `ControlDiT`.
     head_hidden
         Extension: widths of a mask head that sees tokens and the image stem's levels down to H/8, see `MaskHead`.
@@ -99,7 +100,6 @@ class Preset:
     learn_sigma: bool
     stem_channels: Annotated[tuple[Channels, ...], Field(max_length=8)] = ()
     stem_finest: Annotated[Whole, Field(ge=1, le=128)] = 4
-    auxiliary: bool = False
     head_hidden: Annotated[tuple[Channels, ...], Field(max_length=4)] = ()
     resolution: Annotated[Whole, Field(ge=8, le=4096, multiple_of=8)] = 256
 
@@ -195,7 +195,7 @@ def _made(kind: type[Sizes], sizes: Mapping[str, Any], place: str) -> Sizes:
         raise UsageError(place + first_fault(error)) from error
 
 
-def build_codec(preset: Preset) -> KLCodec | SpaceToDepthCodec:
+def build_codec(preset: Preset) -> Codec:
     """A codec of the preset's sizes with random weights."""
     if isinstance(preset.codec, SpaceToDepthSizes):
         return SpaceToDepthCodec(**asdict(preset.codec))
@@ -210,8 +210,8 @@ def codec_class(preset: Preset) -> type[KLCodec | SpaceToDepthCodec]:
 def build_dit(preset: Preset) -> DiT:
     """A DiT of the preset's sizes with random weights."""
     return DiT(
-        latent_channels=4,
-        latent_size=preset.resolution // 8,
+        latent_channels=LATENT_CHANNELS,
+        latent_size=preset.resolution // FACTOR,
         patch_size=preset.patch_size,
         width=preset.width,
         depth=preset.depth,
@@ -221,20 +221,59 @@ def build_dit(preset: Preset) -> DiT:
     )
 
 
-def build_control(preset: Preset, dit: DiT, organs: int, slices: int = 3) -> ControlDiT:
+def build_control(preset: Preset, dit: DiT, slices: int = 3) -> ControlDiT:
     """The control branch of the preset's sizes, a copy of the first blocks of `dit`, on images of so many slices."""
-    auxiliary_classes = organs + 1 if preset.auxiliary else 0
-    control: ControlDiT = ControlDiT.copy_of(
-        dit, preset.control_depth, preset.stem_channels, auxiliary_classes, preset.stem_finest, slices
+    return ControlDiT.copy_of(
+        dit,
+        preset.control_depth,
+        stem_channels=preset.stem_channels,
+        stem_finest=preset.stem_finest,
+        stem_slices=slices,
     )
-    return control
 
 
-def build_mask_head(preset: Preset, codec: KLCodec | SpaceToDepthCodec, organs: int) -> MaskHead:
+def build_mask_head(preset: Preset, codec: Codec, organs: int) -> MaskHead:
     """The decoder's final layer for L organs."""
     hidden = preset.head_hidden
     image_channels = preset.stem_channels[: len(hidden)]
     return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, preset.width)
+
+
+def load_codec(preset: Preset, folder: Path | None) -> Codec:
+    """A trained or imported codec of the preset's kind; `folder` is what `model.codec` of a run file says.
+
+    Raises
+    ------
+    WeightsMissingError
+        If the folder holds no component.
+    """
+    codec: Codec = codec_class(preset).from_pretrained(component_folder(folder, "codec"), use_safetensors=True)
+    return codec
+
+
+def load_dit(folder: Path | None) -> DiT:
+    """A trained or imported DiT; `folder` is what `model.dit` of a run file says.
+
+    Raises
+    ------
+    WeightsMissingError
+        If the folder holds no component.
+    """
+    dit: DiT = DiT.from_pretrained(component_folder(folder, "dit"), use_safetensors=True)
+    return dit
+
+
+def component_folder(folder: Path | None, role: str) -> Path:
+    """`folder`, once it is sure that it holds a component; `role` is its name in a run file's `model` section.
+
+    Raises
+    ------
+    WeightsMissingError
+        If it holds none.
+    """
+    if folder is None or not (folder / "config.json").is_file():
+        raise WeightsMissingError(f"model.{role}: {folder} holds no config.json; train it first or import its weights")
+    return folder
 
 
 def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:
@@ -245,7 +284,7 @@ def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:
         parts = {
             "codec": codec,
             "dit": dit,
-            "control": build_control(preset, dit, organs),
+            "control": build_control(preset, dit),
             "mask_head": build_mask_head(preset, codec, organs),
         }
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}

@@ -14,7 +14,7 @@ from meddelinea.models.mask_head import MaskHead
 TrainableDecoder = Literal["none", "final_layer", "all"]
 
 
-class ImageView(NamedTuple):
+class ImageFeatures(NamedTuple):
     """What the network takes from an image, computed once however many sampling steps follow."""
 
     latent: Tensor  # Z_o, (B, 4, h, w)
@@ -46,16 +46,10 @@ class Segmenter(nn.Module):
         self.mask_head = mask_head
         self.palette = nn.Buffer(colours, persistent=False)
 
-    def freeze(self, trainable_decoder: TrainableDecoder, trainable_dit: bool = False) -> None:
-        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2).
-
-        With `trainable_dit` also the transformer that the paper freezes: for one that was hardly pre-trained.
-        """
+    def freeze(self, trainable_decoder: TrainableDecoder) -> None:
+        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2)."""
         self.requires_grad_(False)
         self.control.requires_grad_(True)
-        if trainable_dit:
-            self.dit.requires_grad_(True)
-            self.dit.y_embedder.requires_grad_(False)
         if self.mask_head is not None and trainable_decoder != "none":
             self.mask_head.requires_grad_(True)
         if trainable_decoder == "all":
@@ -66,34 +60,27 @@ class Segmenter(nn.Module):
         """Organ ids (B, H, W) -> Z_m (B, 4, h, w)."""
         return self.codec.encode(paint(mask, self.palette))
 
-    def look(self, images: Tensor) -> ImageView:
+    def encode_image(self, images: Tensor) -> ImageFeatures:
         """Images (B, slices, H, W) in [-1, 1] -> what the network takes from them; the codec sees the middle three."""
         outer = (images.shape[1] - 3) // 2
-        latent = self.codec.encode(images[:, outer : outer + 3]).detach()
+        latent = self.codec.encode(images[:, outer : outer + 3]).detach()  # (B, 4, h, w)
         if self.control.stem is None:
-            return ImageView(latent, None, ())
-        tokens, levels = self.control.stem(images)
-        return ImageView(latent, tokens, tuple(levels))
+            return ImageFeatures(latent, None, ())
+        tokens, levels = self.control.stem(images)  # (B, T, D), ((B, c0, H/f, W/f), (B, c1, H/2f, W/2f), ...)
+        return ImageFeatures(latent, tokens, tuple(levels))
 
-    def forward(self, noisy: Tensor, t: Tensor, view: ImageView) -> tuple[Tensor, Tensor]:
+    def forward(self, noisy: Tensor, t: Tensor, image: ImageFeatures) -> tuple[Tensor, Tensor]:
         """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
-        condition = self.dit.condition(t)
-        control = self.control(noisy, view.latent, condition, view.tokens)
-        return self.dit(noisy, condition, control.injections).sample, control.tokens
+        condition = self.dit.condition(t)  # (B, D)
+        control = self.control(noisy, image.latent, condition, image.tokens)
+        return self.dit(noisy, condition, control.injections).sample, control.tokens  # (B, 4, h, w), (B, T, D)
 
-    def auxiliary_logits(self, tokens: Tensor, view: ImageView) -> Tensor | None:
-        """Coarse mask logits read from the control branch's tokens, where it has such a head."""
-        if self.control.auxiliary is None:
-            return None
-        p = self.dit.patch_size
-        return self.control.auxiliary_logits(tokens, (view.latent.shape[2] // p, view.latent.shape[3] // p))
-
-    def decode(self, clean: Tensor, view: ImageView, tokens: Tensor) -> Tensor:
+    def decode(self, clean: Tensor, image: ImageFeatures, tokens: Tensor) -> Tensor:
         """Clean latent Zhat_m0 (B, 4, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s).
 
         A mask head that sees images sees the control branch's `tokens` too, of the pass that led to the latent.
         """
-        features = self.codec.features(clean)
+        features = self.codec.features(clean)  # (B, C, H/f, W/f)
         if self.mask_head is None:
-            return palette_logits(self.codec.pixels(features), self.palette)
-        return self.mask_head(features, view.levels, tokens)
+            return palette_logits(self.codec.pixels(features), self.palette)  # (B, L + 1, H, W)
+        return self.mask_head(features, image.levels, tokens)  # (B, L + 1, H, W)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 CALIBRATION_FILE = "calibration.json"
 #: Models that ship inside the package.
 SHIPPED = ("small",)
-#: Where the classes of a model's components come from.
-LIBRARIES = ("meddelinea", "diffusers")
 
 
 @dataclass(frozen=True)
@@ -154,20 +151,16 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
         If the device is unknown or absent, or the network of a baseline is not installed.
     """
     import torch
-    from diffusers import DiffusionPipeline
 
-    from meddelinea.methods.known import pipeline_class
+    from meddelinea.methods.known import load_pipeline
 
     model_files = read_model_files(model)
     available = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
         raise UsageError(f"device '{device}' is not available here; use auto or cpu")
     try:
-        index = DiffusionPipeline.load_config(model_files.folder)
-        kind = pipeline_class(index["_class_name"])
-        _refuse_foreign_components(index, kind)
         with _no_bar():
-            pipeline = kind.from_pretrained(model_files.folder, use_safetensors=True)
+            pipeline = load_pipeline(model_files.folder)
     except MedDelineaError:
         raise
     except Exception as error:  # a damaged folder raises whatever it leads the loader to
@@ -183,23 +176,6 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
         component.to(memory_format=torch.channels_last)  # up to twice as fast for convolutions over few channels
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
-
-
-def _refuse_foreign_components(index: Mapping[str, Any], kind: type[Pipeline]) -> None:
-    """Before diffusers imports them: `model_index.json` could name any module that is installed here.
-
-    Raises
-    ------
-    WeightsMissingError
-        If a component is of another library than this one and diffusers.
-    """
-    parameters = signature(kind).parameters.values()
-    for name in (parameter.name for parameter in parameters if parameter.default is parameter.empty):
-        library, _ = index[name]  # both None for a component that is left out
-        if library is not None and library.split(".")[0] not in LIBRARIES:
-            raise WeightsMissingError(
-                f"model_index.json: component {name} is of {library}; expected {' or '.join(LIBRARIES)}"
-            )
 
 
 @contextmanager

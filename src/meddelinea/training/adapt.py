@@ -260,7 +260,6 @@ class _Runs:
         head = "none" if own.model.trainable_decoder == "none" else "all" if s.decoder else "final_layer"
         cases = {"train": train_on, "validation": held_out, "test": (), "split": None, "train_share": 1.0}
         config = own.changed(
-            stage="control",
             output=self.work / part.replace(" ", "-"),
             data={"store": self.store, **cases, "resolutions": (), "workers": 0},
             model={"codec": None, "dit": None, "pipeline": self.base, "trainable_decoder": head},

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from meddelinea.data.augment import Augmentation
+from meddelinea.diffusion.objective import Objective
 from meddelinea.errors import InputRefusedError, UsageError, first_fault
-from meddelinea.methods.meddelinea import Objective
-from meddelinea.methods.networks import NetworkName
+from meddelinea.methods.known import METHODS
 from meddelinea.models.segmenter import TrainableDecoder
 from meddelinea.training.precision import Precision
 
@@ -113,28 +113,32 @@ class ModelConfig(Strict):
     preset
         Sizes, see `models.presets`.
     sizes
-        Fields of the preset to change, such as `{width: 128, depth: 4}`; of a baseline its `widths`.
+        Fields of the preset to change, such as `{width: 128, depth: 4}`; of `unet` and `dynunet` their `widths`.
+    method
+        What the `model` stage trains, a name of `methods.known`; a method without a preset takes none.
     codec, dit
-        Folders of trained components that the `base` and `control` stages stand on; the `codec` stage goes on from
-        `codec` where it is given.
+        Folders of trained components that the `base` stage, and a model of `meddelinea` or `direct`, stand on; the
+        `codec` stage continues from `codec` where it is given.
     pipeline
-        Folder of a whole model to fine-tune, in place of `codec` and `dit`; in the `baseline` stage, of a baseline.
+        Folder of a whole model of the same method to fine-tune, in place of `codec` and `dit`.
     trainable_decoder
-        How much of the decoder the `control` stage trains.
-    trainable_dit
-        Whether the `control` stage trains the transformer too, which the paper freezes.
-    network
-        What the `baseline` stage trains, see `methods.networks`; the preset is not used there.
+        How much of the codec's decoder a model trains, where it has one.
     """
 
     preset: str = "small"
     sizes: dict[str, Any] = {}
+    method: str = "meddelinea"
     codec: Path | None = None
     dit: Path | None = None
     pipeline: Path | None = None
     trainable_decoder: TrainableDecoder = "final_layer"
-    trainable_dit: bool = False
-    network: NetworkName | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+        return method
 
 
 class OptimiserConfig(Strict):
@@ -184,8 +188,8 @@ class RunConfig(Strict):
     Attributes
     ----------
     stage
-        `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied; `control`: the
-        paper's pre-training and fine-tuning, base and encoder frozen; `baseline`: another network, to compare with.
+        `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied; `model`: a
+        whole model of `model.method`; of `meddelinea`, the paper's pre-training and fine-tuning.
     output
         Folder of checkpoints, logs and the result.
     steps, batch_size, accumulation
@@ -213,7 +217,7 @@ class RunConfig(Strict):
         Type of the weights in the resulting model's folder; checkpoints keep float32.
     """
 
-    stage: Literal["codec", "base", "control", "baseline"]
+    stage: Literal["codec", "base", "model"]
     output: Path
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -236,14 +240,17 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.stage == "control" and not self.objective.segmentation and self.model.trainable_decoder != "none":
-            raise ValueError("without the segmentation loss no mask head is trained; set model.trainable_decoder: none")
+        if self.stage == "model" and not self.objective.segmentation:
+            if self.model.method != "meddelinea":
+                raise ValueError(f"{self.model.method} has no other loss; leave objective.segmentation: true")
+            if self.model.trainable_decoder != "none":
+                raise ValueError(
+                    "without the segmentation loss no mask head is trained; set model.trainable_decoder: none"
+                )
         if self.stage == "codec" and self.data.neighbour_pairs > 1:
             raise ValueError("the codec sees three slices; set data.neighbour_pairs: 1 for its stage")
-        if (self.stage == "baseline") != (self.model.network is not None):
-            raise ValueError("model.network is what the baseline stage trains; set it there and nowhere else")
-        if self.stage == "baseline" and (self.model.codec or self.model.dit):
-            raise ValueError("the baseline stage has no codec and no transformer; set model.codec, dit: null")
+        if self.stage != "model" and self.model.method != "meddelinea":
+            raise ValueError(f"model.method is what the stage 'model' trains; leave it out of stage '{self.stage}'")
         if self.sharding and self.precision == "fp16":
             raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
         if self.validation.patience and not self.validation.every:

@@ -16,12 +16,11 @@ from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
 from meddelinea.training.cases import inherited_cases
 from meddelinea.training.config import RunConfig
-from meddelinea.training.network_stage import BaselineStage
-from meddelinea.training.stages import CodecStage, ControlStage, build_stage
+from meddelinea.training.stages import build_stage
 
 #: Pieces of an organ smaller than this share of its largest piece are dropped from a mask; see docs/design-notes.md.
 LEAST_COMPONENT_SHARE = 0.1
-#: Slices whose latents set a codec's scaling factor.
+#: Slices whose masks a stage gets at its end; their latents set a codec's scaling factor.
 SCALE_SLICES = 256
 
 
@@ -40,12 +39,10 @@ def write_result(
     result = build_stage(config, train.manifest.organs)
     result.load_state_dict(weights)
     result.eval()
-    if isinstance(result, CodecStage):
-        result.measure_scale(_masks(train, SCALE_SLICES))
     unfinished = config.output / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    folder = result.save(unfinished)
-    if isinstance(result, ControlStage | BaselineStage):
+    folder = result.finish(unfinished, _masks(train, SCALE_SLICES))
+    if (folder / "model_index.json").is_file():  # a whole model, and no component
         write_model_files(folder, result.organs, train, validation, test, config)
     else:
         training_cases(config, train, validation, test).write(folder)

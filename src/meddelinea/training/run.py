@@ -340,7 +340,7 @@ class Run:
 
 def _build(config: RunConfig, organs: tuple[str, ...], accelerator: Accelerator) -> Stage:
     """The stage with its switches set, on this process's device where it is sharded."""
-    stage = cast(Stage, build_stage(config, organs))
+    stage = build_stage(config, organs)
     if not config.sharding:  # which takes contiguous parameters only
         # Convolutions over few channels run up to twice as fast on a CPU with channels last.
         stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,60 @@
+"""What the pipelines over the controlled network share: with diffusion (MedDelinea) and without (direct)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meddelinea.methods.pipeline import SlicePipeline
+from meddelinea.methods.protocol import Recipe
+from meddelinea.models.codec import Codec, extend_palette, palette
+from meddelinea.models.control import ControlDiT
+from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.presets import build_control, build_mask_head, find_preset, load_codec, load_dit
+from meddelinea.models.segmenter import Segmenter
+
+
+class Parts(NamedTuple):
+    """Components of the controlled network, each a sub-folder of a checkpoint."""
+
+    codec: Codec
+    dit: DiT
+    control: ControlDiT
+    mask_head: MaskHead | None
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """A codec and a DiT that were trained or imported, with a new control branch and mask head."""
+    preset = find_preset(recipe.preset, recipe.sizes)
+    codec = load_codec(preset, recipe.codec)
+    dit = load_dit(recipe.dit)
+    head = None if recipe.trainable_decoder == "none" else build_mask_head(preset, codec, len(recipe.organs))
+    return Parts(codec, dit, build_control(preset, dit, recipe.slices), head)
+
+
+class ControlledPipeline(SlicePipeline):
+    """A pipeline with the components of `Parts`, and the palette in its configuration."""
+
+    _optional_components: ClassVar[list[str]] = ["mask_head"]
+
+    @property
+    def palette(self) -> Tensor:
+        """(L + 1, 3)."""
+        stored = self.config.colours
+        return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
+
+    def segmenter(self) -> Segmenter:
+        """The components put together."""
+        return Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
+
+    def change_organs(self, organs: tuple[str, ...]) -> None:
+        """Carry colours and the mask head's channels over to other organs, by their names."""
+        known, colours = self.organs, self.palette
+        fresh = iter(extend_palette(colours, len(colours) + len(organs))[len(colours) :])
+        rows = [colours[0], *(colours[1 + known.index(name)] if name in known else next(fresh) for name in organs)]
+        if self.mask_head is not None:
+            self.register_modules(mask_head=self.mask_head.for_organs(known, organs))
+        self.register_to_config(organs=list(organs), colours=torch.stack(rows).tolist())
