@@ -14,7 +14,7 @@ def test_predict_of_a_folder_tells_of_each_case(
 ) -> None:
     code, out, err = run("predict", "-i", folder, "-o", tmp_path / "masks", "--workers", 3)
     assert code == 4
-    assert "1 masks made, 0 there before, 1 scans refused, 0 failed" in out
+    assert "1 done, 0 already there, 1 refused, 0 failed" in out
     refusal, error = err.splitlines()
     assert refusal.startswith("refused: bad: ")
     assert error == "error: 1 of 2 scans have no mask; the others are done"

@@ -14,8 +14,8 @@ def test_prepare_makes_a_store_and_leaves_it_alone_afterwards(run: Run, data: Pa
     words = ("prepare", "--format", "btcv", tmp_path / "in", tmp_path / "store")
     code, out, err = run(*words)
     assert (code, err) == (0, "")
-    assert "1 cases stored, 0 there before, 0 failed" in out
-    assert "0 cases stored, 1 there before, 0 failed" in run(*words)[1]
+    assert "1 cases stored, 0 already there, 0 failed" in out
+    assert "0 cases stored, 1 already there, 0 failed" in run(*words)[1]
 
 
 def test_prepare_of_an_unknown_format_is_a_usage_error(run: Run, tmp_path: Path) -> None:

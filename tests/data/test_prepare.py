@@ -190,7 +190,7 @@ def test_damage_is_found_and_repaired_on_request(
     assert prepare_store("btcv", source, tmp_path, preprocessing=SMALL).present == NAMES
     words = [*PREPARE, "--workers", str(workers), "--verify", str(source), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "1 cases stored (1 of them were damaged), 5 there before, 0 failed" in done.stdout
+    assert "1 cases stored (1 of them were damaged), 5 already there, 0 failed" in done.stdout
     assert contents(tmp_path) == expected
 
 

@@ -86,9 +86,9 @@ def test_planted_copies_are_found_and_all_else_is_named(
     assert out.count("leak: ") == 2
     assert "skipped: label/label0022.nii.gz: a mask" in out
     assert "skipped: README.md" in out
-    assert out.splitlines()[-1] == "2 of 3 test cases were trained on"
+    assert out.splitlines()[-1] == "2 of 3 test cases were used for training"
     assert "failed: img/damaged.nii.gz" in err
-    assert err.splitlines()[-1] == "error: 2 of 3 test cases leak; take them out of the test set"
+    assert err.splitlines()[-1] == "error: 2 of 3 test cases leak; remove them from the test set"
 
     code, out, err = run(tmp_path / "test", "--against", "small", "--json")
     answer = json.loads(out)
@@ -106,7 +106,7 @@ def test_planted_copies_are_found_and_all_else_is_named(
     (images / "robust.nii.gz").unlink()
     code, out, err = run(tmp_path / "test", "--against", "small")
     assert code == PartialFailureError.exit_code
-    assert "0 of 1 test cases were trained on" in out
+    assert "0 of 1 test cases were used for training" in out
     (images / "damaged.nii.gz").unlink()
     assert run(tmp_path / "test", "--against", "small")[::2] == (0, "")
 
@@ -122,7 +122,7 @@ def test_a_model_without_sketches_finds_exact_copies_and_says_so(run: Run, unsee
     write_volume(scan, tmp_path / "test" / "b.nii.gz")
     code, out, err = run(tmp_path / "test", "--against", model, "--against", "small")
     assert code == 6
-    assert "0 of 2 test cases were trained on" in out
+    assert "0 of 2 test cases were used for training" in out
     assert "1 of 2 test cases were used for validation" in out
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from meddelinea.cli.options import ModelOption, QuietOption, names, organ_names
 from meddelinea.cli.progress import progress_bar, silence_diffusers, status
+from meddelinea.cli.table import plain_table
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def adapt(
     labelled = organs_of(tuple(case for case in found.cases if case.name in chosen))
     silence_diffusers()
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output and not in the system's temporary folder, which may be small.
+    # Next to the output, because the temporary folder of the system may be small.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".meddelinea-") as folder, progress_bar(quiet) as bar:
         task = bar.add_task("reading", total=None)
 
@@ -78,7 +78,7 @@ def adapt(
         )
         if prepared.failed:
             name, reason = next(iter(prepared.failed.items()))
-            raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out with --cases")
+            raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out", parameter="cases")
         settings = AdaptSettings(steps=steps, learning_rate=learning_rate, decoder=decoder, seed=seed)
         for part, progress in run_adaptation(base.folder, store, chosen, output, settings):
             figures = progress.figures
@@ -90,7 +90,7 @@ def adapt(
 
 
 def _chosen(cases: tuple[str, ...] | None, found: FoundCases) -> tuple[str, ...]:
-    """The cases asked for; by default all that are complete, with a line on stderr for each of the others."""
+    """The requested cases; by default all that are complete, with a line on stderr for each that is not."""
     known = tuple(case.name for case in found.cases)
     if cases is None:
         for name, reason in found.broken.items():
@@ -107,9 +107,9 @@ def _chosen(cases: tuple[str, ...] | None, found: FoundCases) -> tuple[str, ...]
 
 def _print(result: Adaptation, model: str, output: Path) -> None:
     if not result.adapted:
-        print("one patient only: nothing to compare on, so the adapted model is not checked; label a second patient")
+        print("only one patient: there is nothing to check the adapted model on; label scans of a second patient")
     else:
-        table = Table("held-out Dice", model, "adapted")
+        table = plain_table("held-out Dice", model, "adapted")
         for figure in result.adapted:
             if figure != "dice_paper":
                 name = "mean" if figure == "dice" else figure.removeprefix("dice/")
@@ -117,6 +117,6 @@ def _print(result: Adaptation, model: str, output: Path) -> None:
         Console().print(table)
         print(f"compared on: {result.check} ({', '.join(result.held_out)})")
     if result.kept == "base":
-        print(f"the adapted model is not better than {model}, which is kept: {output} is a copy of it")
+        print(f"the adapted model is not better than {model}, so {output} is a copy of {model}")
     else:
         print(f"adapted with {len(result.train)} volumes in {result.steps} steps: {output}")

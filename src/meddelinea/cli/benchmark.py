@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from meddelinea.cli.options import JsonOption, ModelOption, OverridesOption, names
 from meddelinea.cli.progress import Report, reporting, silence_diffusers, status
+from meddelinea.cli.table import plain_table
 from meddelinea.errors import InputRefusedError, PartialFailureError, UsageError
 from meddelinea.files import write_json, write_text
 
@@ -232,9 +232,7 @@ def loading(
 
         silence_diffusers()
         measured = measure_loading(load_config(run_file, tuple(overrides or ())), batches)
-    table = Table("batches", "workers", "slices / s", "s / batch", "batch / step")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table("batches", "workers", "slices / s", "s / batch", "batch / step")
     for name, seconds in (("read", measured.read), ("read and augmented", measured.augmented)):
         for workers, each in seconds.items():
             figures = (f"{measured.batch_size / each:.0f}", f"{each:.4f}", f"{each / measured.step:.3f}")

@@ -46,7 +46,7 @@ def import_weights(
     with status("reading"):
         from meddelinea.models.import_weights import import_dit, import_vae
 
-        # Both are read before either is written, so that a bad one leaves nothing behind.
+        # Read both before writing either, so that a bad one leaves nothing behind.
         transformer = None if dit is None else import_dit(dit)
         codec = None if vae is None else import_vae(vae)
     if transformer is not None:
@@ -56,7 +56,7 @@ def import_weights(
 
 
 def _save(component: DiT | KLCodec, folder: Path, licence: str) -> None:
-    """Write a component with its licence, whole or not at all."""
+    """Write a component with its licence."""
     with whole_folder(folder) as part:
         component.save_pretrained(part)
         (part / "LICENSE.txt").write_text(licence + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from meddelinea.cli.options import JsonOption
 from meddelinea.cli.progress import status
+from meddelinea.cli.table import plain_table
 from meddelinea.errors import WeightsMissingError
 from meddelinea.version import __version__
 
@@ -46,9 +47,7 @@ def info(
     console.print(facts)
     print()
     parts = list(dict.fromkeys(part for counts in presets.values() for part in counts))
-    table = Table("parameters of the presets", *presets, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table("parameters of the presets", *presets)
     for part in parts:
         table.add_row(part.replace("_", " "), *(f"{counts.get(part, 0):,}" for counts in presets.values()))
     console.print(table)

@@ -1,4 +1,4 @@
-"""`meddelinea leak-check`: was the model trained on these test scans?"""
+"""`meddelinea leak-check`: was a model trained on these test scans?"""
 
 from __future__ import annotations
 
@@ -55,14 +55,16 @@ def leak_check(
         print(f"failed: {case}: {reason}", file=sys.stderr)
     leaked = report.leaked("train", "validation", "stored")
     if leaked:
-        raise LeakFoundError(f"{leaked} of {len(report.tested)} test cases leak; take them out of the test set")
+        raise LeakFoundError(f"{leaked} of {len(report.tested)} test cases leak; remove them from the test set")
     if report.failed:
         cases = len(report.tested) + len(report.failed)
-        raise PartialFailureError(f"{len(report.failed)} of {cases} test cases could not be read; the others are clear")
+        raise PartialFailureError(
+            f"{len(report.failed)} of {cases} test cases could not be read; the others do not leak"
+        )
 
 
 def _blind_spots(known: list[KnownScan], report: LeakReport) -> list[str]:
-    """What the answer does not cover."""
+    """Warnings about leaks that cannot be found."""
     lines = []
     for source in dict.fromkeys(scan.source for scan in known):
         cases = [scan for scan in known if scan.source == source]
@@ -70,9 +72,12 @@ def _blind_spots(known: list[KnownScan], report: LeakReport) -> list[str]:
         if without:
             lines.append(
                 f"{source}: {without} of {len(cases)} cases have no sketch, so only exact copies of them are found; "
-                "prepare the store or train the model again to add them"
+                "prepare the store or train the model again to add sketches"
             )
-    lines += [f"{case}: too small or too even for a sketch, compared exactly only" for case in report.exact_only]
+    lines += [
+        f"{case}: too small or too uniform for a sketch, so only exact copies of it are found"
+        for case in report.exact_only
+    ]
     return lines
 
 
@@ -84,7 +89,7 @@ def _print_report(report: LeakReport, warnings: list[str]) -> None:
         print(f"skipped: {case}: {reason}")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{report.leaked('train')} of {len(report.tested)} test cases were trained on")
+    print(f"{report.leaked('train')} of {len(report.tested)} test cases were used for training")
     for count, what in (
         (report.leaked("validation"), "were used for validation"),
         (report.leaked("stored"), "are in a store"),

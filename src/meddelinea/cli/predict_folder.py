@@ -38,7 +38,7 @@ class Batch:
 
 
 def is_batch(source: Path, output: Path) -> bool:
-    """Whether many scans are meant: a list, or a folder with a folder for the masks."""
+    """Whether there are many scans: in a list, or in a folder with a folder for the masks."""
     from meddelinea.files import MASK_SUFFIXES, ending
 
     if source.suffix.lower() == ".csv":
@@ -47,7 +47,7 @@ def is_batch(source: Path, output: Path) -> bool:
 
 
 def run_batch(batch: Batch, look: Look) -> None:
-    """Segment the scans, and tell of each that has no mask.
+    """Segment the scans, and report each that has no mask.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def run_batch(batch: Batch, look: Look) -> None:
     check_settings(batch.settings, tuple(read_model_files(batch.settings.model).labels))
     found = find_scans(batch.source, batch.output)
     for path in found.others:
-        print(f"warning: {path}: not a scan, passed over", file=sys.stderr)
+        print(f"warning: {path}: not a scan, skipped", file=sys.stderr)
     total = len(found.cases)
     outcomes: list[ScanOutcome] = []
     screen = sys.stdout
@@ -83,7 +83,7 @@ def run_batch(batch: Batch, look: Look) -> None:
         beside=batch.beside,
         progress=count_slices,
     )
-    # ray tells of a worker that died on stdout, where programs read.
+    # ray reports a worker that died on stdout, which is for programs.
     with redirect_stdout(sys.stderr), progress_bar(hidden=look is not Look.text) as bar, closing(work):
         task = bar.add_task("scans", total=total)
         for outcome in work:
@@ -104,8 +104,8 @@ def run_batch(batch: Batch, look: Look) -> None:
         print(json.dumps(document, indent=2, ensure_ascii=False))
     elif look is Look.text:
         print(
-            f"{batch.output}: {counts['done']} masks made, {counts['present']} there before, {counts['refused']} scans "
-            f"refused, {counts['failed']} failed; see {', '.join(files.values())}"
+            f"{batch.output}: {counts['done']} done, {counts['present']} already there, {counts['refused']} refused, "
+            f"{counts['failed']} failed; see {', '.join(files.values())}"
         )
     lacking = [outcome for outcome in outcomes if outcome.state in ("refused", "failed")]
     for outcome in sorted(lacking, key=lambda outcome: outcome.case.name):
@@ -121,5 +121,5 @@ def _engine(batch: Batch) -> Engine[ScanCase, ScanOutcome]:
     if batch.engine is EngineName.ray:
         return partial(on_cluster, address=batch.address or "local", workers=batch.workers)
     if batch.address is not None:
-        raise UsageError("--address is of a ray cluster; add --engine ray")
+        raise UsageError("--address needs --engine ray")
     return partial(on_this_machine, workers=batch.workers or 1)

@@ -45,10 +45,12 @@ def prepare(
         from meddelinea.pool.local import on_this_machine
 
     if size % 64:
-        raise UsageError(f"--size {size}: expected a multiple of 64, so that tokens fill the slice")
+        raise UsageError(f"--size {size}: expected a multiple of 64")
     wanted = organ_names(organs)
     if (engine is EngineName.ray) != bool(address) or (workers and address):
-        raise UsageError("--engine ray goes with --address HOST:PORT and without --workers; the local engine without")
+        raise UsageError(
+            "--engine ray needs --address HOST:PORT and excludes --workers; --engine local excludes --address"
+        )
     with progress_bar(hidden=quiet) as bar:
         task = bar.add_task("cases", total=None)
         report = prepare_store(
@@ -71,7 +73,7 @@ def prepare(
             print(f"{name}: {'; '.join(remarks)}")
         damaged = f" ({len(report.repaired)} of them were damaged)" if report.repaired else ""
         print(
-            f"{store}: {stored} cases stored{damaged}, {len(report.present)} there before, "
+            f"{store}: {stored} cases stored{damaged}, {len(report.present)} already there, "
             f"{len(report.failed)} failed; see {store / 'report.json'}"
         )
     if report.failed:

@@ -39,7 +39,7 @@ class Look(Enum):
             If both forms of JSON are asked for.
         """
         if as_json and progress_json:
-            raise UsageError("--json prints one object and --progress-json many; choose one")
+            raise UsageError("--json prints one object and --progress-json many; choose one of them")
         if as_json or progress_json:
             return cls.object if as_json else cls.events
         return cls.nothing if quiet else cls.text

@@ -17,7 +17,7 @@ from meddelinea.cli.options import DeviceOption, ModelOption
 from meddelinea.cli.progress import status
 from meddelinea.errors import UsageError
 
-#: Shortest token that may be chosen: nothing slows down who guesses.
+#: Minimum length of a token: nothing slows down somebody who guesses it.
 TOKEN_CHARACTERS = 16
 
 
@@ -68,7 +68,7 @@ def serve(
     if dicomweb is not None and not dicomweb.startswith(("http://", "https://")):
         raise UsageError(f"{dicomweb}: not an address; expected http://... or https://...")
     if any(find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart", "dicomweb_client")):
-        raise UsageError("the viewer needs more packages: pip install 'meddelinea[serve]'")
+        raise UsageError("the server needs more packages: pip install 'meddelinea[serve]'")
     with status("starting"):
         import uvicorn
 
@@ -79,7 +79,9 @@ def serve(
     made = False
     if token is not None and len(token) < TOKEN_CHARACTERS:
         raise UsageError(f"the token has {len(token)} characters; expected at least {TOKEN_CHARACTERS}")
-    if token is None and (allow_host or not is_loopback(host)):  # under another name, others reach it through a proxy
+    if token is None and (
+        allow_host or not is_loopback(host)
+    ):  # a host name means that others reach it through a proxy
         token, made = secrets.token_urlsafe(32), True
     access = Access(
         (*LOOPBACK_NAMES, host.lower(), *map(str.lower, allow_host or ())), host in ("0.0.0.0", "::"), token
@@ -101,10 +103,10 @@ def serve(
         _log_to_stderr()
         config = uvicorn.Config(
             app,
-            http="h11",  # bounds the size of headers
+            http="h11",  # limits the size of headers
             ws="none",
             h11_max_incomplete_event_size=1 << 14,
-            access_log=False,  # a query may name an image by its patient
+            access_log=False,  # a query may contain the name of a patient
             log_config=None,
             server_header=False,
             proxy_headers=False,
@@ -116,14 +118,14 @@ def serve(
         address = f"http://{name}:{listening.getsockname()[1]}/"
         print(f"MedDelinea with model {model}: {address}{f'#token={token}' if made else ''}", flush=True)
         print(f"jobs are kept in {place} for {keep_hours:g} hours; Ctrl-C stops", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):  # the way to stop it is no error
+        with contextlib.suppress(KeyboardInterrupt):  # this is how to stop the server
             uvicorn.Server(config).run(sockets=[listening])
 
 
 def _log_to_stderr() -> None:
-    """Show what the server says of its jobs, which names them by their ids, and nothing that libraries quote."""
+    """Log what the server reports about its jobs, by their ids, and nothing of libraries, which may quote scans."""
     logging.disable(logging.NOTSET)
-    logging.getLogger().addHandler(logging.NullHandler())  # else what has no handler goes to stderr
+    logging.getLogger().addHandler(logging.NullHandler())  # otherwise records without a handler go to stderr
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name, level in (("meddelinea.serving", logging.INFO), ("uvicorn", logging.WARNING)):

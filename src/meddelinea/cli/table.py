@@ -1,4 +1,4 @@
-"""What `predict` and `demo` print of a scan: its organs, what the marks beside them mean, and where the files are."""
+"""Tables for a terminal: the organs of a scan, as `predict` and `demo` print them, and plain ones."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def print_result(result: Result, files: Mapping[str, Path]) -> None:
     console.print(Text(f"{made.seconds:.1f} s, model {made.model}{steps}"))
 
 
+def plain_table(*headings: str) -> Table:
+    """A table without borders whose first column holds names and whose others hold numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left")
+    return table
+
+
 def organ_table(
     found: Mapping[str, OrganStatistics], reviews: Mapping[str, OrganReview], level: float | None, unit: str
 ) -> Table:
@@ -71,9 +79,7 @@ def organ_table(
         "cut": [Text("".join(LETTERS[side] for side in organ.touches_edge)) for organ in found.values()],
     }
     filled = {heading: cells for heading, cells in columns.items() if any(cells)}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in filled:
-        table.add_column(heading, justify="left" if heading in ("organ", "cut") else "right")
+    table = plain_table(*filled)
     for row in zip(*filled.values(), strict=True):
         table.add_row(*row)
     return table

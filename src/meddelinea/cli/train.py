@@ -41,9 +41,9 @@ def train(
     with progress_bar(hidden=quiet) as bar:
         task = bar.add_task(config.stage, total=None)
         for last in run_stage(config, resume=resume):
-            if not PartialState().is_main_process:  # known once the run has begun
+            if not PartialState().is_main_process:  # known once the run has started
                 continue
-            # Where a time limit ends the run early, the steps still to come follow from the share that is done.
+            # If a time limit ends the run early, the number of steps follows from the share that is done.
             total = max(last.step, round(last.step / last.share)) if last.share > 0 else last.steps
             description = f"{config.stage}, loss {last.figures['total']:.4f}"
             bar.update(task, completed=last.step, total=total, description=description)
@@ -64,7 +64,7 @@ def train(
 
 
 def _measured(folder: Path) -> list[str]:
-    """What the run came to on its validation and test cases, where it has such; a line each."""
+    """The Dice of the run on its validation and test cases, if it has such; one line each."""
     from meddelinea.files import read_json
     from meddelinea.training.metrics_log import MetricsLog
 

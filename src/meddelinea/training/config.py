@@ -321,7 +321,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     """Apply one `key=value`; sections that the file leaves out or empty are made."""
     key, equals, value = override.partition("=")
     if not key or not equals:
-        raise UsageError(f"--set {override}: expected key=value")
+        raise UsageError(f"{override}: expected key=value", parameter="overrides")
     *outer, last = key.split(".")
     section = content
     for name in outer:
@@ -329,8 +329,10 @@ def _override(content: dict[str, Any], override: str) -> None:
             section[name] = {}
         section = section[name]
         if not isinstance(section, dict):
-            raise UsageError(f"--set {override}: {name} is a single value ({section!r}), not a section")
+            raise UsageError(
+                f"{override}: {name} is a single value ({section!r}), not a section", parameter="overrides"
+            )
     try:
         section[last] = yaml.safe_load(value)
     except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"--set {override}: the value is not YAML") from error
+        raise UsageError(f"{override}: the value is not YAML", parameter="overrides") from error
