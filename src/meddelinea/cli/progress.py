@@ -50,19 +50,22 @@ def status(text: str, hidden: bool = False) -> Status:
 
     Put it around the imports of a command: torch and its like take seconds, and a blank screen looks like a hang.
     """
-    return Console(stderr=True, quiet=hidden).status(text)
+    return _screen(hidden).status(text)
 
 
 def progress_bar(hidden: bool = False) -> Progress:
     """A bar with counts, time spent and time left on stderr; absent where `hidden` or where nobody watches."""
-    console = Console(stderr=True)
+    console = _screen(hidden)
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        _Counts(),
-        console=console,
-        disable=hidden or not console.is_terminal,
+        TextColumn("{task.description}", markup=False), BarColumn(), _Counts(), console=console, disable=console.quiet
     )
+
+
+def _screen(hidden: bool) -> Console:
+    """Stderr where somebody watches. Else nothing at all: rich of old ends a bar that is off with a line break."""
+    console = Console(stderr=True)
+    console.quiet = hidden or not console.is_terminal
+    return console
 
 
 class _Counts(ProgressColumn):
