@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from meddelinea.models.convolutions import ImageStem
@@ -15,10 +16,19 @@ from meddelinea.models.dit import DiT
 from meddelinea.models.transformer import DiTBlock, PatchEmbedder, position_embedding, zero_linear
 
 
-class Control(NamedTuple):
-    """What the control branch hands on: features for each frozen block, and its last tokens (B, T, D)."""
+@dataclass
+class ControlOutput(BaseOutput):
+    """What the control branch passes on.
 
-    injections: list[tuple[Tensor, Tensor]]
+    Parameters
+    ----------
+    injections
+        For each of its blocks the features that are added after attention and after the MLP, (B, T, D) each.
+    tokens
+        Its last tokens, (B, T, D).
+    """
+
+    injections: tuple[tuple[Tensor, Tensor], ...]
     tokens: Tensor
 
 
@@ -105,8 +115,13 @@ class ControlDiT(ModelMixin, ConfigMixin):
         return control
 
     def forward(
-        self, noisy: Tensor, image_latent: Tensor, condition: Tensor, image_tokens: Tensor | None = None
-    ) -> Control:
+        self,
+        noisy: Tensor,
+        image_latent: Tensor,
+        condition: Tensor,
+        image_tokens: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ControlOutput | tuple[tuple[tuple[Tensor, Tensor], ...], Tensor]:
         """Noisy mask latent and image latent -> features for the frozen blocks.
 
         Parameters
@@ -117,6 +132,8 @@ class ControlDiT(ModelMixin, ConfigMixin):
             (B, D), the frozen DiT's `condition(t)`.
         image_tokens
             (B, T, D) of an image stem, added to the embedded patches, where the model has one.
+        return_dict
+            As everywhere in diffusers: an object with named parts, or a tuple of them.
         """
         x: Tensor = self.x_embedder(torch.cat([noisy, self.zero_conv(image_latent)], dim=1))  # (B, T, D)
         grid = (noisy.shape[2] // self.patch_size, noisy.shape[3] // self.patch_size)
@@ -127,4 +144,5 @@ class ControlDiT(ModelMixin, ConfigMixin):
         for block, after_attention, after_mlp in zip(self.blocks, self.after_attention, self.after_mlp, strict=True):
             middle, x = block(x, condition)
             injections.append((after_attention(middle), after_mlp(x)))
-        return Control(injections, x)
+        output = ControlOutput(injections=tuple(injections), tokens=x)
+        return output if return_dict else output.to_tuple()
