@@ -202,7 +202,7 @@ def test_adapt_then_predict(base: Path, pairs: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cases", "p01,p09"], "p09; expected some of: p01, p02, p03"),
+        (["--cases", "p01,p09"], "p09; expected some of p01, p02, p03"),
         (["--format", "magic"], "unknown dataset format 'magic'"),
         (["--model", "nowhere"], "nowhere"),
     ],
