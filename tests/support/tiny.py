@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from meddelinea.data.augment import Augmentation
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.store import SliceStore, StoredCase, read_manifest
 from meddelinea.data.store_writer import begin_store, compile_store, write_record, write_slices
@@ -33,9 +32,6 @@ SIZES: dict[str, Any] = {
     "resolution": SIDE,
     "codec": {"channels": 8, "encoder_blocks": 1, "decoder_blocks": 1},
 }
-
-STILL = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
 
 Slices = dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]
 

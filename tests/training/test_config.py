@@ -63,7 +63,7 @@ def test_every_recipe_is_valid(recipe: Path) -> None:
         ({"optimiser": None}, ["optimiser"]),
         ({"data": {**LEAST["data"], "rare_organ_share": 1.5}}, ["data.rare_organ_share", "1.5"]),
         ({"data": {**LEAST["data"], "crop": 20}}, ["data.crop", "20"]),
-        ({"data": {**LEAST["data"], "augmentation": {"crop": 64}}}, ["data.augmentation", "crop 64"]),
+        ({"data": {**LEAST["data"], "augmentation": {"crop": 64}}}, ["data.augmentation.crop", "64"]),
         ({"data": {"store": "s", "train": []}}, ["data.train"]),
         ({"data": {"store": "s", "train": "a"}}, ["data.train", "'a'"]),
         ({"data": {"train": ["a"]}}, ["data.store"]),

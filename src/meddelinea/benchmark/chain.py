@@ -8,12 +8,10 @@ from pathlib import Path
 
 from meddelinea.errors import UsageError
 from meddelinea.training.checkpoint import load_checkpoint
-from meddelinea.training.config import RunConfig, load_config
+from meddelinea.training.config import ENDLESS, RunConfig, load_config
 from meddelinea.training.engine import Progress, train
 from meddelinea.training.metrics_log import MetricsLog
 
-#: A step count that is never reached: the clock ends the stage.
-ENDLESS = 10**9
 #: Folder of each stage's result in that of its run.
 RESULTS = {"codec": "codec", "base": "dit", "model": "pipeline"}
 

@@ -7,11 +7,14 @@ depend on the batch, worker or process that it is made in. The pixels of a batch
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 #: (seed, epoch, case, slice)
@@ -26,9 +29,11 @@ TONE_STEP = 0.5
 CORNER = 2.0**0.5
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Augmentation:
-    """Ranges of the paper's augmentation (App. A) and of the intensity changes; zero switches one off.
+    """Ranges of the paper's augmentation (App. A) and of the intensity changes, checked when it is made.
+
+    Zero switches one off.
 
     Parameters
     ----------
@@ -58,23 +63,18 @@ class Augmentation:
         and background are outside.
     """
 
-    rotation_deg: float = 15.0
-    scale: float = 0.2
-    shear: float = 0.1
-    translation: float = 0.1
-    elastic: float = 0.01
-    contrast: float = 0.2
-    brightness: float = 0.15
-    noise: float = 0.05
-    crop: float = 0.0
-    tone: float = 0.0
-    sharpness: float = 0.0
-    field: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, share in (("crop", self.crop), ("field", self.field)):
-            if not 0.0 <= share < 1.0:
-                raise ValueError(f"{name} {share:g}; expected a share of the side, from 0 to below 1")
+    rotation_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
+    scale: Annotated[float, Field(ge=0.0, le=0.75)] = 0.2
+    shear: Annotated[float, Field(ge=0.0, le=2.0)] = 0.1
+    translation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    elastic: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    brightness: Annotated[float, Field(ge=0.0, le=2.0)] = 0.15
+    noise: Annotated[float, Field(ge=0.0, le=2.0)] = 0.05
+    crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    tone: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    sharpness: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    field: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
 @dataclass(frozen=True)

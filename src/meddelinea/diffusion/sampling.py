@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from diffusers import (
@@ -27,6 +27,8 @@ Extras = TypeVar("Extras")
 #: whatever else the network has to say of the pass.
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Extras]]
 
+SchedulerName = Literal["euler_ancestral", "ddim", "dpmpp_2m", "unipc", "lms"]
+
 _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
     "euler_ancestral": EulerAncestralDiscreteScheduler,
     # First-order DPM-Solver++ is DDIM (Lu et al. 2022, Sec. 4). DDIMScheduler itself takes T // steps as the distance
@@ -38,7 +40,7 @@ _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
 }
 
 #: Names that `make_scheduler` knows; the first is the paper's.
-SCHEDULERS = tuple(_BY_NAME)
+SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 
 
 def make_scheduler(name: str) -> SchedulerMixin:

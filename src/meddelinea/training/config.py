@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import to_json
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.objective import Objective
+from meddelinea.diffusion.sampling import SchedulerName
+from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import InputRefusedError, UsageError, first_fault
 from meddelinea.methods.known import METHODS
 from meddelinea.models.segmenter import TrainableDecoder
-from meddelinea.training.precision import Precision
 
-Positive = Annotated[int, Field(gt=0)]
+#: More steps than any run takes; a clock ends one that has so many.
+ENDLESS = 10**9
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Steps = Annotated[int, Field(ge=0, le=ENDLESS)]
+Minutes = Annotated[float, Field(gt=0.0, le=1e7)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=2**16)]
+
+
+def _of_this_machine(value: Any) -> Any:
+    """The precision that a run file's value means here; what is none is left to pydantic."""
+    if value is False:  # YAML takes a bare `no` for false
+        return "no"
+    if value != "auto":
+        return value
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # torch before 2.11 cannot tell, and float32 is slower with AMX than bfloat16 but never as slow as that without.
+        known = hasattr(torch.cpu, "get_capabilities")
+        fast = known and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if fast else "no"
+
+
+#: `no` is float32. `auto` becomes `bf16` on a GPU or a processor with AMX that multiplies in it, and `no` elsewhere.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_of_this_machine)]
 
 
 class Strict(BaseModel):
-    """A section of a run file: unknown keys are errors."""
+    """A section of a run file: unknown keys are errors, and so is a number that is not one or out of its range."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SplitConfig(Strict):
@@ -30,7 +60,7 @@ class SplitConfig(Strict):
 
     train: Annotated[float, Field(gt=0.0, le=1.0)]
     validation: Share = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _fits(self) -> SplitConfig:
@@ -78,15 +108,15 @@ class DataConfig(Strict):
     test: tuple[str, ...] = ()
     split: SplitConfig | None = None
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    resolutions: tuple[Annotated[int, Field(gt=0, multiple_of=32)], ...] = ()
-    neighbours: Annotated[int, Field(ge=0)] = 0
-    neighbour_pairs: Positive = 1
-    thickest: Positive = 1
+    resolutions: Annotated[tuple[Annotated[int, Field(ge=32, le=4096, multiple_of=32)], ...], Field(max_length=16)] = ()
+    neighbours: Annotated[int, Field(ge=0, le=64)] = 0
+    neighbour_pairs: Annotated[int, Field(ge=1, le=16)] = 1
+    thickest: Annotated[int, Field(ge=1, le=64)] = 1
     rare_organ_share: Share = 0.0
     empty_share: Share = 1.0
-    crop: Annotated[int, Field(ge=0, multiple_of=8)] = 0
+    crop: Annotated[int, Field(ge=0, le=4096, multiple_of=8)] = 0
     augmentation: Augmentation = Augmentation()
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -144,12 +174,12 @@ class ModelConfig(Strict):
 class OptimiserConfig(Strict):
     """AdamW, its learning rate over the steps, and the moving average of the weights."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 2e-5
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.01
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    warmup_steps: Steps = 0
+    clip_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
 
 
 class ValidationConfig(Strict):
@@ -168,18 +198,18 @@ class ValidationConfig(Strict):
         measurements without a better one.
     """
 
-    every: Annotated[int, Field(ge=0)] = 0
-    patience: Annotated[int, Field(ge=0)] = 0
-    stride: Positive = 4
-    sampling_steps: Positive = 1
-    scheduler: str = "euler_ancestral"
+    every: Steps = 0
+    patience: Steps = 0
+    stride: Count = 4
+    sampling_steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 1
+    scheduler: SchedulerName = "euler_ancestral"
 
 
 class CodecLossConfig(Strict):
     """Weights of the codec's losses: mean absolute error of pixels is 1, and these are added."""
 
-    kl: Annotated[float, Field(ge=0)] = 1e-3
-    palette: Annotated[float, Field(ge=0)] = 0.5
+    kl: Weight = 1e-3
+    palette: Weight = 0.5
 
 
 class RunConfig(Strict):
@@ -202,8 +232,8 @@ class RunConfig(Strict):
         The same by the processor's time, summed over its cores: what else the machine does then costs the run nothing.
         Processes of `data.workers` are not counted.
     precision
-        `no` (float32), `bf16`, `fp16`, or `auto`, which becomes `bf16` where the GPU or the processor is made for it
-        and `no` elsewhere; the run's record holds what it became.
+        `no` (float32), `bf16`, `fp16` (on a CPU float32, which is faster there), or `auto`, which becomes `bf16` where
+        the GPU or the processor is made for it and `no` elsewhere; the run's record holds what it became.
     gradient_checkpointing
         Whether the blocks' activations are computed anew in the backward pass: less memory, a third more time.
     compile
@@ -225,17 +255,17 @@ class RunConfig(Strict):
     codec_loss: CodecLossConfig = CodecLossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     validation: ValidationConfig = ValidationConfig()
-    steps: Annotated[int, Field(ge=0)]
-    batch_size: Positive = 32
-    accumulation: Positive = 1
-    minutes: Annotated[float, Field(gt=0)] | None = None
-    cpu_minutes: Annotated[float, Field(gt=0)] | None = None
+    steps: Steps
+    batch_size: Count = 32
+    accumulation: Count = 1
+    minutes: Minutes | None = None
+    cpu_minutes: Minutes | None = None
     precision: Precision = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
     sharding: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    seed: Seed = 0
+    checkpoint_minutes: Minutes = 5.0
     saved_dtype: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")
@@ -287,10 +317,20 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
 
 
 def _checked(content: dict[str, Any], place: str) -> RunConfig:
+    # As JSON, so that a list may be a tuple and a text a path, but `true` no number and "3" none either.
+    document = to_json(content, inf_nan_mode="constants", fallback=str)
     try:
-        return RunConfig.model_validate(content)
+        return RunConfig.model_validate_json(document, strict=True)
     except ValidationError as error:
         raise UsageError(f"{place}: {first_fault(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes `1e-3` for a number as YAML 1.2 does; YAML 1.1 takes it for a text."""
+
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
@@ -298,7 +338,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in extended_by:
         raise InputRefusedError(f"{path}: extends itself; name another file in 'extends'")
     try:
-        content: Any = yaml.safe_load(path.read_text())
+        content: Any = yaml.load(path.read_text(), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
@@ -333,6 +373,6 @@ def _override(content: dict[str, Any], override: str) -> None:
                 f"{override}: {name} is a single value ({section!r}), not a section", parameter="overrides"
             )
     try:
-        section[last] = yaml.safe_load(value)
+        section[last] = yaml.load(value, _Loader)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{override}: the value is not YAML", parameter="overrides") from error
