@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.patience import PATIENCE, wait_until
-from support.tiny import run_config, write_blobs
+from support.tiny_models import run_config, write_blobs
+from support.waiting import PATIENCE, wait_until
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*") if path.suffix in (".sh", ".sbatch"))

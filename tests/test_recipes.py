@@ -12,8 +12,8 @@ from meddelinea.methods.dynunet import nnunet_widths
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model
 from meddelinea.training.config import RunConfig, load_config
-from support.tiny import SIZES, blobs, write_store
-from support.training import train
+from support.tiny_models import SIZES, blobs, write_store
+from support.training_runs import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PAPER = sorted(path.stem for path in (RECIPES / "paper").glob("*.yaml"))

@@ -27,8 +27,8 @@ from meddelinea.results.result import segment
 from meddelinea.training import clock
 from meddelinea.training.run import Run
 from meddelinea.volume import Volume
-from support.tiny import ORGANS, SIDE, run_config
-from support.training import train
+from support.tiny_models import ORGANS, SIDE, run_config
+from support.training_runs import train
 
 TRAIN, TEST = ("a", "b", "c"), ("d", "e")
 SECONDS_A_STEP = 10.0

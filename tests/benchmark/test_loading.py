@@ -11,7 +11,7 @@ from meddelinea.benchmark.loading import measure_loading
 from meddelinea.data.store import SliceStore
 from meddelinea.training.batches import TrainingBatches
 from support.cli import Run
-from support.tiny import run_config, write_blobs
+from support.tiny_models import run_config, write_blobs
 
 
 @pytest.fixture(scope="module")

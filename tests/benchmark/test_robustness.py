@@ -19,7 +19,7 @@ from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.io.volumes import write_volume
 from meddelinea.segmentation.model import Model
 from meddelinea.volume import Volume
-from support.tiny import write_model
+from support.tiny_models import write_model
 
 NAMES = [name for name, _ in PERTURBATIONS]
 

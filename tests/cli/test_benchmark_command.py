@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from support.cli import Run
-from support.tiny import write_blobs
+from support.tiny_models import write_blobs
 
 
 def test_benchmark_of_a_store_prints_slices_per_second(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from meddelinea.cli.main import main
 from support.hub import TOKEN, Hub, files_of, stand_in
-from support.tiny import write_model
+from support.tiny_models import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's client warns of itself
 

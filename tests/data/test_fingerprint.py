@@ -19,7 +19,7 @@ from meddelinea.io.nifti import write_nifti
 from meddelinea.io.volumes import read_volume
 from meddelinea.segmentation.model import model_folder
 from meddelinea.volume import Volume
-from support.planted import TRANSFORMATIONS, cropped, mirrored, random_copy
+from support.changed_copies import TRANSFORMATIONS, cropped, mirrored, random_copy
 
 TRAINING_CASES = model_folder("small") / "training_cases.json"
 VALIDATION = ("img0002", "img0022", "img0029", "img0035")

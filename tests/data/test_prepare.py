@@ -25,8 +25,8 @@ from meddelinea.errors import InputRefusedError
 from meddelinea.pool.local import in_this_process, on_this_machine
 from meddelinea.pool.pool import Engine, Make, Outcomes, Progress
 from meddelinea.volume import Volume
-from support.clusters import run_on_cluster
-from support.patience import wait_until
+from support.ray_cluster import run_on_cluster
+from support.waiting import wait_until
 
 SMALL = Preprocessing(size=64, spacing_mm=4.0)
 NAMES = tuple(f"img{number:04d}" for number in range(1, 7))

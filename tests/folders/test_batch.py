@@ -33,8 +33,8 @@ from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.segmentation.settings import Settings
 from meddelinea.volume import Volume
-from support.patience import PATIENCE, wait_until
-from support.tiny import write_model
+from support.tiny_models import write_model
+from support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from meddelinea.errors import InputRefusedError, LeakFoundError, PartialFailureE
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.leaks.find import KnownScan, find_leaks, is_label_map, known_scans
 from meddelinea.volume import Volume
-from support.planted import TRANSFORMATIONS, cropped, mirrored, offset, scaled, windowed
+from support.changed_copies import TRANSFORMATIONS, cropped, mirrored, offset, scaled, windowed
 
 Run = Callable[..., tuple[int, str, str]]
 COMBINED = "crop, 8 bits, thick, mirrored"

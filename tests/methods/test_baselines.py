@@ -32,9 +32,9 @@ from meddelinea.training.adapt import AdaptSettings
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import load_config
 from meddelinea.volume import Volume
-from support.patience import PATIENCE
-from support.tiny import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
-from support.training import adapt, train
+from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
+from support.training_runs import adapt, train
+from support.waiting import PATIENCE
 
 WIDTHS = {"widths": [4, 8, 8, 8, 8]}
 PIPELINES: dict[str, type[NetworkPipeline]] = {"unet": UNetPipeline, "dynunet": DynUNetPipeline}

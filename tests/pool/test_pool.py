@@ -24,8 +24,8 @@ from meddelinea.pool import pool
 from meddelinea.pool.cluster import on_cluster
 from meddelinea.pool.local import in_this_process, on_this_machine
 from meddelinea.pool.pool import Outcome, Progress, WorkerDiedError
-from support.clusters import run_on_cluster
-from support.patience import PATIENCE, wait_until
+from support.ray_cluster import run_on_cluster
+from support.waiting import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment as segment_volume
 from meddelinea.volume import Volume
-from support.tiny import ORGANS, write_model
+from support.tiny_models import ORGANS, write_model
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from meddelinea.results.statistics import NOT_FOUND, OrganStatistics, organ_stat
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
-from support.planted import mirrored
+from support.changed_copies import mirrored
 
 #: Ids of the organs that sizes are compared of, in BTCV.
 BTCV = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6, "aorta": 8, "inferior vena cava": 9}

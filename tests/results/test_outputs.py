@@ -14,7 +14,7 @@ import pytest
 from meddelinea.cli.main import main
 from meddelinea.io.volumes import write_volume
 from meddelinea.volume import Volume
-from support.tiny import write_model
+from support.tiny_models import write_model
 
 Predict = Callable[..., tuple[int, str, str]]
 

@@ -16,7 +16,7 @@ from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
 from meddelinea.segmentation.hub import HubModel
 from meddelinea.segmentation.model import model_folder, read_model_files
 from support.hub import TOKEN, Hub, Repository, files_of, stand_in
-from support.tiny import write_model
+from support.tiny_models import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's client warns of itself
 

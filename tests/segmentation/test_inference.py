@@ -29,7 +29,7 @@ from meddelinea.segmentation.postprocess import remove_small_components
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
 from support.orientations import ORIENTATIONS
-from support.tiny import ORGANS, write_blobs, write_model
+from support.tiny_models import ORGANS, write_blobs, write_model
 
 
 @pytest.fixture(scope="module")

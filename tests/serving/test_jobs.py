@@ -18,7 +18,7 @@ from meddelinea.errors import UsageError
 from meddelinea.serving.dispatcher import Dispatcher
 from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobStore, Outcome, QueueFullError, ResultFile
 from meddelinea.serving.limits import Limits
-from support.patience import PATIENCE, wait_until
+from support.waiting import PATIENCE, wait_until
 
 DONE = Outcome("done", scan="f" * 64, shape=(3, 4, 5), files=(ResultFile("mask", "mask.nii.gz", "Mask"),))
 

@@ -32,7 +32,7 @@ from meddelinea.serving.dicomweb import is_uid
 from meddelinea.serving.guard import Access, is_loopback
 from meddelinea.serving.limits import Limits
 from meddelinea.volume import Volume
-from support.patience import PATIENCE
+from support.waiting import PATIENCE
 
 HERE = "http://127.0.0.1:8000"
 TOKEN = "a-token-of-some-length"

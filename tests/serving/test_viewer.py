@@ -24,7 +24,7 @@ from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
-from support.served import Served
+from support.running_server import RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +41,13 @@ def scan() -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("server") / "jobs") as server:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with RunningServer(tmp_path_factory.mktemp("server") / "jobs") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def done(served: Served, scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def done(served: RunningServer, scan: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two jobs of the same part of the scan that are done."""
     whole, path = read_volume(scan), tmp_path_factory.mktemp("part") / "part.nii"
     write_volume(Volume(whole.array[:, :, :12], whole.affine), path)
@@ -131,7 +131,7 @@ def colourful(picture: NDArray[np.int16]) -> float:
     return float(np.mean(picture.max(axis=2) - picture.min(axis=2) > 30))
 
 
-def open_result(page: Any, served: Served, job: str) -> None:
+def open_result(page: Any, served: RunningServer, job: str) -> None:
     """The page of a job that is done, as a bookmark opens it."""
     page.goto(f"{served.address}#job={job}")
     settle(page)
@@ -156,7 +156,9 @@ def command_line(scan: Path, folder: Path) -> Volume:
     return read_volume(folder / "expected.nii.gz")
 
 
-def test_a_scan_is_uploaded_watched_seen_and_downloaded(page: Any, served: Served, scan: Path, tmp_path: Path) -> None:
+def test_a_scan_is_uploaded_watched_seen_and_downloaded(
+    page: Any, served: RunningServer, scan: Path, tmp_path: Path
+) -> None:
     go(page, served.address)
     page.set_input_files("#file", scan)
     settle(page)
@@ -207,7 +209,9 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(page: Any, served: Serve
     assert reviewed == {True, False}  # of thorax and upper abdomen some is seen, and some is not
 
 
-def test_a_zipped_dicom_series_gives_the_same_mask(page: Any, served: Served, data: Path, tmp_path: Path) -> None:
+def test_a_zipped_dicom_series_gives_the_same_mask(
+    page: Any, served: RunningServer, data: Path, tmp_path: Path
+) -> None:
     series = data / "totalsegmentator" / "ct_dicom"
     archive = Path(shutil.make_archive(str(tmp_path / "series"), "zip", series))
     go(page, served.address)
@@ -220,7 +224,7 @@ def test_a_zipped_dicom_series_gives_the_same_mask(page: Any, served: Served, da
     assert np.allclose(mask.affine, expected.affine)
 
 
-def test_the_page_is_used_with_the_keyboard_alone(page: Any, served: Served, done: list[str]) -> None:
+def test_the_page_is_used_with_the_keyboard_alone(page: Any, served: RunningServer, done: list[str]) -> None:
     open_result(page, served, done[0])
     assert page.evaluate("document.activeElement.id") == "result-heading"
 
@@ -256,7 +260,7 @@ def test_the_page_is_used_with_the_keyboard_alone(page: Any, served: Served, don
         page.keyboard.press("Space")
 
 
-def test_a_narrow_window_shows_all(page: Any, served: Served, done: list[str]) -> None:
+def test_a_narrow_window_shows_all(page: Any, served: RunningServer, done: list[str]) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     open_result(page, served, done[0])
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -266,7 +270,7 @@ def test_a_narrow_window_shows_all(page: Any, served: Served, done: list[str]) -
         assert colourful(pixels(page, canvas)) > 0.02
 
 
-def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: Served, done: list[str]) -> None:
+def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: RunningServer, done: list[str]) -> None:
     open_result(page, served, done[0])
     assert not page.locator("#earlier-choice").is_visible()
     mask = pixels(page, "#planes")
@@ -280,7 +284,7 @@ def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: Served, done: l
     assert colourful(bare) + 0.002 < colourful(unsure) < colourful(mask)  # borders, and not whole organs
 
 
-def test_a_result_is_compared_with_an_earlier_one(page: Any, served: Served, done: list[str]) -> None:
+def test_a_result_is_compared_with_an_earlier_one(page: Any, served: RunningServer, done: list[str]) -> None:
     open_result(page, served, done[1])
     page.locator("#earlier").select_option(done[0])
     page.locator("#earlier-choice").wait_for()
@@ -297,7 +301,7 @@ def test_a_result_is_compared_with_an_earlier_one(page: Any, served: Served, don
     assert np.array_equal(pixels(page, "#planes"), differences)  # there are none
 
 
-def test_refusals_and_cancelling_are_told(page: Any, served: Served, scan: Path, tmp_path: Path) -> None:
+def test_refusals_and_cancelling_are_told(page: Any, served: RunningServer, scan: Path, tmp_path: Path) -> None:
     go(page, served.address)
     page.set_input_files("#file", {"name": "letter.nii", "mimeType": "", "buffer": b"Dear colleague"})
     until(page, "document.getElementById('trouble').textContent")
@@ -313,7 +317,7 @@ def test_refusals_and_cancelling_are_told(page: Any, served: Served, scan: Path,
 
 
 def test_a_token_lets_in_and_nothing_else_is_kept_by_the_browser(page: Any, scan: Path, tmp_path: Path) -> None:
-    with Served(tmp_path / "jobs", "--token", TOKEN) as server:
+    with RunningServer(tmp_path / "jobs", "--token", TOKEN) as server:
         assert TOKEN not in server.printed
         page.goto(server.address)
         page.locator("#token").fill("wrong")
@@ -360,7 +364,7 @@ def slabs(scan: Path, folder: Path) -> list[tuple[Volume, bytes]]:
     return made
 
 
-def test_sixteen_uploads_at_once_of_which_two_are_bad(served: Served, scan: Path, tmp_path: Path) -> None:
+def test_sixteen_uploads_at_once_of_which_two_are_bad(served: RunningServer, scan: Path, tmp_path: Path) -> None:
     good = slabs(scan, tmp_path)
     grey = Volume((good[0][0].array / 3000.0).astype(np.float32), good[0][0].affine)
     write_volume(grey, tmp_path / "grey.nii.gz")
@@ -393,14 +397,14 @@ def test_sixteen_uploads_at_once_of_which_two_are_bad(served: Served, scan: Path
 
 def test_jobs_survive_a_power_cut(scan: Path, tmp_path: Path) -> None:
     good = slabs(scan, tmp_path)[:3]
-    server = Served(tmp_path / "jobs")
+    server = RunningServer(tmp_path / "jobs")
     with httpx.Client(base_url=server.address, timeout=60) as client:
         ids = [client.post("/api/jobs", content=content).json()["id"] for _, content in good]
         while client.get(f"/api/jobs/{ids[0]}").json()["slices_done"] == 0:
             time.sleep(0.02)
     server.kill()
     model = load_model("small")
-    with Served(tmp_path / "jobs") as server, httpx.Client(base_url=server.address, timeout=60) as client:
+    with RunningServer(tmp_path / "jobs") as server, httpx.Client(base_url=server.address, timeout=60) as client:
         for (volume, _), identity in zip(good, ids, strict=True):
             while (job := client.get(f"/api/jobs/{identity}").json())["state"] in ("queued", "running"):
                 time.sleep(0.1)

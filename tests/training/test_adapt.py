@@ -16,8 +16,8 @@ from meddelinea.data.store import SliceStore
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.segmentation.model import load_model
 from meddelinea.training.adapt import AdaptSettings
-from support.tiny import CASES, blobs, change_cases, run_config, write_blobs, write_store
-from support.training import adapt, train
+from support.tiny_models import CASES, blobs, change_cases, run_config, write_blobs, write_store
+from support.training_runs import adapt, train
 
 SETTINGS = AdaptSettings(steps=6, every=2, patience=2, batch_size=2)
 

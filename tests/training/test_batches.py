@@ -12,8 +12,8 @@ from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.methods.protocol import Batch
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import DataConfig
-from support.tiny import CASES, SIDE, STILL, write_blobs, write_store
-from support.tiny import blobs as make_blobs
+from support.tiny_models import CASES, SIDE, STILL, write_blobs, write_store
+from support.tiny_models import blobs as make_blobs
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from meddelinea.errors import InputRefusedError
 from meddelinea.training.curves import learning_curves, smoothed, write_curves
 from support.cli import Run
-from support.tiny import run_config, write_blobs
+from support.tiny_models import run_config, write_blobs
 
 LOG = [
     {

@@ -46,9 +46,9 @@ from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
 from meddelinea.training.run import Run, learning_rate_factor
 from meddelinea.training.stages import BaseStage, build_stage
 from meddelinea.training.validation import validation_dice
-from support.patience import PATIENCE
-from support.tiny import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
-from support.training import train
+from support.tiny_models import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
+from support.training_runs import train
+from support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")

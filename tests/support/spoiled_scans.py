@@ -1,4 +1,4 @@
-"""One small sound CT, written as NIfTI, NRRD or DICOM, and ways to spoil it: what the corruption zoo is made from.
+"""One small sound CT, written as NIfTI, NRRD or DICOM, and ways to spoil it: what the bad scans are made from.
 
 The scan is a cylinder of soft tissue with a rim of fat in air, 192 mm wide and 40 mm high, with the axes of a NIfTI
 that dcm2niix writes (first axis to the left).

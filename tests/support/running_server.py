@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from support.patience import PATIENCE
+from support.waiting import PATIENCE
 
 
-class Served:
+class RunningServer:
     """A running server: its `address`, what it printed, and ways to end it."""
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -21,7 +21,7 @@ class Served:
         assert "http" in self.printed, self.log.read_text()
         self.address = self.printed.split()[-1].partition("#")[0]
 
-    def __enter__(self) -> "Served":
+    def __enter__(self) -> "RunningServer":
         return self
 
     def __exit__(self, *_: object) -> None:

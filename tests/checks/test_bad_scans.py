@@ -1,6 +1,6 @@
 """Bad scans through the command line: each is refused or warned about for its reason, and none in silence.
 
-Each beast runs through `check --json` and `predict --json`. For those that are warned about the network is replaced by
+Each runs through `check --json` and `predict --json`. For those that are warned about the network is replaced by
 a threshold, except where the mask is what the test is about.
 """
 
@@ -21,8 +21,8 @@ from meddelinea.findings import Caution, Refusal
 from meddelinea.segmentation.model import model_folder
 from meddelinea.segmentation.predict import Segmentation
 from meddelinea.volume import Volume
-from support.spoiled import nifti, pipe
-from support.zoo import REFUSALS, WARNINGS, Beast
+from support.bad_scans import REFUSALS, WARNINGS, BadScan
+from support.spoiled_scans import nifti, pipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "checks.md"
 REFUSED = 3
@@ -74,15 +74,15 @@ def coded(answer: dict[str, Any], level: str) -> list[str]:
 
 
 def test_the_zoo_has_sixty_beasts_and_one_for_each_reason() -> None:
-    names = [beast.name for beast in REFUSALS + WARNINGS]
+    names = [bad.name for bad in REFUSALS + WARNINGS]
     assert len(set(names)) == len(names) >= 60
-    assert {beast.code for beast in REFUSALS} == set(get_args(Refusal)) - NOT_OF_FILES
-    assert {beast.code for beast in WARNINGS} == set(get_args(Caution)) - OF_MASKS
+    assert {bad.code for bad in REFUSALS} == set(get_args(Refusal)) - NOT_OF_FILES
+    assert {bad.code for bad in WARNINGS} == set(get_args(Caution)) - OF_MASKS
 
 
-@pytest.mark.parametrize("beast", REFUSALS, ids=lambda beast: beast.name)
+@pytest.mark.parametrize("bad", REFUSALS, ids=lambda bad: bad.name)
 def test_it_is_refused_for_its_reason_and_nothing_is_written(
-    beast: Beast,
+    bad: BadScan,
     tmp_path: Path,
     models: dict[str, str],
     run: Callable[..., tuple[int, Any, str]],
@@ -94,21 +94,21 @@ def test_it_is_refused_for_its_reason_and_nothing_is_written(
     monkeypatch.setattr("meddelinea.segmentation.model.load_model", load_model)
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
-    if beast.make is pipe and not hasattr(os, "mkfifo"):
+    if bad.make is pipe and not hasattr(os, "mkfifo"):
         pytest.skip("no named pipes on this system")
-    source = beast.make(tmp_path / "in")
+    source = bad.make(tmp_path / "in")
     before = listing(tmp_path)
 
-    code, answer, err = run("check", source, "--model", models[beast.model])
+    code, answer, err = run("check", source, "--model", models[bad.model])
     assert (code, answer["accepted"], err) == (REFUSED, False, "")
-    assert coded(answer, "refuse") == [beast.code]
+    assert coded(answer, "refuse") == [bad.code]
     (message,) = (finding["message"] for finding in answer["findings"] if finding["level"] == "refuse")
-    assert beast.says in message
+    assert bad.says in message
     assert REMEDY.search(message), message
 
     out = tmp_path / "out"
     words = ("-o", out / "mask.nii.gz", "--statistics", out / "s.json", "--preview", out / "p.png")
-    code, said, err = run("predict", "-i", source, *words, "--model", models[beast.model])
+    code, said, err = run("predict", "-i", source, *words, "--model", models[bad.model])
     assert (code, said["accepted"], said["findings"]) == (REFUSED, False, answer["findings"])
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -130,16 +130,16 @@ def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("threshold")
-@pytest.mark.parametrize("beast", WARNINGS, ids=lambda beast: beast.name)
+@pytest.mark.parametrize("bad", WARNINGS, ids=lambda bad: bad.name)
 def test_it_is_warned_about_and_segmented(
-    beast: Beast, tmp_path: Path, models: dict[str, str], run: Callable[..., tuple[int, Any, str]]
+    bad: BadScan, tmp_path: Path, models: dict[str, str], run: Callable[..., tuple[int, Any, str]]
 ) -> None:
     (tmp_path / "in").mkdir()
-    source = beast.make(tmp_path / "in")
+    source = bad.make(tmp_path / "in")
     code, answer, err = run("check", source)
     assert (code, answer["accepted"], err) == (0, True, "")
-    assert coded(answer, "warn") == [beast.code]
-    assert beast.says in answer["findings"][0]["message"]
+    assert coded(answer, "warn") == [bad.code]
+    assert bad.says in answer["findings"][0]["message"]
 
     code, said, err = run("predict", "-i", source, "-o", tmp_path / "mask.nii.gz")
     assert (code, said["accepted"], said["findings"]) == (0, True, answer["findings"])
