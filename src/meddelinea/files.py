@@ -146,6 +146,21 @@ def write_json(document: Mapping[str, Any], path: Path) -> None:
     write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
+def append_line(text: str, path: Path) -> None:
+    """Add a line to a file, which is made if absent; it is there when this returns.
+
+    Raises
+    ------
+    InputRefusedError
+        If the folder is missing, not writable or full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a UTF-8 JSON file.
 

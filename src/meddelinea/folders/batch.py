@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import ensure_writable, remove_unfinished, whole
+from meddelinea.files import append_line, ensure_writable, remove_unfinished, whole, write_text
 from meddelinea.folders.found import FoundScans, ScanCase
 from meddelinea.pool.local import in_this_process
 from meddelinea.pool.pool import Engine, Progress
@@ -208,14 +208,13 @@ def status_line(outcome: ScanOutcome) -> dict[str, Any]:
 @contextmanager
 def _status(path: Path) -> Iterator[Callable[[ScanOutcome], ScanOutcome]]:
     """What adds an outcome to a status file that is begun anew; a line is there when the call returns."""
-    with path.open("w", encoding="utf-8") as stream:
+    write_text("", path)
 
-        def tell(outcome: ScanOutcome) -> ScanOutcome:
-            stream.write(json.dumps(status_line(outcome), ensure_ascii=False) + "\n")
-            stream.flush()
-            return outcome
+    def tell(outcome: ScanOutcome) -> ScanOutcome:
+        append_line(json.dumps(status_line(outcome), ensure_ascii=False), path)
+        return outcome
 
-        yield tell
+    yield tell
 
 
 def _require_apart(found: FoundScans, beside: Beside) -> None:

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from meddelinea.files import whole
+from meddelinea.files import write_text
 from meddelinea.labels import colour_of
 from meddelinea.results.figures import plane_pictures
 from meddelinea.results.rendering import surface_view
@@ -64,8 +64,7 @@ def write_scan_report(path: Path, result: Result, card: str) -> None:
         libraries={"Python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         card=card,
     )
-    with whole(path) as part:
-        part.write_text(page, encoding="utf-8")
+    write_text(page, path)
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

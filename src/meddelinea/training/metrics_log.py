@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import write_text
+from meddelinea.files import append_line, write_text
 
 #: Figures of a step by name, among them `step` itself.
 Row = dict[str, float]
@@ -57,5 +57,4 @@ class MetricsLog:
 
     def add(self, row: Row) -> None:
         """Add the row of a step."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(json.dumps(row), self.path)
