@@ -1,7 +1,7 @@
 """The errors that MedDelinea raises on purpose.
 
-A message is one line: the value met, what was expected, where, and the remedy. The command line prints it on stderr and
-exits with the class's code; libraries built on this package catch `MedDelineaError`.
+A message is one line: the value found, the expected one, the place, and the remedy. The command line prints it on
+stderr and exits with the code of the class; programs that use this package catch `MedDelineaError`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class MedDelineaError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that are raised on purpose.
 
     Parameters
     ----------
     message
-        One line for people. It speaks of parameters, never of flags: who reads it may have called a function.
+        One line for people. It names parameters, never flags, because its reader may have called a function.
     parameter
         Name of the parameter that the remedy is about, such as `"modality"`. The command line adds its flag.
     """
@@ -39,7 +39,7 @@ class UsageError(MedDelineaError):
 
 
 class InputRefusedError(MedDelineaError):
-    """The input (or where its result should go) would give a wrong or lost mask.
+    """The input would give a wrong mask, or the output cannot be written.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class InputRefusedError(MedDelineaError):
     code
         Stable name of the reason, for programs.
     findings
-        All that was found, where it is more than the one reason.
+        All findings, if there are more than this one reason.
     """
 
     exit_code = 3

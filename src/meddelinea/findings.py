@@ -1,6 +1,6 @@
-"""What is found in a scan before it is segmented, and in its mask afterwards: reasons with stable names.
+"""Findings about a scan before it is segmented, and about its mask afterwards: reasons with stable names.
 
-docs/checks.md says what each reason means and what to do.
+docs/checks.md explains each reason and its remedy.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: Reasons to refuse an input, or (the last three) something else about a command.
+#: Reasons to refuse a scan; the last three concern the rest of a request.
 Refusal = Literal[
     # the file
     "not_found",
@@ -60,7 +60,7 @@ Refusal = Literal[
     "refused",
 ]
 
-#: Reasons to take care with a scan that is segmented all the same, or (the last two) with its mask.
+#: Reasons for caution with a scan that is segmented nevertheless; the last two concern its mask.
 Caution = Literal[
     "no_geometry",
     "spacing_conflict",
@@ -80,16 +80,16 @@ Caution = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about a scan before it is segmented, or about its mask.
+    """A fact that the user of a scan or of its mask should know.
 
     Parameters
     ----------
     code
         Stable name of the reason, for programs.
     level
-        `"refuse"`: a mask would be wrong; `"warn"`: it is made, with care.
+        `"refuse"` if a mask would be wrong; `"warn"` if it is made, but calls for caution.
     message
-        One sentence for people: the value met, what was expected, and the remedy.
+        One sentence for people: the value found, the expected one, and the remedy.
     """
 
     code: Refusal | Caution

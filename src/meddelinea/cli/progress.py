@@ -75,7 +75,8 @@ class _Counts(ProgressColumn):
         spent = str(timedelta(seconds=int(task.elapsed or 0)))
         if task.total is None:
             return Text(spent)
-        left = "" if task.time_remaining is None else f", {timedelta(seconds=int(task.time_remaining))} left"
+        known = task.time_remaining is not None and not task.finished
+        left = f", {timedelta(seconds=int(task.time_remaining or 0))} left" if known else ""
         return Text(f"{task.completed:.0f}/{task.total:.0f}  {spent}{left}")
 
 
