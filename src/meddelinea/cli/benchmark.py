@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 
 from meddelinea.cli.options import JsonOption, ModelOption, OverridesOption, names
-from meddelinea.cli.progress import Report, reporting, silence_diffusers, status
+from meddelinea.cli.progress import reporting, silence_diffusers, status
 from meddelinea.cli.table import plain_table
 from meddelinea.errors import InputRefusedError, PartialFailureError, UsageError
 from meddelinea.files import write_json, write_text
@@ -33,9 +32,7 @@ def few_shot(
     model: ModelOption = "small",
     volumes: Annotated[str, typer.Option("--k", metavar="K,K", help="Numbers of labelled volumes.")] = "1,2,4",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of training steps.")] = 400,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the draw of volumes; the others are tested.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the choice of volumes.")] = 0,
     quiet: QuietBar = False,
 ) -> None:
     """Test a model before and after adapting it to k volumes.
@@ -46,7 +43,7 @@ def few_shot(
         counts = tuple(int(word) for word in names(volumes, "volumes") or ())
     except ValueError as error:
         raise UsageError(f"{volumes}: expected whole numbers, such as 1,2,4", parameter="volumes") from error
-    with _reporting(quiet) as report:
+    with reporting(hidden=quiet) as report:
         from meddelinea.benchmark.few_shot import few_shot_document, few_shot_lines, few_shot_table
         from meddelinea.training.adapt import AdaptSettings
 
@@ -78,7 +75,7 @@ def robustness(
     """
     if output.exists():
         raise UsageError(f"{output}: exists already; choose another folder, or remove it")
-    with _reporting(quiet) as report:
+    with reporting(hidden=quiet) as report:
         from meddelinea.benchmark.robustness import robustness_document, robustness_lines, robustness_table
 
         table = robustness_table(model, layout, source, names(cases, "cases"), progress=report)
@@ -100,17 +97,11 @@ def robustness(
 def accuracy(
     bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="Data, processor time and methods.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for runs and tables; kept if it exists.")],
-    folds: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Cross-validate on the training cases in N folds.")
-    ] = None,
+    folds: Annotated[int | None, typer.Option(metavar="N", min=2, help="Cross-validate in N folds.")] = None,
     fold: Annotated[int | None, typer.Option(metavar="N", min=1, help="Train and test this fold only.")] = None,
-    test: Annotated[
-        bool, typer.Option("--test", help="Train on all training cases, and test on the test cases.")
-    ] = False,
+    test: Annotated[bool, typer.Option("--test", help="Train on all training cases, and test on the others.")] = False,
     methods: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Train and test these only.")] = None,
-    cpu_minutes: Annotated[
-        float | None, typer.Option(metavar="X", min=0.01, help="Processor time, in place of the file's.")
-    ] = None,
+    cpu_minutes: Annotated[float | None, typer.Option(metavar="X", min=0.01, help="Replace the file's time.")] = None,
     quiet: QuietBar = False,
 ) -> None:
     """Train methods for the same processor time, and test them.
@@ -121,7 +112,7 @@ def accuracy(
     """
     if (folds is None) == (not test):
         raise UsageError("expected either --folds N, to choose methods by, or --test")
-    with _reporting(quiet) as report:
+    with reporting(hidden=quiet) as report:
         from meddelinea.benchmark.accuracy import measure_accuracy
         from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
         from meddelinea.benchmark.bench_file import read_bench_file
@@ -146,14 +137,9 @@ def calibration(
     bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="The file of benchmark accuracy.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
     folds: Annotated[
-        Path | None,
-        typer.Option(
-            "--fit-on", metavar="FOLDER", help="Fit on this output of benchmark accuracy, best made with --folds."
-        ),
+        Path | None, typer.Option("--fit-on", metavar="FOLDER", help="Fit on this output of accuracy with --folds.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help="Method whose models of the folds are used.")
-    ] = "MedDelinea",
+    method: Annotated[str, typer.Option(metavar="NAME", help="Method whose models are used.")] = "MedDelinea",
     model: ModelOption = "small",
     quiet: QuietBar = False,
 ) -> None:
@@ -162,7 +148,7 @@ def calibration(
     It is fitted on cases that were held out of training and measured on the test cases. The calibration.json that is
     written belongs in the model's folder. Without --fit-on, the one there is measured.
     """
-    with _reporting(quiet) as report:
+    with reporting(hidden=quiet) as report:
         from meddelinea.benchmark.bench_file import read_bench_file
         from meddelinea.benchmark.calibration_cases import calibration_document, calibration_lines, measure_calibration
         from meddelinea.segmentation.model import CALIBRATION_FILE
@@ -218,9 +204,7 @@ def store(
 def loading(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file whose batches are timed.")],
     overrides: OverridesOption = None,
-    batches: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Number of batches, and of training steps, to time.")
-    ] = 20,
+    batches: Annotated[int, typer.Option(metavar="N", min=1, help="Number of batches and steps to time.")] = 20,
 ) -> None:
     """Measure whether training waits for its data.
 
@@ -239,14 +223,6 @@ def loading(
             table.add_row(name, str(workers), *figures)
     Console().print(table)
     print(f"a training step on {measured.batch_size} slices takes {measured.step:.4f} s on {measured.device}")
-
-
-@contextmanager
-def _reporting(quiet: bool) -> Iterator[Report]:
-    """A bar that the imports of a benchmark, its models and its work report to."""
-    with reporting(hidden=quiet) as report:
-        silence_diffusers()
-        yield report
 
 
 def _show(lines: Sequence[str], path: Path) -> None:

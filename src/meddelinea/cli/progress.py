@@ -82,9 +82,10 @@ class _Counts(ProgressColumn):
 
 @contextmanager
 def reporting(hidden: bool = False) -> Iterator[Report]:
-    """A bar that work reports to."""
+    """A bar for the imports of a long piece of work, the loading of its models, and the work, which reports to it."""
     with progress_bar(hidden) as bar:
         task = bar.add_task("starting", total=None)
+        silence_diffusers()
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
