@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,77 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meddelinea.benchmark.accuracy import Accuracy, Part, Trial, divide, measure_accuracy
-from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
-from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name, read_bench_file
+from meddelinea.benchmark.accuracy import Accuracy, divide, measure_accuracy
+from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_rows
+from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, read_bench_file
 from meddelinea.benchmark.chain import StageCost
 from meddelinea.cli.main import main
-from meddelinea.data.prepare import prepare_store
-from meddelinea.data.preprocess import Preprocessing
-from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
-from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
-from meddelinea.evaluation.metrics import OrganScore, score_organ
-from meddelinea.evaluation.summary import read_report_document, report_document, summarise
-from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.errors import LeakFoundError, UsageError
+from meddelinea.evaluation.summary import report_document
+from meddelinea.io.volumes import read_volume
 from meddelinea.results.result import segment
 from meddelinea.training import clock
 from meddelinea.training.run import Run
-from meddelinea.volume import Volume
-from support.tiny_models import ORGANS, SIDE, run_config
+from support.benchmarks import TEST, TRAIN, read, with_cases
+from support.tiny_models import ORGANS, run_config
 from support.training_runs import train
 
-TRAIN, TEST = ("a", "b", "c"), ("d", "e")
 SECONDS_A_STEP = 10.0
-
-
-@pytest.fixture(scope="module")
-def bench_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A benchmark of two methods on five small scans, in the layout of pairs; each early stage has two steps."""
-    root = tmp_path_factory.mktemp("bench")
-    source = root / "scans"
-    for folder in ("images", "labels"):
-        (source / folder).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in (*TRAIN, *TEST):
-        mask = np.zeros((48, 48, 6), np.uint8)
-        for organ in (1, 2, 3) if name != "e" else (1, 2):
-            row, column = 11 * organ + rng.integers(-2, 3, 2)
-            mask[row - 4 : row + 5, column - 4 : column + 5, 1:5] = organ
-        array = (100.0 * mask - 100.0 + rng.normal(0, 10, mask.shape)).astype(np.float32)
-        affine = np.diag([8.0, 8.0, 5.0, 1.0])
-        write_volume(Volume(array, affine), source / "images" / f"{name}.nii.gz")
-        write_volume(Volume(mask, affine), source / "labels" / f"{name}.nii.gz")
-    labels = {organ: index for index, organ in enumerate(ORGANS, start=1)}
-    (source / "labels.json").write_text(json.dumps({"modality": "CT", "labels": labels}))
-    prepare_store("pairs", source, root / "store", preprocessing=Preprocessing(size=SIDE, spacing_mm=6.0))
-    same = {"steps": 2, "checkpoint_minutes": 1e-9}  # a checkpoint after every step
-    runs = {
-        "codec": run_config("codec", root / "store", root / "unused", data={"crop": 32}, **same),
-        "base": run_config("base", root / "store", root / "unused", **same),
-        "control": run_config(
-            "model", root / "store", root / "unused", data={"validation": ("d",)}, precision="bf16", **same
-        ),
-    }
-    network = {"method": "unet", "sizes": {"widths": [4, 8, 8]}}
-    runs["unet"] = run_config("model", root / "store", root / "unused", model=network, **same)
-    for name, config in runs.items():
-        (root / f"{name}.yaml").write_text(config.model_dump_json())
-    bench = {
-        "format": "pairs",
-        "source": str(source),
-        "store": str(root / "store"),
-        "train": TRAIN,
-        "test": TEST,
-        "cpu_minutes": 1.5,
-        "methods": {"Med Delinea": ["codec.yaml", "base.yaml", "control.yaml"], "U-Net": ["unet.yaml"]},
-    }
-    (root / "bench.yaml").write_text(json.dumps(bench))
-    return root / "bench.yaml"
-
-
-@pytest.fixture
-def bench(bench_file: Path) -> BenchFile:
-    return read_bench_file(bench_file)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,13 +63,6 @@ def meddelinea(*words: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     return int(ended.value.code or 0)
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-# Training
 
 
 def test_each_method_has_the_same_processor_time_and_stages_build_on_each_other(
@@ -234,13 +171,6 @@ def test_an_output_of_another_benchmark_is_left_alone(
         (tmp_path / "result.json").rename(done[0] / "test" / "u-net" / "result.json")
 
 
-# Folds and leaks
-
-
-def with_cases(bench: BenchFile, train: tuple[str, ...], test: tuple[str, ...] = ()) -> BenchFile:
-    return bench.model_copy(update={"train": train, "test": test})
-
-
 @pytest.mark.parametrize("folds", [2, 3, 5])
 def test_folds_are_disjoint_by_patient(bench: BenchFile, folds: int) -> None:
     patients = {f"{patient}-{kind}": patient for patient in "pqrstuv" for kind in ("t1", "t2")}
@@ -331,211 +261,6 @@ def test_a_codec_that_saw_a_test_case_is_found_out(bench: BenchFile, tmp_path: P
         measure_accuracy(bench.model_copy(update={"methods": {"m": (started, ended)}}), tmp_path / "out", None)
 
 
-# What it comes to
-
-
-def score(organ: str, prediction: Callable[[], np.ndarray], reference: Callable[[], np.ndarray]) -> OrganScore:
-    return score_organ(organ, prediction(), reference(), (1.0, 1.0, 1.0))
-
-
-def slab(length: int) -> Callable[[], np.ndarray]:
-    def make() -> np.ndarray:
-        mask = np.zeros((12, 3, 3), bool)
-        mask[:length] = True
-        return mask
-
-    return make
-
-
-def case(name: str, liver: tuple[int, int], gallbladder: tuple[int, int]) -> CaseResult:
-    """Predicted and true length of two organs: Dice 2 min / (sum)."""
-    scores = (score("liver", *map(slab, liver)), score("gallbladder", *map(slab, gallbladder)))
-    return CaseResult(name, scores)
-
-
-def hand_made() -> Accuracy:
-    first = Report((case("p1", (6, 6), (3, 1)), case("p2", (6, 10), (0, 2))), (), 2.0)
-    second = Report((case("p1", (6, 10), (1, 1)),), (CaseFailure("p2", "damaged"),), 2.0)
-    third = Report((case("q1", (5, 5), (0, 0)),), (), 2.0)
-    stages = (StageCost("codec", 10, 80, 3600.0), StageCost("model", 30, 240, 7200.0))
-    trials = (
-        Trial(
-            method="A",
-            part="fold-1-of-2",
-            parameters=2_000_000,
-            trained_parameters=500_000,
-            stages=stages,
-            cpu_hours=3.0,
-            seconds={"p1": 1.0, "p2": 3.0},
-            report=first,
-        ),
-        Trial(
-            method="A",
-            part="fold-2-of-2",
-            parameters=2_000_000,
-            trained_parameters=500_000,
-            stages=stages,
-            cpu_hours=5.0,
-            seconds={"q1": 5.0},
-            report=third,
-        ),
-        Trial(
-            method="B",
-            part="fold-1-of-2",
-            parameters=1_000_000,
-            trained_parameters=None,
-            stages=(),
-            cpu_hours=None,
-            seconds={"p1": 1.0},
-            report=second,
-        ),
-    )
-    patients = {"p1": "p", "p2": "p", "q1": "q"}
-    parts = (Part("fold-1-of-2", ("q1",), ("p1", "p2")), Part("fold-2-of-2", ("p1", "p2"), ("q1",)))
-    return Accuracy(
-        organs=("liver", "gallbladder"), patients=patients, parts=parts, cpu_minutes=180.0, seed=0, trials=trials
-    )
-
-
-def test_the_rows_by_hand() -> None:
-    accuracy = hand_made()
-    a, b = accuracy_rows(accuracy)
-    assert (a.parts, a.patients, a.cases, a.failures, a.seconds) == (2, 2, 3, 0, 3.0)
-    assert (a.steps, a.slices, a.cpu_hours) == (40.0, 320.0, 4.0)
-    # Liver: 1, 0.75, 1. Gallbladder: 0.5, missed 0, and both empty, which is left out.
-    assert a.organs["liver"].dice.mean == pytest.approx(2.75 / 3)
-    assert a.organs["gallbladder"].dice.mean == pytest.approx(0.25)
-    assert a.all_organs.dice.mean == pytest.approx((2.75 / 3 + 0.25) / 2)
-    # Patient p twice in a quarter of the resamples, q twice in another: liver 0.875 to 1.
-    assert (a.organs["liver"].dice.low, a.organs["liver"].dice.high) == (0.875, 1.0)
-    # Without p there is no gallbladder, and the mean of that resample is the liver's.
-    assert (a.organs["gallbladder"].dice.low, a.organs["gallbladder"].dice.high) == (0.25, 0.25)
-    assert (a.all_organs.dice.low, a.all_organs.dice.high) == pytest.approx(((0.875 + 0.25) / 2, 1.0))
-    assert (a.organs["gallbladder"].infinite_distances, a.organs["gallbladder"].hd95_mm.mean) == (1, 2.0)
-    assert (b.patients, b.cases, b.failures, b.cpu_hours, b.slices) == (1, 1, 1, None, None)
-    assert a.difference is None
-    assert b.difference is not None
-    # On p1 alone: B has (0.75 + 1) / 2, A (1 + 0.5) / 2.
-    assert (b.difference.to, b.difference.patients) == ("A", 1)
-    assert b.difference.all_organs.mean == pytest.approx(0.125)
-
-
-def test_the_means_are_those_of_the_summary() -> None:
-    accuracy = hand_made()
-    row = accuracy_rows(accuracy)[0]
-    pooled = Report(tuple(c for t in accuracy.trials[:2] for c in t.report.cases), (), 2.0)
-    summary = summarise(pooled)
-    for organ in summary.organs:
-        ours = row.organs[organ.organ]
-        assert (ours.dice.mean, ours.hd95_mm.mean) == pytest.approx((organ.dice, organ.hd95_mm))
-        assert ours.infinite_distances == organ.infinite_distances
-    paper = (row.paper_organs, summary.mean_over_paper_organs)
-    for group, theirs in ((row.all_organs, summary.mean_over_organs), paper):
-        assert (group.dice.mean, group.hd95_mm.mean) == pytest.approx((theirs.dice, theirs.hd95_mm))
-        assert group.infinite_distances == theirs.infinite_distances
-
-
-def test_a_difference_is_within_patients() -> None:
-    """A method that is better by the same for every patient is better for sure, however much patients differ."""
-    livers = {f"p{i}": i for i in range(1, 9)}
-    reports = [
-        Report(tuple(case(name, (length + more, 12), (2, 2)) for name, length in livers.items()), (), 2.0)
-        for more in (0, 1)
-    ]
-    trials = tuple(
-        Trial(
-            method=name,
-            part="test",
-            parameters=1,
-            trained_parameters=1,
-            stages=(),
-            cpu_hours=None,
-            seconds={},
-            report=report,
-        )
-        for name, report in zip("AB", reports, strict=True)
-    )
-    accuracy = Accuracy(
-        organs=("liver", "gallbladder"),
-        patients={n: n for n in livers},
-        parts=(),
-        cpu_minutes=1.0,
-        seed=0,
-        trials=trials,
-    )
-    one, other = accuracy_rows(accuracy)
-    assert one.all_organs.dice.high > other.all_organs.dice.low  # the intervals overlap
-    assert other.difference is not None
-    assert other.difference.all_organs.low > 0
-    assert other.difference.all_organs.mean == pytest.approx(other.all_organs.dice.mean - one.all_organs.dice.mean)
-
-
-def test_the_table_in_markdown() -> None:
-    accuracy = hand_made()
-    lines = accuracy_lines(accuracy, accuracy_rows(accuracy))
-    head, _, a, b = lines[:4]
-    assert "| gallbladder | liver | mean Dice of 2 [95 %] | mean Dice of 2 [95 %] | HD95 mm, mean of 2 [95 %]" in head
-    assert a.startswith("| A | 2 | 2.00 (0.50) | 320 | 4.00 | 3.0 | 0.250 | 0.917 | 0.583 [0.562, 1.000] |")
-    assert a.endswith("| 1 | 0 |")
-    assert b.startswith("| B | 1 | 1.00 (-) | - | - | 1.0 | 1.000 | 0.750 |")
-    assert b.endswith("| 0 | 1 |")
-    assert any(line.startswith("| gallbladder | 0.250 [0.250, 0.250] | 2.0 [2.0, 2.0], 1 infinite |") for line in lines)
-    assert lines[-3].startswith("| less A | patients |")
-    assert lines[-1] == "| B | 1 | +0.125 [+0.125, +0.125] | +0.125 [+0.125, +0.125] |"
-    document = json.loads(json.dumps(accuracy_document(accuracy, accuracy_rows(accuracy)), allow_nan=False))
-    assert document["rows"][0]["organs"]["liver"]["dice"] == {"mean": pytest.approx(2.75 / 3), "low": 0.875, "high": 1}
-    assert document["trials"][0]["report"]["cases"][1]["scores"][1]["hd95_mm"] == "inf"
-
-
-def test_a_report_is_read_as_it_was_written() -> None:
-    report = replace(hand_made().trials[0].report, failures=(CaseFailure("x", "damaged"),))
-    empty = Report((case("q", (0, 0), (0, 1)),), (), 1.0)
-    for written in (report, empty):
-        assert repr(read_report_document(json.loads(json.dumps(report_document(written))))) == repr(written)
-
-
-# The file and the command
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"methods": {"U-Net": [], "x": ["a.yaml"]}}, "methods"),
-        ({"methods": {"U-Net": ["a.yaml"], "u net": ["b.yaml"]}}, "do not differ enough"),
-        ({"test": ["a"]}, "cases a are named twice"),
-        ({"cpu_minutes": 0}, "cpu_minutes"),
-        ({"minutes": 3}, "minutes"),
-    ],
-)
-def test_a_benchmark_that_cannot_be_meant_is_refused(
-    bench_file: Path, tmp_path: Path, change: dict[str, Any], words: str
-) -> None:
-    (tmp_path / "bench.yaml").write_text(json.dumps(read(bench_file) | change))
-    with pytest.raises(UsageError, match=words):
-        read_bench_file(tmp_path / "bench.yaml")
-
-
-def test_methods_of_a_benchmark_file(bench_file: Path, tmp_path: Path) -> None:
-    methods = {"U-Net (best)": ["unet.yaml"], "small": "small", "big": {"model": "runs/big", "cpu_hours": 2}}
-    (tmp_path / "bench.yaml").write_text(json.dumps(read(bench_file) | {"methods": methods}))
-    assert read_bench_file(tmp_path / "bench.yaml").methods == {
-        "U-Net (best)": (tmp_path / "unet.yaml",),
-        "small": TrainedModel(model="small"),
-        "big": TrainedModel(model="runs/big", cpu_hours=2.0),
-    }
-    assert folder_name("U-Net (best)") == "u-net-best"
-    with pytest.raises(InputRefusedError, match="not a readable YAML file"):
-        read_bench_file(tmp_path / "absent.yaml")
-
-
-def test_unknown_methods_and_cases_are_named(bench: BenchFile, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no method called V-Net; expected some of: Med Delinea, U-Net"):
-        measure_accuracy(bench, tmp_path / "out", None, ("V-Net",))
-    with pytest.raises(InputRefusedError, match="z: no such case"):
-        measure_accuracy(with_cases(bench, (*TRAIN, "z"), TEST), tmp_path / "out", None)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command(
     bench_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], done: tuple[Path, Accuracy]
 ) -> None:
@@ -571,9 +296,6 @@ def test_a_case_that_fails_is_counted(
     (trial,) = read(tmp_path / "out" / "accuracy.json")["trials"]
     assert [case["case"] for case in trial["report"]["cases"]] == ["d"]
     assert trial["stages"][0]["steps"] == 2  # 0.3 minutes are 18 seconds
-
-
-# The calibration
 
 
 def test_a_calibration_is_fitted_on_the_folds_and_measured_on_the_test(
