@@ -19,7 +19,7 @@ from diffusers import (
 )
 from numpy.polynomial import Polynomial
 
-from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.noise import Noise, NoiseKey
 from meddelinea.diffusion.sampling import SCHEDULERS, make_scheduler, sample, scheduler_name
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.errors import UsageError
@@ -47,9 +47,9 @@ def point(z, t):
     return Prediction(NoiseSchedule.linear(), "sample").epsilon(MU.float().expand_as(z), z, t)
 
 
-def drawn(network, keys, *how):
+def drawn(network, keys, shape, scheduler, steps):
     """What `sample` draws with a network that says nothing but the noise."""
-    return sample(lambda z, t: (network(z, t), None), keys, *how)[0]
+    return sample(lambda z, t: (network(z, t), None), Noise.keyed(keys, shape), scheduler, steps)[0]
 
 
 def sigmas(steps: int) -> np.ndarray:
@@ -261,6 +261,52 @@ def test_a_scheduler_of_another_kind_goes_by_its_class() -> None:
 
 
 def test_what_else_the_network_says_is_that_of_the_last_step():
-    latents, last = sample(lambda z, t: (gaussian(z, t), t), KEYS, SHAPE, make_scheduler("ddim"), 4)
+    noise = Noise.keyed(KEYS, SHAPE)
+    latents, last = sample(lambda z, t: (gaussian(z, t), t), noise, make_scheduler("ddim"), 4)
     assert torch.equal(latents, drawn(gaussian, KEYS, SHAPE, make_scheduler("ddim"), 4))
     assert torch.equal(last, torch.full((len(KEYS),), 249))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_after_each_step_its_latents_are_told_and_may_be_changed(name: str) -> None:
+    """A change of the latents after the last step but one is a step that starts from there."""
+    noise, told = Noise.keyed(KEYS, SHAPE), []
+
+    def watch(step, timestep, latents):
+        told.append((step, int(timestep), latents))
+        return latents
+
+    denoise = lambda z, t: (gaussian(z, t), None)  # noqa: E731
+    whole, _ = sample(denoise, noise, make_scheduler(name), 4, on_step=watch)
+    assert [step for step, _, _ in told] == [0, 1, 2, 3]
+    assert [timestep for _, timestep, _ in told] == [999, 749, 499, 249]
+    assert torch.equal(told[-1][2], whole)
+
+    noise = Noise.keyed(KEYS, SHAPE)  # its generators begin anew
+    shifted, _ = sample(denoise, noise, make_scheduler(name), 4, on_step=lambda step, t, z: z + (step == 3))
+    torch.testing.assert_close(shifted, whole + 1, rtol=0, atol=0)
+    noise = Noise.keyed(KEYS, SHAPE)
+    early, _ = sample(denoise, noise, make_scheduler(name), 4, on_step=lambda step, t, z: z + (step == 0))
+    assert not torch.allclose(early, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "ddim"])
+def test_noise_from_generators_is_that_of_diffusers(name: str) -> None:
+    """One generator draws the first latents, then in each step what a stochastic sampler adds; a list, one each."""
+    shape = (3, *SHAPE)
+
+    def latents(generator) -> torch.Tensor:
+        noise = Noise.drawn(generator, shape, torch.device("cpu"))
+        return sample(lambda z, t: (gaussian(z, t), None), noise, make_scheduler(name), 3)[0]
+
+    one = latents(torch.Generator().manual_seed(5))
+    assert torch.equal(one, latents(torch.Generator().manual_seed(5)))
+    torch.manual_seed(5)
+    assert torch.equal(latents(None), one)
+    each = latents([torch.Generator().manual_seed(seed) for seed in (5, 6, 7)])
+    for index, seed in enumerate((5, 6, 7)):
+        noise = Noise.drawn(torch.Generator().manual_seed(seed), (1, *SHAPE), torch.device("cpu"))
+        alone, _ = sample(lambda z, t: (gaussian(z, t), None), noise, make_scheduler(name), 3)
+        torch.testing.assert_close(each[index : index + 1], alone, rtol=1e-6, atol=1e-6)
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(Noise.drawn(torch.Generator().manual_seed(5), shape, torch.device("cpu")).initial, start)

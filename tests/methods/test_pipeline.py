@@ -1,78 +1,44 @@
 """The pipeline on disk and in use: a folder in diffusers' form, and masks that depend on image and key alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from torch import nn
 
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import UsageError
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
-from meddelinea.models.codec import KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
-from meddelinea.models.dit import DiT
-from meddelinea.models.mask_head import MaskHead
+from support.pipelines import KEYS, ORGANS, STEM, images, randomised, tiny_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
 
-ORGANS = ("spleen", "right kidney", "liver")
-STEM = (8, 16, 16)
-KEYS = [NoiseKey(seed=1, case=2**63 + 1, slice=i, sample=0) for i in range(4)]
 
-
-def randomised(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
-def tiny_pipeline(kind: str) -> MedDelineaPipeline:
-    """`guided`: all extensions; `paper`: none of them, over the KL codec; `palette`: no mask head."""
-    guided = kind == "guided"
-    if kind == "paper":
-        torch.manual_seed(0)
-        blocks = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-        codec = KLCodec(3, 3, *blocks, (8, 8, 8, 8), norm_num_groups=4, latent_channels=4)
-    else:
-        codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
-    dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=0, learn_sigma=not guided))
-    control = ControlDiT.copy_of(dit, 2, stem_channels=STEM if guided else ())
-    hidden = (8, 16) if guided else ()
-    head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[: len(hidden)], hidden, 32)
-    return MedDelineaPipeline(
-        codec=codec,
-        dit=dit,
-        control=randomised(control),
-        mask_head=None if kind == "palette" else randomised(head),
-        scheduler=make_scheduler("euler_ancestral"),
-        organs=list(ORGANS),
-        prediction_type="sample",
-        default_steps=3,
-        neighbours=2,
-    )
-
-
-def images(count: int = 4) -> torch.Tensor:
-    return torch.rand(count, 3, 32, 48, generator=torch.Generator().manual_seed(5)) * 2 - 1
+def logits_of(
+    pipeline: MedDelineaPipeline,
+    pictures: torch.Tensor | None = None,
+    keys: Sequence[NoiseKey] = KEYS,
+    num_inference_steps: int | None = None,
+) -> torch.Tensor:
+    pictures = images() if pictures is None else pictures
+    return pipeline(pictures, keys=keys, num_inference_steps=num_inference_steps, output_type="logits").logits
 
 
 @pytest.mark.parametrize("kind", ["guided", "paper", "palette"])
 def test_saved_and_loaded_gives_the_same_logits_bit_for_bit(kind: str, tmp_path: Path) -> None:
     pipeline = tiny_pipeline(kind)
-    logits = pipeline(images(), KEYS)
+    logits = logits_of(pipeline)
     assert logits.shape == (4, 4, 32, 48)
     assert logits.isfinite().all()
     assert logits.std() > 0
     pipeline.save_pretrained(tmp_path)
 
     loaded = MedDelineaPipeline.from_pretrained(tmp_path)
-    assert torch.equal(loaded(images(), KEYS), logits)
+    assert torch.equal(logits_of(loaded), logits)
     assert (loaded.mask_head is None) == (kind == "palette")
     assert tuple(loaded.config.organs) == ORGANS
     assert (loaded.config.default_steps, loaded.config.neighbours) == (3, 2)
@@ -91,33 +57,37 @@ def test_the_folder_has_diffusers_layout_and_no_pickle(tmp_path: Path) -> None:
 
 def test_another_scheduler_may_take_the_place_of_the_default(tmp_path: Path) -> None:
     pipeline = tiny_pipeline("guided")
-    first = pipeline(images(), KEYS)
+    first = logits_of(pipeline)
     pipeline.save_pretrained(tmp_path)
     other = make_scheduler("dpmpp_2m")
     swapped = MedDelineaPipeline.from_pretrained(tmp_path, scheduler=other)
     assert isinstance(swapped.scheduler, DPMSolverMultistepScheduler)
-    second = swapped(images(), KEYS)
+    second = logits_of(swapped)
     assert not torch.allclose(first, second)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(other.config)
-    assert torch.equal(pipeline(images(), KEYS), second)
+    assert torch.equal(logits_of(pipeline), second)
 
 
 def test_steps_default_to_the_models_own() -> None:
     pipeline = tiny_pipeline("guided")
-    assert torch.equal(pipeline(images(1), KEYS[:1]), pipeline(images(1), KEYS[:1], steps=3))
-    assert not torch.allclose(pipeline(images(1), KEYS[:1]), pipeline(images(1), KEYS[:1], steps=1))
+    assert torch.equal(
+        logits_of(pipeline, images(1), KEYS[:1]), logits_of(pipeline, images(1), KEYS[:1], num_inference_steps=3)
+    )
+    assert not torch.allclose(
+        logits_of(pipeline, images(1), KEYS[:1]), logits_of(pipeline, images(1), KEYS[:1], num_inference_steps=1)
+    )
 
 
 def test_a_slice_has_the_same_logits_alone_in_a_batch_and_in_any_order() -> None:
     pipeline = tiny_pipeline("guided")
-    together = pipeline(images(), KEYS)
+    together = logits_of(pipeline)
     for i in range(4):
         torch.testing.assert_close(
-            pipeline(images()[i : i + 1], KEYS[i : i + 1]), together[i : i + 1], rtol=1e-5, atol=1e-5
+            logits_of(pipeline, images()[i : i + 1], KEYS[i : i + 1]), together[i : i + 1], rtol=1e-5, atol=1e-5
         )
-    backwards = pipeline(images().flip(0), KEYS[::-1])
+    backwards = logits_of(pipeline, images().flip(0), KEYS[::-1])
     torch.testing.assert_close(backwards.flip(0), together, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(pipeline(images()[:1], KEYS[1:2]), together[:1], atol=1e-3)
+    assert not torch.allclose(logits_of(pipeline, images()[:1], KEYS[1:2]), together[:1], atol=1e-3)
 
 
 def test_the_codec_sees_the_three_middle_slices_and_the_stem_all_of_them(tmp_path: Path) -> None:
@@ -130,28 +100,28 @@ def test_the_codec_sees_the_three_middle_slices_and_the_stem_all_of_them(tmp_pat
     five = torch.cat([images()[:, :1].flip(0), images(), images()[:, 2:].flip(0)], dim=1)
     segmenter = loaded.sampler().method.segmenter
     assert torch.equal(segmenter.encode_image(five).latent, loaded.codec.encode(images()))
-    logits = loaded(five, KEYS)
-    assert torch.equal(logits, pipeline(five, KEYS))
-    assert not torch.allclose(logits, loaded(five[:, [4, 1, 2, 3, 0]], KEYS), atol=1e-3)
+    logits = logits_of(loaded, five)
+    assert torch.equal(logits, logits_of(pipeline, five))
+    assert not torch.allclose(logits, logits_of(loaded, five[:, [4, 1, 2, 3, 0]]), atol=1e-3)
     with pytest.raises(UsageError, match=r"\(B, 5, H, W\)"):
-        loaded(images(), KEYS)
+        logits_of(loaded)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (4, 1, 32, 32), (4, 3, 32, 40), (4, 3, 24, 32)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="multiples of 16"):
-        tiny_pipeline("guided")(torch.zeros(shape), KEYS)
+        tiny_pipeline("guided")(torch.zeros(shape), keys=KEYS)
 
 
 def test_one_key_an_image_is_asked_for() -> None:
     with pytest.raises(UsageError, match="3 noise keys for 4 images"):
-        tiny_pipeline("guided")(images(), KEYS[:3])
+        tiny_pipeline("guided")(images(), keys=KEYS[:3])
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_steps_out_of_range_are_refused(steps: int) -> None:
     with pytest.raises(UsageError, match="sampling steps"):
-        tiny_pipeline("guided")(images(), KEYS, steps=steps)
+        tiny_pipeline("guided")(images(), keys=KEYS, num_inference_steps=steps)
 
 
 def test_no_mask_head_means_the_nearest_palette_colour() -> None:

@@ -45,7 +45,8 @@ run = {
 for progress in train(RunConfig.model_validate(run)):
     assert np.isfinite(progress.figures["total"]), progress
 pipeline = MedDelineaPipeline.from_pretrained(folder / "run" / "pipeline")
-logits = pipeline(torch.zeros(1, 3, 256, 256), [NoiseKey(0, 0, 0, 0)], steps=1)
+keys = [NoiseKey(0, 0, 0, 0)]
+(logits,) = pipeline(torch.zeros(1, 3, 256, 256), keys=keys, num_inference_steps=1, output_type="logits").to_tuple()
 assert logits.shape == (1, 14, 256, 256) and logits.isfinite().all()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
 """

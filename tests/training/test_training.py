@@ -142,7 +142,8 @@ def test_a_trained_pipeline_folder_says_what_it_is(store: Path, parts: dict[str,
     assert load_config(folder / "run.json") == config
 
     pipeline = MedDelineaPipeline.from_pretrained(folder)
-    logits = pipeline(torch.zeros(2, 3, 64, 64), [NoiseKey(0, 0, i, 0) for i in range(2)], steps=1)
+    keys = [NoiseKey(0, 0, i, 0) for i in range(2)]
+    logits = pipeline(torch.zeros(2, 3, 64, 64), keys=keys, num_inference_steps=1, output_type="logits").logits
     assert logits.shape == (2, len(ORGANS) + 1, 64, 64)
     assert torch.isfinite(logits).all()
 

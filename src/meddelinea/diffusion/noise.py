@@ -1,11 +1,17 @@
-"""Noise that depends only on what it is drawn for, never on the batch, the order of work or the device."""
+"""Noise that depends only on what it is drawn for, never on the batch, the order of work or the device.
+
+Beside it, for users of diffusers, noise from generators as its pipelines draw it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from meddelinea.errors import UsageError
@@ -68,3 +74,32 @@ class NoiseKey:
         key = np.array([self.seed, self.case], dtype=np.uint64)
         counter = np.array([0, purpose, self.slice, self.sample], dtype=np.uint64)
         return np.random.Philox(key=key, counter=counter)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All that is random in a batch of samples.
+
+    Parameters
+    ----------
+    initial
+        (B, C, h, w) standard normal, float32: where sampling starts.
+    generator
+        What a stochastic sampler draws from inside its steps: one generator a sample, one for all of them, or None for
+        torch's global one.
+    """
+
+    initial: Tensor
+    generator: list[torch.Generator] | torch.Generator | None
+
+    @classmethod
+    def keyed(cls, keys: Sequence[NoiseKey], shape: tuple[int, ...]) -> Self:
+        """The noise of B keys for latents of `shape` (C, h, w): that of a sample depends on its key alone."""
+        return cls(torch.stack([key.initial(shape) for key in keys]), [key.generator() for key in keys])
+
+    @classmethod
+    def drawn(
+        cls, generator: list[torch.Generator] | torch.Generator | None, shape: tuple[int, ...], device: torch.device
+    ) -> Self:
+        """Noise of `shape` (B, C, h, w) as diffusers' pipelines draw it: the generators move on."""
+        return cls(randn_tensor(shape, generator=generator, device=device, dtype=torch.float32), generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, TypeAlias, TypeVar, get_args
 
@@ -18,7 +18,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.noise import Noise
 from meddelinea.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, NoiseSchedule
 from meddelinea.errors import UsageError
 
@@ -26,6 +26,8 @@ Extras = TypeVar("Extras")
 #: z_t (B, C, h, w) at the scale of `NoiseSchedule.add_noise`, t (B,) int64 -> predicted noise eps (B, C, h, w), and
 #: whatever else the network has to say of the pass.
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Extras]]
+#: Number of the step that was taken, its timestep, its latents (B, C, h, w) -> the latents that the next one is given.
+StepCallback: TypeAlias = Callable[[int, Tensor, Tensor], Tensor]
 
 SchedulerName = Literal["euler_ancestral", "ddim", "dpmpp_2m", "unipc", "lms"]
 
@@ -75,31 +77,37 @@ def scheduler_name(scheduler: SchedulerMixin) -> str:
     return type(scheduler).__name__
 
 
+def unchanged(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
+    """A step's latents as they are."""
+    return latents
+
+
 @torch.no_grad()
 def sample(
     denoise: Denoiser[Extras],
-    keys: Sequence[NoiseKey],
-    shape: tuple[int, int, int],
+    noise: Noise,
     scheduler: SchedulerMixin,
     steps: int,
+    *,
     device: torch.device | str = "cpu",
+    on_step: StepCallback = unchanged,
 ) -> tuple[Tensor, Extras]:
-    """Draw one clean latent for each key.
+    """Draw clean latents.
 
     Parameters
     ----------
     denoise
-        The network, conditioned on the slices of `keys`; it is called once a step, on `device`.
-    keys
-        B keys of the noise: the result for a key depends on that key alone.
-    shape
-        (C, h, w) of a latent.
+        The network, conditioned on the slices that the noise is for; it is called once a step, on `device`.
+    noise
+        All that is random in the result.
     scheduler
         From `make_scheduler`, or any scheduler of diffusers over the same betas. It is not changed.
     steps
         Number of steps, 1..T.
     device
         Where the latents live.
+    on_step
+        Called after each step; it may change the latents.
 
     Returns
     -------
@@ -113,14 +121,15 @@ def sample(
     """
     scheduler = _prepared(scheduler, steps)
     draws = "generator" in inspect.signature(scheduler.step).parameters
-    step = partial(scheduler.step, generator=[key.generator() for key in keys]) if draws else scheduler.step
+    step = partial(scheduler.step, generator=noise.generator) if draws else scheduler.step
 
-    latents: Tensor = torch.stack([key.initial(shape) for key in keys]).to(device) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    latents: Tensor = noise.initial.to(device) * scheduler.init_noise_sigma
+    for number, timestep in enumerate(scheduler.timesteps):
         noisy = scheduler.scale_model_input(latents, timestep)
-        t = torch.full((len(keys),), int(timestep), device=device)
+        t = torch.full((len(latents),), int(timestep), device=device)
         epsilon, extras = denoise(noisy, t)
         latents = step(epsilon.float(), timestep, latents, return_dict=False)[0]
+        latents = on_step(number, timestep, latents)
     return latents, extras
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meddelinea.methods.pipeline import SlicePipeline
 from meddelinea.methods.protocol import Recipe
-from meddelinea.models.codec import Codec, extend_palette, palette
+from meddelinea.models.codec import FACTOR, Codec, extend_palette, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -46,9 +46,14 @@ class ControlledPipeline(SlicePipeline):
         stored = self.config.colours
         return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
 
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of an image are multiples of it."""
+        return FACTOR * int(self.dit.config.patch_size)
+
     def segmenter(self) -> Segmenter:
         """The components put together."""
-        return Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette)
+        return Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette.to(self.dit.dtype))
 
     def change_organs(self, organs: tuple[str, ...]) -> None:
         """Carry colours and the mask head's channels over to other organs, by their names."""

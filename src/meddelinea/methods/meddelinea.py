@@ -10,12 +10,12 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import segmentation_loss, segmentation_weights
-from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.noise import Noise, NoiseKey
 from meddelinea.diffusion.objective import Objective, timesteps
-from meddelinea.diffusion.sampling import sample
+from meddelinea.diffusion.sampling import StepCallback, sample, unchanged
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.methods.protocol import Batch
-from meddelinea.models.segmenter import Segmenter
+from meddelinea.models.segmenter import ImageFeatures, Segmenter
 
 
 class MedDelinea(nn.Module):
@@ -77,11 +77,20 @@ class MedDelinea(nn.Module):
         Logits (B, L + 1, H, W).
         """
         image = self.segmenter.encode_image(images)
+        clean, tokens = self.sample(image, Noise.keyed(noise, image.latent.shape[1:]))  # (B, 4, h, w), (B, T, D)
+        return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)
+
+    def sample(
+        self,
+        image: ImageFeatures,
+        noise: Noise,
+        on_step: StepCallback = unchanged,
+    ) -> tuple[Tensor, Tensor]:
+        """Clean latents (B, 4, h, w) for images and noise, and the tokens (B, T, D) of the last pass; see `sample`."""
 
         def denoise(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             output, tokens = self.segmenter(noisy, t, image)  # (B, 4, h, w), (B, T, D)
             return self.prediction.epsilon(output, noisy, t), tokens
 
-        _, channels, height, width = image.latent.shape
-        clean, tokens = sample(denoise, noise, (channels, height, width), self.scheduler, self.steps, images.device)
-        return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)
+        device = image.latent.device
+        return sample(denoise, noise, self.scheduler, self.steps, device=device, on_step=on_step)

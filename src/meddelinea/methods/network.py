@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
@@ -71,7 +71,7 @@ def supervision_weights(resolutions: int) -> list[float]:
     return [half / sum(halves) for half in halves]
 
 
-class NetworkPipeline(SlicePipeline, ABC):
+class NetworkPipeline(SlicePipeline):
     """Images of slices in, mask logits out, in one step and without noise.
 
     Parameters
@@ -118,6 +118,11 @@ class NetworkPipeline(SlicePipeline, ABC):
         """Carry the network's output over to other organs, by their names."""
         self.register_modules(network=self.network.for_organs(self.organs, organs))
         self.register_to_config(organs=list(organs))
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of an image are multiples of it."""
+        return int(2 ** (len(self.network.config.widths) - 1))
 
     def for_training(self, recipe: Recipe) -> PixelClassifier:
         """The network as a method, trained as a whole."""

@@ -1,11 +1,57 @@
-"""What the pipelines of all methods share."""
+"""What the pipelines of all methods share: how they are called, what they answer, and their configuration."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from meddelinea.errors import UsageError
+from meddelinea.methods.protocol import Sampler
+
+MaskType = Literal["mask", "probabilities", "logits"]
 
 
-class SlicePipeline(DiffusionPipeline):
+@dataclass
+class SegmentationOutput(BaseOutput):
+    """The answer of a pipeline: the one field that `output_type` asks for, as in diffusers also by index 0.
+
+    Parameters
+    ----------
+    masks
+        (B, H, W) uint8: 0 the background, 1..L the pipeline's `organs`.
+    probabilities
+        (B, L + 1, H, W) float32, which sum to 1 in each pixel.
+    logits
+        (B, L + 1, H, W) float32.
+    latents
+        (B, 4, H/8, W/8) float32, the mask before it is decoded; of pipelines that sample.
+    """
+
+    masks: Tensor | None = None
+    probabilities: Tensor | None = None
+    logits: Tensor | None = None
+    latents: Tensor | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, output_type: MaskType) -> SegmentationOutput:
+        """Logits (B, L + 1, H, W) in the form that is asked for."""
+        logits = logits.float()
+        match output_type:
+            case "mask":
+                return cls(masks=logits.argmax(dim=1).to(torch.uint8))
+            case "probabilities":
+                return cls(probabilities=logits.softmax(dim=1))
+            case "logits":
+                return cls(logits=logits)
+
+
+class SlicePipeline(DiffusionPipeline, ABC):
     """A `Pipeline` whose organs and neighbours are in its configuration."""
 
     @property
@@ -22,3 +68,53 @@ class SlicePipeline(DiffusionPipeline):
     def neighbour_pairs(self) -> int:
         """Pairs of neighbours in an image's channels, 2 pairs + 1 in all."""
         return int(self.config.neighbour_pairs)
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """Rows and columns of an image are multiples of it."""
+
+    @abstractmethod
+    def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
+        """The model as a method, see `Pipeline`."""
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Tensor, *, output_type: MaskType = "mask", return_dict: bool = True
+    ) -> SegmentationOutput | tuple[Tensor, ...]:
+        """Segment a batch of slices in one pass; there is no noise in it, and there are no steps.
+
+        Parameters
+        ----------
+        images
+            (B, slices, H, W) in [-1, 1], H and W multiples of `multiple`; moved to the pipeline's device.
+        output_type
+            Which field of the answer is wanted: `mask`, `probabilities` or `logits`.
+        return_dict
+            As everywhere in diffusers: an object with a named field, or a tuple of its value.
+
+        Raises
+        ------
+        UsageError
+            If the images do not have that shape, or there is no such output type.
+        """
+        self._require_images(images)
+        self._require_choice(output_type, get_args(MaskType))
+        logits = self.sampler().method.segment(images.to(self.device), ())
+        output = SegmentationOutput.of(logits, output_type)
+        return output if return_dict else output.to_tuple()
+
+    def _require_images(self, images: Tensor) -> None:
+        slices, multiple = 2 * self.neighbour_pairs + 1, self.multiple
+        if images.ndim != 4 or images.shape[1] != slices or images.shape[2] % multiple or images.shape[3] % multiple:
+            raise UsageError(
+                f"images of shape {tuple(images.shape)}; expected (B, {slices}, H, W), H and W multiples of {multiple}",
+                parameter="images",
+            )
+
+    @staticmethod
+    def _require_choice(output_type: str, known: tuple[str, ...]) -> None:
+        if output_type not in known:
+            raise UsageError(
+                f"output type {output_type!r}; expected one of {', '.join(known)}", parameter="output_type"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from meddelinea.models.codec import Codec, paint, palette_logits
@@ -46,6 +47,11 @@ class Segmenter(nn.Module):
         self.mask_head = mask_head
         self.palette = nn.Buffer(colours, persistent=False)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; the sampler and the losses compute in float32 whatever it is."""
+        return self.control.zero_conv.weight.dtype
+
     def freeze(self, trainable_decoder: TrainableDecoder) -> None:
         """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2)."""
         self.requires_grad_(False)
@@ -62,6 +68,7 @@ class Segmenter(nn.Module):
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Images (B, slices, H, W) in [-1, 1] -> what the network takes from them; the codec sees the middle three."""
+        images = images.to(self.dtype)
         outer = (images.shape[1] - 3) // 2
         latent = self.codec.encode(images[:, outer : outer + 3]).detach()  # (B, 4, h, w)
         if self.control.stem is None:
@@ -71,6 +78,7 @@ class Segmenter(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, image: ImageFeatures) -> tuple[Tensor, Tensor]:
         """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
+        noisy = noisy.to(self.dtype)
         condition = self.dit.condition(t)  # (B, D)
         control = self.control(noisy, image.latent, condition, image.tokens)
         return self.dit(noisy, condition, control.injections).sample, control.tokens  # (B, 4, h, w), (B, T, D)
@@ -80,7 +88,7 @@ class Segmenter(nn.Module):
 
         A mask head that sees images sees the control branch's `tokens` too, of the pass that led to the latent.
         """
-        features = self.codec.features(clean)  # (B, C, H/f, W/f)
+        features = self.codec.features(clean.to(self.dtype))  # (B, C, H/f, W/f)
         if self.mask_head is None:
             return palette_logits(self.codec.pixels(features), self.palette)  # (B, L + 1, H, W)
         return self.mask_head(features, image.levels, tokens)  # (B, L + 1, H, W)
