@@ -1,5 +1,6 @@
 """Training batches: functions of the seed and the step, drawn with the frequencies that the run file asks for."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from meddelinea.data.augment import Augmentation
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.methods.protocol import Batch
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import DataConfig
-from support.tiny_models import CASES, SIDE, STILL, write_blobs, write_store
+from support.tiny_models import CASES, SIDE, write_blobs, write_store
 from support.tiny_models import blobs as make_blobs
 
 
@@ -24,7 +26,8 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batches(
     root: Path, batch_size: int, *, rank: int = 0, processes: int = 1, seed: int = 5, **data: Any
 ) -> TrainingBatches:
-    config = DataConfig.model_validate({"store": root, "train": CASES, "augmentation": STILL, **data})
+    still = dict.fromkeys((field.name for field in fields(Augmentation)), 0.0)
+    config = DataConfig.model_validate({"store": root, "train": CASES, "augmentation": still, **data})
     store = SliceStore(root)
     return TrainingBatches(store, config, batch_size, seed, rank, processes)
 
