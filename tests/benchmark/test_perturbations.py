@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 from scipy import ndimage
 
-from meddelinea.benchmark.perturbations import PERTURBATIONS, Labelled, labelled
+from meddelinea.benchmark.perturbations import PERTURBATIONS
+from meddelinea.benchmark.perturbations.body import body, canonical
 from meddelinea.benchmark.perturbations.geometry import (
     half_of_slices,
     off_centre,
@@ -28,8 +29,7 @@ from meddelinea.benchmark.perturbations.intensities import (
     windowed,
     without_table,
 )
-from meddelinea.benchmark.perturbations.labelled_scan import body
-from meddelinea.data.case import read_case
+from meddelinea.data.case import LabelledScan, read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.preprocess import ORIENTATION
 from meddelinea.errors import InputRefusedError
@@ -48,7 +48,7 @@ def grid_mm() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def case() -> Labelled:
+def case() -> LabelledScan:
     """Two organs in an elliptic cylinder of soft tissue on a table, noise of 10 HU, axes LPS."""
     mm = grid_mm()
     rng = np.random.default_rng(0)
@@ -61,31 +61,33 @@ def case() -> Labelled:
     hu = np.where((y > 63) & (y < 68), 200.0, hu) + rng.normal(0, 10, SHAPE)
     affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
     affine[:3, 3] = (90.0, 70.0, -300.0)
-    return labelled(Volume(hu.astype(np.float32), affine, "CT"), Volume(ids, affine), ORGANS)
+    return canonical(LabelledScan(Volume(hu.astype(np.float32), affine, "CT"), Volume(ids, affine), ORGANS))
 
 
 @pytest.fixture(scope="module")
-def real(data: Path) -> Labelled:
+def real(data: Path) -> LabelledScan:
     """24 slices of a real CT with 13 organs, clipped at -125 HU."""
     cases = find_cases("btcv", data / "btcv").cases
     read = read_case(next(c for c in cases if c.name == "img0027"), organs_of(cases))
     middle = int(ndimage.center_of_mass(read.mask.array > 0)[2])
     affine = read.scan.affine @ nib.affines.from_matvec(np.eye(3), (0, 0, middle - 12))
     box = np.s_[:, :, middle - 12 : middle + 12]
-    return labelled(Volume(read.scan.array[box], affine, "CT"), Volume(read.mask.array[box], affine), organs_of(cases))
+    return canonical(
+        LabelledScan(Volume(read.scan.array[box], affine, "CT"), Volume(read.mask.array[box], affine), organs_of(cases))
+    )
 
 
-def centroid_mm(case: Labelled, organ: str) -> np.ndarray:
+def centroid_mm(case: LabelledScan, organ: str) -> np.ndarray:
     index = np.argwhere(case.mask.array == case.organs.index(organ) + 1).mean(axis=0)
     return nib.affines.apply_affine(case.mask.affine, index)
 
 
-def sphere_mm(case: Labelled, sphere: tuple[tuple[float, float, float], float]) -> np.ndarray:
+def sphere_mm(case: LabelledScan, sphere: tuple[tuple[float, float, float], float]) -> np.ndarray:
     """Where a sphere's centre lies in the patient, from the phantom's plan."""
     return nib.affines.apply_affine(case.scan.affine, np.array(sphere[0]) / SPACING)
 
 
-def brightness_centre_mm(case: Labelled) -> np.ndarray:
+def brightness_centre_mm(case: LabelledScan) -> np.ndarray:
     """Where the aorta's grey values, which nothing else in the body has, are."""
     near = ndimage.binary_dilation(case.mask.array == 2, iterations=2)
     index = np.argwhere(near)
@@ -97,7 +99,7 @@ def brightness_centre_mm(case: Labelled) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "perturb"), PERTURBATIONS, ids=[name for name, _ in PERTURBATIONS])
 def test_each_is_deterministic_pure_and_keeps_scan_and_mask_together(
-    case: Labelled, name: str, perturb: object
+    case: LabelledScan, name: str, perturb: object
 ) -> None:
     before = case.scan.array.copy(), case.mask.array.copy()
     first, second = perturb(case), perturb(case)  # type: ignore[operator]
@@ -115,18 +117,18 @@ def test_each_is_deterministic_pure_and_keeps_scan_and_mask_together(
     assert changed == (name != "as it is" and not name.startswith("field"))  # the phantom is smaller than those
 
 
-def test_a_scan_in_other_axes_is_the_same_case(case: Labelled) -> None:
-    other = labelled(case.scan.reorient("SRA"), case.mask.reorient("SRA"), ORGANS)
+def test_a_scan_in_other_axes_is_the_same_case(case: LabelledScan) -> None:
+    other = canonical(LabelledScan(case.scan.reorient("SRA"), case.mask.reorient("SRA"), ORGANS))
     np.testing.assert_array_equal(other.scan.array, case.scan.array)
     np.testing.assert_array_equal(other.mask.array, case.mask.array)
     np.testing.assert_allclose(other.scan.affine, case.scan.affine)
 
 
-def test_an_mr_and_a_mask_on_another_grid_are_refused(case: Labelled) -> None:
+def test_an_mr_and_a_mask_on_another_grid_are_refused(case: LabelledScan) -> None:
     with pytest.raises(InputRefusedError, match="expected a CT"):
-        labelled(Volume(case.scan.array, case.scan.affine, "MR"), case.mask, ORGANS)
+        canonical(LabelledScan(Volume(case.scan.array, case.scan.affine, "MR"), case.mask, ORGANS))
     with pytest.raises(InputRefusedError, match="expected one grid"):
-        labelled(case.scan, Volume(case.mask.array[:-1], case.mask.affine), ORGANS)
+        canonical(LabelledScan(case.scan, Volume(case.mask.array[:-1], case.mask.affine), ORGANS))
 
 
 # Slices
@@ -135,7 +137,7 @@ def test_an_mr_and_a_mask_on_another_grid_are_refused(case: Labelled) -> None:
 @pytest.mark.parametrize(
     ("perturb", "slice_mm"), [(thin_slices, 1.0), (thick_slices, 5.0), (thick_slices, 8.0), (thick_slices, 10.0)]
 )
-def test_anatomy_keeps_its_place_in_other_slices(case: Labelled, perturb: object, slice_mm: float) -> None:
+def test_anatomy_keeps_its_place_in_other_slices(case: LabelledScan, perturb: object, slice_mm: float) -> None:
     result = perturb(case, slice_mm)  # type: ignore[operator]
     np.testing.assert_allclose(result.scan.spacing_mm, (2.0, 2.2, slice_mm))
     assert result.scan.array.shape[2] == {1.0: 88, 5.0: 18, 8.0: 11, 10.0: 9}[slice_mm]
@@ -145,7 +147,7 @@ def test_anatomy_keeps_its_place_in_other_slices(case: Labelled, perturb: object
     np.testing.assert_allclose(centroid_mm(result, "liver"), sphere_mm(case, LIVER), atol=limit)
 
 
-def test_slabs_of_whole_slices_average_a_ramp_exactly_and_others_as_their_overlaps_say(case: Labelled) -> None:
+def test_slabs_of_whole_slices_average_a_ramp_exactly_and_others_as_their_overlaps_say(case: LabelledScan) -> None:
     ramp = np.broadcast_to(np.arange(SHAPE[2], dtype=np.float32) * 2.5, SHAPE)
     on_ramp = case.with_grey(np.ascontiguousarray(ramp))
     for slice_mm in (5.0, 10.0):
@@ -157,14 +159,14 @@ def test_slabs_of_whole_slices_average_a_ramp_exactly_and_others_as_their_overla
     np.testing.assert_allclose(thick_slices(on_ramp, 8.0).scan.array[3, 4], expected, rtol=1e-5)
 
 
-def test_slices_that_are_as_thick_already_stay_and_a_scan_thinner_than_a_slab_is_one_slice(case: Labelled) -> None:
+def test_slices_that_are_as_thick_already_stay_and_a_scan_thinner_than_a_slab_is_one_slice(case: LabelledScan) -> None:
     assert thick_slices(case, 2.5) is case
     single = thick_slices(case, 500.0)
     np.testing.assert_allclose(single.scan.array[:, :, 0], case.scan.array.mean(axis=2), rtol=1e-4, atol=0.01)
     assert single.scan.affine[2, 3] == pytest.approx(-300.0 + 2.5 * 35 / 2)
 
 
-def test_thin_slices_hold_the_originals(case: Labelled) -> None:
+def test_thin_slices_hold_the_originals(case: LabelledScan) -> None:
     thin = thin_slices(case, 1.25)
     np.testing.assert_allclose(thin.scan.array[:, :, ::2], case.scan.array, atol=1e-2)
     np.testing.assert_array_equal(thin.mask.array[:, :, ::2], case.mask.array)
@@ -174,7 +176,7 @@ def test_thin_slices_hold_the_originals(case: Labelled) -> None:
 
 
 @pytest.mark.parametrize("angle_deg", [10.0, 30.0, -20.0])
-def test_a_turned_sphere_is_where_the_rotation_puts_it(case: Labelled, angle_deg: float) -> None:
+def test_a_turned_sphere_is_where_the_rotation_puts_it(case: LabelledScan, angle_deg: float) -> None:
     result = turned(case, angle_deg)
     np.testing.assert_array_equal(result.scan.affine, case.scan.affine)
     centre = nib.affines.apply_affine(case.scan.affine, (np.array(SHAPE) - 1) / 2)
@@ -187,7 +189,7 @@ def test_a_turned_sphere_is_where_the_rotation_puts_it(case: Labelled, angle_deg
     np.testing.assert_allclose(brightness_centre_mm(result), place, atol=0.1)
 
 
-def test_turning_is_simpleitks(case: Labelled) -> None:
+def test_turning_is_simpleitks(case: LabelledScan) -> None:
     image = sitk.GetImageFromArray(np.ascontiguousarray(case.scan.array.transpose(2, 1, 0)))
     image.SetSpacing(SPACING.tolist())  # axes LPS are ITK's
     image.SetOrigin((case.scan.affine[:3, 3] * (-1, -1, 1)).tolist())
@@ -202,7 +204,7 @@ def test_turning_is_simpleitks(case: Labelled) -> None:
     assert (ours[0, 0] == case.air).all()
 
 
-def test_off_centre_by_whole_voxels_and_what_leaves_is_lost(case: Labelled) -> None:
+def test_off_centre_by_whole_voxels_and_what_leaves_is_lost(case: LabelledScan) -> None:
     result = off_centre(case, 40.0)  # 20 voxels towards the left, the direction of I
     np.testing.assert_array_equal(result.scan.array[20:], case.scan.array[:-20])
     assert (result.scan.array[:20] == case.air).all()
@@ -218,7 +220,7 @@ def test_off_centre_by_whole_voxels_and_what_leaves_is_lost(case: Labelled) -> N
 
 
 @pytest.mark.parametrize("part", ["lower", "middle", "upper"])
-def test_half_of_the_slices(case: Labelled, part: str) -> None:
+def test_half_of_the_slices(case: LabelledScan, part: str) -> None:
     result = half_of_slices(case, part)  # type: ignore[arg-type]
     start = {"lower": 0, "middle": 9, "upper": 18}[part]
     np.testing.assert_array_equal(result.scan.array, case.scan.array[:, :, start : start + 18])
@@ -228,7 +230,7 @@ def test_half_of_the_slices(case: Labelled, part: str) -> None:
         np.testing.assert_allclose(centroid_mm(result, "aorta"), sphere_mm(case, AORTA), atol=TOLERANCE_MM)
 
 
-def test_a_square_field_is_about_the_body_and_anatomy_keeps_its_place(case: Labelled) -> None:
+def test_a_square_field_is_about_the_body_and_anatomy_keeps_its_place(case: LabelledScan) -> None:
     result = square_field(case, 120.0)
     assert result.scan.array.shape == (60, 55, 36)
     np.testing.assert_allclose(np.array(result.scan.array.shape[:2]) * result.scan.spacing_mm[:2], 120, atol=2)
@@ -239,7 +241,7 @@ def test_a_square_field_is_about_the_body_and_anatomy_keeps_its_place(case: Labe
     np.testing.assert_array_equal(square_field(case, 900.0).scan.array, case.scan.array)
 
 
-def test_a_round_field_is_air_in_the_corners(case: Labelled) -> None:
+def test_a_round_field_is_air_in_the_corners(case: LabelledScan) -> None:
     result = round_field(case, 100.0)
     i, j, _ = result.scan.array.shape
     x, y = (np.arange(i) - (i - 1) / 2)[:, None] * 2.0, (np.arange(j) - (j - 1) / 2)[None] * 2.2
@@ -255,14 +257,14 @@ def test_a_round_field_is_air_in_the_corners(case: Labelled) -> None:
 # Grey values
 
 
-def test_a_window_clips(case: Labelled) -> None:
+def test_a_window_clips(case: LabelledScan) -> None:
     result = windowed(case, -50.0, 200.0).scan.array
     assert (result.min(), result.max()) == (-50.0, 200.0)
     inside = (case.scan.array > -50) & (case.scan.array < 200)
     np.testing.assert_array_equal(result[inside], case.scan.array[inside])
 
 
-def test_noise_has_the_stated_width_and_no_memory_of_the_mask(case: Labelled) -> None:
+def test_noise_has_the_stated_width_and_no_memory_of_the_mask(case: LabelledScan) -> None:
     added = {sigma: noisy(case, sigma).scan.array - case.scan.array for sigma in (15.0, 60.0)}
     for sigma, noise in added.items():
         assert noise.std() == pytest.approx(sigma, rel=0.01)  # 200,160 voxels
@@ -274,7 +276,7 @@ def test_noise_has_the_stated_width_and_no_memory_of_the_mask(case: Labelled) ->
     assert not np.allclose(noisy(other, 15.0).scan.array - other.scan.array, added[15.0], atol=1.0)
 
 
-def test_what_was_clipped_gets_no_noise(case: Labelled) -> None:
+def test_what_was_clipped_gets_no_noise(case: LabelledScan) -> None:
     clipped = windowed(case, -125.0, 275.0)
     noisy_ = noisy(clipped, 60.0).scan.array
     air = clipped.scan.array == -125.0
@@ -283,7 +285,7 @@ def test_what_was_clipped_gets_no_noise(case: Labelled) -> None:
     assert (noisy_ - clipped.scan.array)[~air].std() == pytest.approx(60.0, rel=0.02)
 
 
-def test_kernels_pass_or_raise_a_wave_as_their_transfer_says(case: Labelled) -> None:
+def test_kernels_pass_or_raise_a_wave_as_their_transfer_says(case: LabelledScan) -> None:
     wavelength_mm = 16.0
     wave = np.cos(2 * np.pi * grid_mm()[..., 0] / wavelength_mm).astype(np.float32) * 100
     along_z = np.cos(2 * np.pi * grid_mm()[..., 2] / wavelength_mm).astype(np.float32) * 100
@@ -295,7 +297,7 @@ def test_kernels_pass_or_raise_a_wave_as_their_transfer_says(case: Labelled) -> 
     np.testing.assert_allclose(smooth_kernel(case.with_grey(along_z), 1.5).scan.array, along_z, atol=1e-3)
 
 
-def test_without_its_table_the_body_is_the_same(case: Labelled) -> None:
+def test_without_its_table_the_body_is_the_same(case: LabelledScan) -> None:
     mm = grid_mm()
     x, y = mm[..., 0] - 80, mm[..., 1] - 75
     inside = (x / 67) ** 2 + (y / 52) ** 2 < 1
@@ -307,7 +309,7 @@ def test_without_its_table_the_body_is_the_same(case: Labelled) -> None:
     assert (result[outside] == case.air).all()
 
 
-def test_the_body_of_a_real_scan_holds_its_organs_and_not_its_table(real: Labelled) -> None:
+def test_the_body_of_a_real_scan_holds_its_organs_and_not_its_table(real: LabelledScan) -> None:
     found = body(real.scan)
     assert found[real.mask.array > 0].all()
     assert 0.3 < found.mean() < 0.9
@@ -315,7 +317,7 @@ def test_the_body_of_a_real_scan_holds_its_organs_and_not_its_table(real: Labell
 
 
 @pytest.mark.parametrize("phase", [UNENHANCED_HU, ARTERIAL_HU])
-def test_a_phase_has_the_stated_means_and_leaves_what_is_far(case: Labelled, phase: dict[str, float]) -> None:
+def test_a_phase_has_the_stated_means_and_leaves_what_is_far(case: LabelledScan, phase: dict[str, float]) -> None:
     result = contrast_phase(case, phase)
     for index, organ in ((1, "liver"), (2, "aorta")):
         assert result.scan.array[case.mask.array == index].mean() == pytest.approx(phase[organ], abs=0.05)
@@ -331,7 +333,7 @@ def test_a_phase_has_the_stated_means_and_leaves_what_is_far(case: Labelled, pha
     assert 0.1 < (added[rim] / step).mean() < 0.5
 
 
-def test_phases_of_real_organs_that_touch(real: Labelled) -> None:
+def test_phases_of_real_organs_that_touch(real: LabelledScan) -> None:
     for phase in (UNENHANCED_HU, ARTERIAL_HU):
         result = contrast_phase(real, phase)
         for index, organ in enumerate(real.organs, start=1):
@@ -340,5 +342,5 @@ def test_phases_of_real_organs_that_touch(real: Labelled) -> None:
                 assert result.scan.array[inside].mean() == pytest.approx(phase[organ], abs=0.1), organ
 
 
-def test_a_scan_without_the_organs_of_a_phase_stays(case: Labelled) -> None:
+def test_a_scan_without_the_organs_of_a_phase_stays(case: LabelledScan) -> None:
     assert contrast_phase(case, {"spleen": 50.0}) is case

@@ -205,7 +205,7 @@ def test_unexpected_errors_and_remarks_are_reported(
         if case.name == "img0005":
             raise gzip.BadGzipFile("not a gzip file")
         labelled = read(case, organs)
-        return LabelledScan(labelled.scan, labelled.mask, ("masks overlap",) if case.name == "img0001" else ())
+        return LabelledScan(labelled.scan, labelled.mask, organs, ("masks overlap",) if case.name == "img0001" else ())
 
     monkeypatch.setattr(prepare, "read_case", remarkable)
     report = prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
@@ -247,7 +247,7 @@ def test_a_name_that_another_dataset_took_is_refused_for_that_case(
 def test_options_of_one_engine_do_not_go_with_the_other(source: Path, tmp_path: Path, words: list[str]) -> None:
     done = subprocess.run([*PREPARE, *words, str(source), str(tmp_path / "s")], capture_output=True, check=False)
     assert done.returncode == 2
-    assert b"--engine ray goes with --address" in done.stderr
+    assert b"--engine ray needs --address" in done.stderr
     assert not (tmp_path / "s").exists()
 
 

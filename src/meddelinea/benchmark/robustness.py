@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from meddelinea.benchmark.held_out import ShowProgress, score_scan
-from meddelinea.benchmark.perturbations import PERTURBATIONS, Labelled, labelled
-from meddelinea.data.case import Case, read_case
+from meddelinea.benchmark.perturbations import PERTURBATIONS, Perturb
+from meddelinea.benchmark.perturbations.body import canonical
+from meddelinea.data.case import Case, LabelledScan, read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
@@ -153,16 +154,19 @@ def robustness_table(
     )
 
 
-def _read(case: Case, organs: tuple[str, ...]) -> Labelled | CaseFailure:
+def _read(case: Case, organs: tuple[str, ...]) -> LabelledScan | CaseFailure:
     try:
-        read = read_case(case, organs)
-        return labelled(read.scan, read.mask, organs)
+        return canonical(read_case(case, organs))
     except MedDelineaError as error:
         return CaseFailure(case.name, str(error))
 
 
 def _measured(
-    model: Model, name: str, base: Labelled, perturb: Callable[[Labelled], Labelled], organs: tuple[str, ...]
+    model: Model,
+    name: str,
+    base: LabelledScan,
+    perturb: Perturb,
+    organs: tuple[str, ...],
 ) -> CaseResult | CaseFailure:
     try:
         case = perturb(base)

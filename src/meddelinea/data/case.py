@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from meddelinea.data.annotation import LabelMap as LabelMap  # where a case is made, its labels are
 from meddelinea.data.annotation import Labels
@@ -49,23 +52,35 @@ class FoundCases:
     broken: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelledScan:
     """A scan and its mask on the same grid.
 
     Parameters
     ----------
     scan
-        With the case's modality.
+        (I, J, K) grey values, with the case's modality.
     mask
-        uint8 ids 1..L of the organs asked for.
+        (I, J, K) uint8 ids 1..L of `organs`.
+    organs
+        Canonical names, L of them.
     remarks
         What a person should know of it, such as organs whose masks overlap, a line each.
     """
 
     scan: Volume
     mask: Volume
-    remarks: tuple[str, ...]
+    organs: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def air(self) -> float:
+        """What lies outside the patient or the field of view: the scan's lowest value."""
+        return float(self.scan.array.min())
+
+    def with_grey(self, array: NDArray[np.float32]) -> LabelledScan:
+        """The same anatomy in other grey values, (I, J, K)."""
+        return replace(self, scan=Volume(array, self.scan.affine, self.scan.modality))
 
 
 def read_case(case: Case, organs: tuple[str, ...]) -> LabelledScan:
@@ -90,4 +105,4 @@ def read_case(case: Case, organs: tuple[str, ...]) -> LabelledScan:
     unlabelled = [organ for organ in organs if organ not in case.labels.organs]
     if unlabelled:
         remarks = (*remarks, f"no labels of {', '.join(unlabelled)}: background here")
-    return LabelledScan(scan, Volume(ids, scan.affine), remarks)
+    return LabelledScan(scan, Volume(ids, scan.affine), organs, remarks)

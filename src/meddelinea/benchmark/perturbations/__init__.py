@@ -27,17 +27,18 @@ from meddelinea.benchmark.perturbations.intensities import (
     windowed,
     without_table,
 )
-from meddelinea.benchmark.perturbations.labelled_scan import Labelled as Labelled
-from meddelinea.benchmark.perturbations.labelled_scan import labelled as labelled
+from meddelinea.data.case import LabelledScan
+
+Perturb = Callable[[LabelledScan], LabelledScan]
 
 
-def as_it_is(case: Labelled) -> Labelled:
+def as_it_is(case: LabelledScan) -> LabelledScan:
     """The scan unperturbed, to compare with."""
     return case
 
 
 #: Name and function, in the order of the table; the first is the scan as it is.
-PERTURBATIONS: tuple[tuple[str, Callable[[Labelled], Labelled]], ...] = (
+PERTURBATIONS: tuple[tuple[str, Perturb], ...] = (
     ("as it is", as_it_is),
     ("window -50 to 200 HU", partial(windowed, low_hu=-50.0, high_hu=200.0)),
     ("window -25 to 150 HU", partial(windowed, low_hu=-25.0, high_hu=150.0)),

@@ -11,12 +11,13 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from meddelinea.benchmark.perturbations.labelled_scan import Labelled, body
+from meddelinea.benchmark.perturbations.body import body
+from meddelinea.data.case import LabelledScan
 from meddelinea.data.resample import resample_labels, resample_linear
 from meddelinea.volume import Affine, Volume
 
 
-def thin_slices(case: Labelled, slice_mm: float) -> Labelled:
+def thin_slices(case: LabelledScan, slice_mm: float) -> LabelledScan:
     """Slices interpolated to a smaller distance: thin reconstructions of modern scanners, as to number and size.
 
     Linear along K, from the first slice's centre to the last one's; a slice takes the labels of the nearest.
@@ -26,10 +27,10 @@ def thin_slices(case: Labelled, slice_mm: float) -> Labelled:
     slices = int((k - 1) / step + 1e-6) + 1
     affine = case.scan.affine @ np.diag([1.0, 1.0, step, 1.0])
     scan = resample_linear(case.scan, affine, (i, j, slices), outside=case.air)
-    return Labelled(scan, resample_labels(case.mask, affine, (i, j, slices)), case.organs)
+    return LabelledScan(scan, resample_labels(case.mask, affine, (i, j, slices)), case.organs)
 
 
-def thick_slices(case: Labelled, slice_mm: float) -> Labelled:
+def thick_slices(case: LabelledScan, slice_mm: float) -> LabelledScan:
     """Slabs averaged: the thick reconstructions of older protocols and archives.
 
     Slabs lie side by side from the lower face of the first slice; an incomplete last one is left out. Each is the mean
@@ -51,10 +52,10 @@ def thick_slices(case: Labelled, slice_mm: float) -> Labelled:
     place[2, 3] = (min(thickness, k) - 1.0) / 2.0
     affine = case.scan.affine @ place
     mask = resample_labels(case.mask, affine, (i, j, slabs))
-    return Labelled(Volume(mean, affine, case.scan.modality), mask, case.organs)
+    return LabelledScan(Volume(mean, affine, case.scan.modality), mask, case.organs)
 
 
-def turned(case: Labelled, angle_deg: float) -> Labelled:
+def turned(case: LabelledScan, angle_deg: float) -> LabelledScan:
     """The patient turned about the long axis through the scan's centre: lying on a side by a cushion, or in pain.
 
     Positive angles are anticlockwise seen from the head. Linear; what comes from outside the scan is air.
@@ -69,10 +70,10 @@ def turned(case: Labelled, angle_deg: float) -> Labelled:
     moved: Affine = motion @ affine
     shape = case.scan.shape
     scan = resample_linear(Volume(case.scan.array, moved, case.scan.modality), affine, shape, outside=case.air)
-    return Labelled(scan, resample_labels(Volume(case.mask.array, moved), affine, shape), case.organs)
+    return LabelledScan(scan, resample_labels(Volume(case.mask.array, moved), affine, shape), case.organs)
 
 
-def off_centre(case: Labelled, shift_mm: float) -> Labelled:
+def off_centre(case: LabelledScan, shift_mm: float) -> LabelledScan:
     """The patient too far to the patient's own left in the field of view, by a whole number of voxels.
 
     Nothing is interpolated. What leaves the field is lost, with its labels; air comes in.
@@ -82,10 +83,10 @@ def off_centre(case: Labelled, shift_mm: float) -> Labelled:
     grey, ids = np.full_like(case.scan.array, case.air), np.zeros_like(case.mask.array)
     grey[shift:], ids[shift:] = case.scan.array[:kept], case.mask.array[:kept]
     mask = Volume(ids, case.mask.affine)
-    return Labelled(Volume(grey, case.scan.affine, case.scan.modality), mask, case.organs)
+    return LabelledScan(Volume(grey, case.scan.affine, case.scan.modality), mask, case.organs)
 
 
-def square_field(case: Labelled, side_mm: float) -> Labelled:
+def square_field(case: LabelledScan, side_mm: float) -> LabelledScan:
     """A square field of view about the body's centre: a reconstruction that leaves the flanks out.
 
     The grid becomes smaller; a scan that is smaller already is not enlarged.
@@ -93,7 +94,7 @@ def square_field(case: Labelled, side_mm: float) -> Labelled:
     return _cropped(case, *_square(case, _body_centre(case), side_mm))
 
 
-def round_field(case: Labelled, diameter_mm: float) -> Labelled:
+def round_field(case: LabelledScan, diameter_mm: float) -> LabelledScan:
     """A round field of view about the body's centre, with air in the corners: the scanner's circle of measurement."""
     centre = _body_centre(case)
     i_mm, j_mm, _ = case.scan.spacing_mm
@@ -102,11 +103,11 @@ def round_field(case: Labelled, diameter_mm: float) -> Labelled:
     grey = np.where(inside[:, :, None], case.scan.array, np.float32(case.air))
     ids = np.where(inside[:, :, None], case.mask.array, np.uint8(0))
     scan = Volume(grey, case.scan.affine, case.scan.modality)
-    padded = Labelled(scan, Volume(ids, case.mask.affine), case.organs)
+    padded = LabelledScan(scan, Volume(ids, case.mask.affine), case.organs)
     return _cropped(padded, *_square(case, centre, diameter_mm))
 
 
-def half_of_slices(case: Labelled, part: Literal["lower", "middle", "upper"]) -> Labelled:
+def half_of_slices(case: LabelledScan, part: Literal["lower", "middle", "upper"]) -> LabelledScan:
     """Half of the slices, as of a scan that was planned for a neighbouring region, such as a chest or a pelvis."""
     slices = case.scan.array.shape[2]
     half = (slices + 1) // 2
@@ -114,14 +115,14 @@ def half_of_slices(case: Labelled, part: Literal["lower", "middle", "upper"]) ->
     return _cropped(case, slice(None), slice(None), slice(start, start + half))
 
 
-def _body_centre(case: Labelled) -> tuple[float, float]:
+def _body_centre(case: LabelledScan) -> tuple[float, float]:
     """Centre of the box around the body, as indices along I and J."""
     inside = body(case.scan)
     i, j = (np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2)))
     return (i[0] + i[-1]) / 2, (j[0] + j[-1]) / 2
 
 
-def _square(case: Labelled, centre: tuple[float, float], side_mm: float) -> tuple[slice, slice, slice]:
+def _square(case: LabelledScan, centre: tuple[float, float], side_mm: float) -> tuple[slice, slice, slice]:
     """The box of a square about a place, cut to the scan."""
     sides = []
     for middle, mm in zip(centre, case.scan.spacing_mm, strict=False):
@@ -131,10 +132,10 @@ def _square(case: Labelled, centre: tuple[float, float], side_mm: float) -> tupl
     return sides[0], sides[1], slice(None)
 
 
-def _cropped(case: Labelled, i: slice, j: slice, k: slice) -> Labelled:
+def _cropped(case: LabelledScan, i: slice, j: slice, k: slice) -> LabelledScan:
     """The voxels of a box, where they are in the patient."""
     move = np.eye(4)
     move[:3, 3] = [side.start or 0 for side in (i, j, k)]
     affine = case.scan.affine @ move
     scan = Volume(np.ascontiguousarray(case.scan.array[i, j, k]), affine, case.scan.modality)
-    return Labelled(scan, Volume(np.ascontiguousarray(case.mask.array[i, j, k]), affine), case.organs)
+    return LabelledScan(scan, Volume(np.ascontiguousarray(case.mask.array[i, j, k]), affine), case.organs)

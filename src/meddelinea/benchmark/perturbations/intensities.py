@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from meddelinea.benchmark.perturbations.labelled_scan import Labelled, body
+from meddelinea.benchmark.perturbations.body import body
+from meddelinea.data.case import LabelledScan
 from meddelinea.data.fingerprint import fingerprint
 
 #: Typical mean attenuation without contrast medium, in HU: rounded from what radiology textbooks give for adults.
@@ -48,12 +49,12 @@ _EDGE_MM = 1.5
 _REACH = 4.0  # Gaussian widths after which an edge has ended
 
 
-def windowed(case: Labelled, low_hu: float, high_hu: float) -> Labelled:
+def windowed(case: LabelledScan, low_hu: float, high_hu: float) -> LabelledScan:
     """Values beyond a window lost: scans exported as they were looked at, or published clipped."""
     return case.with_grey(np.clip(case.scan.array, low_hu, high_hu))
 
 
-def noisy(case: Labelled, sigma_hu: float) -> Labelled:
+def noisy(case: LabelledScan, sigma_hu: float) -> LabelledScan:
     """White Gaussian noise: a low dose, or a large patient. Scanners' noise is coarser, and streaks.
 
     The same for the same scan, and the same pattern at each strength. The scan's lowest and highest value stay: where
@@ -66,12 +67,12 @@ def noisy(case: Labelled, sigma_hu: float) -> Labelled:
     return case.with_grey(np.where(clipped, grey, grey + noise))
 
 
-def smooth_kernel(case: Labelled, sigma_mm: float) -> Labelled:
+def smooth_kernel(case: LabelledScan, sigma_mm: float) -> LabelledScan:
     """Blurred in plane by a Gaussian: a soft reconstruction kernel, or a large field of view stored in few pixels."""
     return case.with_grey(_blurred(case, sigma_mm))
 
 
-def sharp_kernel(case: Labelled, sigma_mm: float, amount: float) -> Labelled:
+def sharp_kernel(case: LabelledScan, sigma_mm: float, amount: float) -> LabelledScan:
     """Unsharp masking in plane, edges and noise raised: a sharp kernel, as for bone or lung.
 
     `amount` times the difference from a Gaussian blur is added.
@@ -80,12 +81,12 @@ def sharp_kernel(case: Labelled, sigma_mm: float, amount: float) -> Labelled:
     return case.with_grey(grey + np.float32(amount) * (grey - _blurred(case, sigma_mm)))
 
 
-def without_table(case: Labelled) -> Labelled:
+def without_table(case: LabelledScan) -> LabelledScan:
     """All outside the body set to air: a scan that was cleaned or defaced before it was shared."""
     return case.with_grey(np.where(body(case.scan), case.scan.array, np.float32(case.air)))
 
 
-def contrast_phase(case: Labelled, mean_hu: Mapping[str, float]) -> Labelled:
+def contrast_phase(case: LabelledScan, mean_hu: Mapping[str, float]) -> LabelledScan:
     """Another contrast phase, SIMULATED from the labels: each organ's mean moved to a typical one, its texture kept.
 
     A real phase differs within organs (cortex and medulla of a kidney, the mottled arterial spleen), and in vessels,
@@ -121,7 +122,7 @@ def contrast_phase(case: Labelled, mean_hu: Mapping[str, float]) -> Labelled:
     return case.with_grey(grey)
 
 
-def _blurred(case: Labelled, sigma_mm: float) -> NDArray[np.float32]:
+def _blurred(case: LabelledScan, sigma_mm: float) -> NDArray[np.float32]:
     i_mm, j_mm, _ = case.scan.spacing_mm
     blurred: NDArray[np.float32] = ndimage.gaussian_filter(
         case.scan.array, (sigma_mm / i_mm, sigma_mm / j_mm, 0.0), mode="nearest"

@@ -1,13 +1,14 @@
-"""A scan with its organs' labels, in one order of axes, as perturbations take and return it."""
+"""The order of axes that perturbations work in, and where in a scan the patient is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from meddelinea.data.case import LabelledScan
 from meddelinea.data.preprocess import ORIENTATION
 from meddelinea.errors import InputRefusedError
 from meddelinea.volume import Volume
@@ -20,53 +21,25 @@ _ABOVE_LOWEST_HU = 5.0
 _OPENING_MM = 4.0
 
 
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """A CT and its mask on the same grid, axes to the left, the back and the head (`LPS`); made by `labelled`.
-
-    Parameters
-    ----------
-    scan
-        (I, J, K) Hounsfield units.
-    mask
-        (I, J, K) uint8 ids 1..L of `organs`.
-    organs
-        Canonical names, L of them.
-    """
-
-    scan: Volume
-    mask: Volume
-    organs: tuple[str, ...]
-
-    @property
-    def air(self) -> float:
-        """What lies outside the patient or the field of view: the scan's lowest value, in HU."""
-        return float(self.scan.array.min())
-
-    def with_grey(self, array: NDArray[np.float32]) -> Labelled:
-        """The same anatomy in other grey values, (I, J, K) HU."""
-        return replace(self, scan=Volume(array, self.scan.affine, self.scan.modality))
-
-
-def labelled(scan: Volume, mask: Volume, organs: tuple[str, ...]) -> Labelled:
-    """A scan and its mask, whose axes may have any order.
+def canonical(case: LabelledScan) -> LabelledScan:
+    """A labelled CT as perturbations take and return it: float32, axes to the left, the back and the head (`LPS`).
 
     Raises
     ------
     InputRefusedError
-        If they lie on different grids, or the scan is not a CT: perturbations are in Hounsfield units.
+        If scan and mask lie on different grids, or the scan is not a CT: perturbations are in Hounsfield units.
     """
+    scan, mask = case.scan, case.mask
     if scan.modality != "CT":
         raise InputRefusedError(f"modality {scan.modality}; expected a CT: the perturbations are in Hounsfield units")
-    if scan.array.shape != mask.array.shape or not np.allclose(scan.affine, mask.affine, atol=1e-3):
+    if scan.shape != mask.shape or not np.allclose(scan.affine, mask.affine, atol=1e-3):
         raise InputRefusedError(
-            f"a scan of {scan.array.shape} voxels and a mask of {mask.array.shape}; expected one grid; "
-            "resample the mask to the scan"
+            f"a scan of {scan.shape} voxels and a mask of {mask.shape}; expected one grid; resample the mask to it"
         )
     turned = scan.reorient(ORIENTATION)
     grey = Volume(np.ascontiguousarray(turned.array, np.float32), turned.affine, scan.modality)
     ids = np.ascontiguousarray(Volume(mask.array, scan.affine).reorient(ORIENTATION).array, np.uint8)
-    return Labelled(grey, Volume(ids, turned.affine), organs)
+    return replace(case, scan=grey, mask=Volume(ids, turned.affine))
 
 
 def body(scan: Volume) -> NDArray[np.bool_]:
