@@ -49,7 +49,7 @@ def main() -> None:
     def shares(mask: Tensor) -> Tensor:
         if codec is None:
             return F.one_hot(mask.long(), len(organs) + 1).permute(0, 3, 1, 2).float()
-        pixels = codec.pixels(codec.features(codec.encode(paint(mask, colours))))
+        pixels = codec.to_pixels(codec.to_features(codec.to_latent(paint(mask, colours))))
         return (4.0 * palette_logits(pixels, colours)).softmax(dim=1)
 
     for grid in given.grid:

@@ -99,7 +99,7 @@ def test_the_codec_sees_the_three_middle_slices_and_the_stem_all_of_them(tmp_pat
     loaded = MedDelineaPipeline.from_pretrained(tmp_path)
     five = torch.cat([images()[:, :1].flip(0), images(), images()[:, 2:].flip(0)], dim=1)
     segmenter = loaded.sampler().method.segmenter
-    assert torch.equal(segmenter.encode_image(five).latent, loaded.codec.encode(images()))
+    assert torch.equal(segmenter.encode_image(five).latent, loaded.codec.to_latent(images()))
     logits = logits_of(loaded, five)
     assert torch.equal(logits, logits_of(pipeline, five))
     assert not torch.allclose(logits, logits_of(loaded, five[:, [4, 1, 2, 3, 0]]), atol=1e-3)
@@ -130,6 +130,6 @@ def test_no_mask_head_means_the_nearest_palette_colour() -> None:
     image = segmenter.encode_image(images(1))
     clean = torch.randn(1, 4, 4, 6)
     logits = segmenter.decode(clean, image, torch.empty(0))
-    painted = pipeline.codec.pixels(pipeline.codec.features(clean))
+    painted = pipeline.codec.to_pixels(pipeline.codec.to_features(clean))
     distances = (painted[:, None] - segmenter.palette[None, :, :, None, None]).square().sum(2)
     torch.testing.assert_close(logits, -distances, rtol=1e-4, atol=1e-3)

@@ -75,11 +75,11 @@ def test_space_to_depth_has_factor_8_and_no_convolution_at_full_resolution(heigh
     for module in codec.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _module, inputs, _output: seen.append(tuple(inputs[0].shape[2:])))
-    latent = codec.encode(torch.rand(2, 3, height, width))
+    latent = codec.to_latent(torch.rand(2, 3, height, width))
     assert latent.shape == (2, 4, height // 8, width // 8)
-    features = codec.features(latent)
+    features = codec.to_features(latent)
     assert features.shape == (2, codec.feature_channels, height // codec.feature_factor, width // codec.feature_factor)
-    assert codec.pixels(features).shape == (2, 3, height, width)
+    assert codec.to_pixels(features).shape == (2, 3, height, width)
     assert set(seen) == {(height // 8, width // 8)}
 
 
@@ -91,7 +91,7 @@ def test_a_latent_pixel_sees_the_neighbourhood_that_its_convolutions_add_up_to()
             if isinstance(child, nn.GroupNorm):
                 setattr(module, name, nn.Identity())
     pixels = torch.rand(1, 3, 128, 128, requires_grad=True)
-    codec.encode(pixels)[0, :, 8, 7].sum().backward()
+    codec.to_latent(pixels)[0, :, 8, 7].sum().backward()
     assert pixels.grad is not None
     rows, columns = pixels.grad[0].abs().sum(0).nonzero(as_tuple=True)
     assert (int(rows.min()), int(rows.max())) == (8 * (8 - 3), 8 * (8 + 3) + 7)
@@ -101,11 +101,11 @@ def test_a_latent_pixel_sees_the_neighbourhood_that_its_convolutions_add_up_to()
 def test_the_scaling_factor_multiplies_latents_and_is_taken_out_again() -> None:
     codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     pixels = torch.rand(1, 3, 32, 32)
-    plain = codec.encode(pixels)
-    painted = codec.pixels(codec.features(plain))
+    plain = codec.to_latent(pixels)
+    painted = codec.to_pixels(codec.to_features(plain))
     codec.register_to_config(scaling_factor=3.0)
-    torch.testing.assert_close(codec.encode(pixels), 3.0 * plain)
-    torch.testing.assert_close(codec.pixels(codec.features(codec.encode(pixels))), painted)
+    torch.testing.assert_close(codec.to_latent(pixels), 3.0 * plain)
+    torch.testing.assert_close(codec.to_pixels(codec.to_features(codec.to_latent(pixels))), painted)
 
 
 def test_kl_codec_is_diffusers_autoencoder(tmp_path: Path) -> None:
@@ -116,7 +116,32 @@ def test_kl_codec_is_diffusers_autoencoder(tmp_path: Path) -> None:
     pixels = torch.rand(2, 3, 32, 48) * 2 - 1
     with torch.no_grad():
         scaled = theirs.encode(pixels).latent_dist.mean * 0.18215
-        torch.testing.assert_close(ours.encode(pixels), scaled, rtol=1e-6, atol=1e-6)
-        features = ours.features(scaled)
+        torch.testing.assert_close(ours.to_latent(pixels), scaled, rtol=1e-6, atol=1e-6)
+        features = ours.to_features(scaled)
         assert features.shape == (2, ours.feature_channels, 32 // ours.feature_factor, 48 // ours.feature_factor)
-        torch.testing.assert_close(ours.pixels(features), theirs.decode(scaled / 0.18215).sample, rtol=1e-6, atol=1e-6)
+        painted = theirs.decode(scaled / 0.18215).sample
+        torch.testing.assert_close(ours.to_pixels(features), painted, rtol=1e-6, atol=1e-6)
+
+
+def test_kl_codec_is_still_an_autoencoder_of_diffusers(tmp_path: Path) -> None:
+    """For whoever loads the component as one: `encode`, `decode`, `forward` and sampling are diffusers' own."""
+    torch.manual_seed(0)
+    theirs = AutoencoderKL(**KL_CONFIG).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = KLCodec.from_pretrained(tmp_path).eval()
+    pixels = torch.rand(2, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        posterior, expected = ours.encode(pixels).latent_dist, theirs.encode(pixels).latent_dist
+        assert torch.equal(posterior.mean, expected.mean)
+        assert torch.equal(posterior.std, expected.std)
+        assert torch.equal(ours.decode(posterior.mean).sample, theirs.decode(expected.mean).sample)
+        assert torch.equal(ours(pixels).sample, theirs(pixels).sample)
+        draws = [
+            vae(pixels, sample_posterior=True, generator=torch.Generator().manual_seed(3)).sample
+            for vae in (ours, theirs)
+        ]
+        assert torch.equal(*draws)
+    ours.save_pretrained(tmp_path / "again")
+    again = AutoencoderKL.from_pretrained(tmp_path / "again").eval()
+    with torch.no_grad():
+        assert torch.equal(again(pixels).sample, theirs(pixels).sample)

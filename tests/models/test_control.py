@@ -15,7 +15,7 @@ from meddelinea.models.codec import SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.convolutions import ConvUnit, ImageStem, InstanceNorm
 from meddelinea.models.dit import DiT
-from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.mask_head import GuidedMaskHead, PlainMaskHead
 from meddelinea.models.segmenter import Segmenter, TrainableDecoder
 
 ORGANS = 3
@@ -40,7 +40,16 @@ def tiny_segmenter(*, stem: bool = False, guided: bool = False, fine: bool = Fal
     if fine:
         channels, hidden, finest = (8, *STEM), (8, *hidden), 2
     control = ControlDiT.copy_of(dit, 2, stem_channels=channels, stem_finest=finest)
-    head = MaskHead(16, 8, ORGANS, channels[: len(hidden)], hidden, 32)
+    head = PlainMaskHead(feature_channels=16, feature_factor=8, organs=ORGANS)
+    if guided:
+        head = GuidedMaskHead(
+            feature_channels=16,
+            feature_factor=8,
+            organs=ORGANS,
+            image_channels=channels[: len(hidden)],
+            hidden=hidden,
+            token_width=32,
+        )
     return Segmenter(codec, dit, control, head, palette(ORGANS + 1))
 
 
@@ -164,7 +173,7 @@ def test_a_token_reaches_the_mask_where_it_stands() -> None:
     with torch.no_grad():
         for unit in head.units:  # normalisation over the slice would carry a little of every token everywhere
             unit.norm1, unit.norm2 = nn.Identity(), nn.Identity()
-    head(features, levels, tokens + torch.randn(1, 64, 32))[0, :, 16 * 2 + 8, 16 * 5 + 8].sum().backward()
+    head(features, levels, tokens + torch.randn(1, 64, 32)).sample[0, :, 16 * 2 + 8, 16 * 5 + 8].sum().backward()
     reached = tokens.grad.abs().sum(dim=2).view(8, 8) > 0  # row 2, column 5
     assert reached[2, 5]
     assert not reached[:, :3].any()

@@ -17,6 +17,7 @@ from torch import Tensor
 from meddelinea.models.codec import SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
+from meddelinea.models.mask_head import GuidedMaskHead, PlainMaskHead
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ COMPONENTS = {
             "image_tokens": noise(2, 16, 32, seed=3),
         },
         ("stem.",),
+    ),
+    "PlainMaskHead": Component(
+        lambda: PlainMaskHead(feature_channels=16, feature_factor=8, organs=3),
+        lambda: {"features": noise(2, 16, 4, 6), "image_levels": (), "tokens": noise(2, 6, 32)},
+    ),
+    "GuidedMaskHead": Component(
+        lambda: GuidedMaskHead(
+            feature_channels=16, feature_factor=8, organs=3, image_channels=(8, 16), hidden=(8, 16), token_width=32
+        ),
+        lambda: {
+            "features": noise(2, 16, 4, 6),
+            "image_levels": (noise(2, 8, 8, 12, seed=2), noise(2, 16, 4, 6, seed=3)),
+            "tokens": noise(2, 6, 32, seed=4),
+        },
     ),
     "SpaceToDepthCodec": Component(
         lambda: SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1, scaling_factor=0.7),

@@ -7,6 +7,8 @@ import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import PatchEmbed
 
+from meddelinea.errors import UsageError
+from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.transformer import Attention, DiTBlock, position_embedding, timestep_frequencies
 
@@ -203,8 +205,24 @@ def test_open_gates_set_both_gates_to_one_and_nothing_else() -> None:
     block = DiTBlock(32, 2)
     block.open_gates()
     condition = torch.randn(1, 32)
-    shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=1)
-    for gate in (gate1, gate2):
+    modulation = block.adaLN_modulation(condition).chunk(6, dim=1)
+    shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation
+    for gate in (gate_msa, gate_mlp):
         assert torch.equal(gate, torch.ones_like(gate))
-    for other in (shift1, scale1, shift2, scale2):
+    for other in (shift_msa, scale_msa, shift_mlp, scale_mlp):
         assert not other.any()
+
+
+@pytest.mark.parametrize("network", [DiT, ControlDiT])
+@pytest.mark.parametrize(
+    ("width", "heads", "words"),
+    [
+        (190, 4, "width 190 cannot be divided among 4 heads"),
+        (30, 3, "width 30; expected a multiple of 4"),
+    ],
+)
+def test_a_width_that_does_not_divide_is_refused_when_it_is_built(
+    network: type[DiT | ControlDiT], width: int, heads: int, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        network(width=width, heads=heads, depth=1)

@@ -138,8 +138,8 @@ def test_the_autoencoder_is_the_peer_at_its_real_size(tmp_path: Path, layout: st
     with torch.no_grad():
         latent = theirs.encode(pixels).latent_dist.mean
         painted = theirs.decode(latent).sample
-        assert_parity("latent", ours.encode(pixels), latent * 0.18215)
-        assert_parity("pixels", ours.pixels(ours.features(latent * 0.18215)), painted)
+        assert_parity("latent", ours.to_latent(pixels), latent * 0.18215)
+        assert_parity("pixels", ours.to_pixels(ours.to_features(latent * 0.18215)), painted)
 
 
 def tiny_state() -> dict[str, Tensor]:

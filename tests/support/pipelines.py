@@ -9,7 +9,7 @@ from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.models.codec import KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
-from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.mask_head import GuidedMaskHead, PlainMaskHead
 
 ORGANS = ("spleen", "right kidney", "liver")
 STEM = (8, 16, 16)
@@ -35,8 +35,10 @@ def tiny_pipeline(kind: str) -> MedDelineaPipeline:
         codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, decoder_blocks=1))
     dit = randomised(DiT(latent_size=4, width=32, depth=3, heads=2, classes=0, learn_sigma=not guided))
     control = ControlDiT.copy_of(dit, 2, stem_channels=STEM if guided else ())
-    hidden = (8, 16) if guided else ()
-    head = MaskHead(codec.feature_channels, codec.feature_factor, 3, STEM[: len(hidden)], hidden, 32)
+    ends = {"feature_channels": codec.feature_channels, "feature_factor": codec.feature_factor, "organs": 3}
+    head = PlainMaskHead(**ends)
+    if guided:
+        head = GuidedMaskHead(**ends, image_channels=STEM[:2], hidden=(8, 16), token_width=32)
     return MedDelineaPipeline(
         codec=codec,
         dit=dit,

@@ -98,7 +98,7 @@ def test_codec_latents_of_masks_have_unit_variance(store: Path, parts: dict[str,
     slices = SliceStore(store, CASES[:2])
     masks = torch.stack([torch.from_numpy(slices.mask(c, s)) for c in range(2) for s in range(6)])
     with torch.no_grad():
-        latents = codec.encode(paint(masks, palette(len(ORGANS) + 1)))
+        latents = codec.to_latent(paint(masks, palette(len(ORGANS) + 1)))
     assert float(latents.std()) == pytest.approx(1.0, abs=1e-3)
 
 

@@ -47,25 +47,29 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weights: Tensor, pixel_loss:
     pixel_loss
         `bce`: a sigmoid for each channel, the paper's; `cross_entropy`: one softmax over the channels.
     """
-    logits = logits.float()  # its sums run over a whole batch of pixels
-    channels, index = logits.shape[1], mask[:, None]
-    # One-hot masks would be as large as the logits, and the loss then a third of a small network's step.
+    logits = logits.float()  # (B, L + 1, H, W); its sums run over a whole batch of pixels
+    channels, index = logits.shape[1], mask[:, None]  # index (B, 1, H, W)
+
+    # The pixels' loss, and the share of each class in each pixel. One-hot masks would be as large as the logits, and
+    # the loss then a third of a small network's step.
     if pixel_loss == "bce":
-        true_logit = logits.gather(1, index)[:, 0]
-        per_slice = (F.softplus(logits).sum(dim=1) - true_logit).mean(dim=(1, 2)) / channels
-        share, true_share = logits.sigmoid(), true_logit.sigmoid()
+        true_logit = logits.gather(1, index)[:, 0]  # (B, H, W)
+        per_slice = (F.softplus(logits).sum(dim=1) - true_logit).mean(dim=(1, 2)) / channels  # (B,)
+        share, true_share = logits.sigmoid(), true_logit.sigmoid()  # (B, L + 1, H, W), (B, H, W)
     else:
-        log_share = logits.log_softmax(dim=1)
-        true_log_share = log_share.gather(1, index)[:, 0]
-        per_slice = -true_log_share.mean(dim=(1, 2))
-        share, true_share = log_share.exp(), true_log_share.exp()
-    pixel_weight = weights.view(-1, 1, 1).expand(mask.shape)
-    none = torch.zeros(channels, device=logits.device)
-    overlap = none.index_add(0, mask.flatten(), (pixel_weight * true_share).flatten())
-    truth = none.index_add(0, mask.flatten(), pixel_weight.flatten())
-    total = weights @ share.sum(dim=(2, 3)) + truth
-    overlap, total, truth = over_processes(torch.stack([overlap[1:], total[1:], truth[1:]]))
-    dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)
+        log_share = logits.log_softmax(dim=1)  # (B, L + 1, H, W)
+        true_log_share = log_share.gather(1, index)[:, 0]  # (B, H, W)
+        per_slice = -true_log_share.mean(dim=(1, 2))  # (B,)
+        share, true_share = log_share.exp(), true_log_share.exp()  # (B, L + 1, H, W), (B, H, W)
+
+    # Dice of each organ over the whole batch: sums by class of the overlap, of the truth, and of both masks.
+    pixel_weight = weights.view(-1, 1, 1).expand(mask.shape)  # (B, H, W)
+    none = torch.zeros(channels, device=logits.device)  # (L + 1,)
+    overlap = none.index_add(0, mask.flatten(), (pixel_weight * true_share).flatten())  # (L + 1,)
+    truth = none.index_add(0, mask.flatten(), pixel_weight.flatten())  # (L + 1,)
+    total = weights @ share.sum(dim=(2, 3)) + truth  # (B,) @ (B, L + 1) -> (L + 1,)
+    overlap, total, truth = over_processes(torch.stack([overlap[1:], total[1:], truth[1:]]))  # (L,) each
+    dice = (2.0 * overlap + SMOOTH) / (total + SMOOTH)  # (L,)
     return (weights * per_slice).mean() + 1.0 - torch.where(truth > 0, dice, 1.0).mean()
 
 

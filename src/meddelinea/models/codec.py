@@ -1,7 +1,8 @@
 """Autoencoders between pixels and latents, and the palette that paints a mask as pixels.
 
-Two codecs share one interface: `KLCodec` wraps the Stable Diffusion autoencoder of diffusers; `SpaceToDepthCodec` does
-the same work on a CPU, because no convolution of it runs at full resolution. Both have factor 8 and 4 latent channels.
+Two codecs share one interface: `KLCodec` adds it to the Stable Diffusion autoencoder of diffusers; `SpaceToDepthCodec`
+does the same work on a CPU, because no convolution of it runs at full resolution. Both have factor 8 and 4 latent
+channels.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def palette_logits(pixels: Tensor, colours: Tensor) -> Tensor:
 class Codec(Protocol):
     """What the rest of the system asks of an autoencoder; latents are scaled to unit variance, (B, 4, H/8, W/8)."""
 
-    #: Channels of `features`, and the factor by which they are coarser than the pixels.
+    #: Channels of the features, and the factor by which they are coarser than the pixels.
     feature_channels: int
     feature_factor: int
 
@@ -80,16 +81,16 @@ class Codec(Protocol):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """As a module of torch has it."""
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def to_latent(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor."""
 
-    def features(self, latent: Tensor) -> Tensor:
+    def to_features(self, latent: Tensor) -> Tensor:
         """Scaled latent -> what the decoder's final layer sees, (B, feature_channels, H/f, W/f)."""
 
     def feature_parameters(self) -> list[nn.Parameter]:
-        """The decoder's parameters that `features` passes through: all but its final layer."""
+        """The decoder's parameters that `to_features` passes through: all but its final layer."""
 
-    def pixels(self, features: Tensor) -> Tensor:
+    def to_pixels(self, features: Tensor) -> Tensor:
         """The decoder's own final layer: features -> pixels (B, 3, H, W)."""
 
 
@@ -102,8 +103,6 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
         Width of its convolutions.
     encoder_blocks, decoder_blocks
         Residual blocks of each half.
-    latent_channels
-        Channels of the latent.
     scaling_factor
         Brings the latents of painted masks to unit variance; measured at the end of training.
     """
@@ -116,7 +115,6 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
         channels: int = 96,
         encoder_blocks: int = 2,
         decoder_blocks: int = 3,
-        latent_channels: int = 4,
         scaling_factor: float = 1.0,
     ) -> None:
         super().__init__()
@@ -128,10 +126,10 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
             *(ResidualBlock(channels) for _ in range(encoder_blocks)),
             nn.GroupNorm(8, channels),
             nn.SiLU(),
-            nn.Conv2d(channels, 2 * latent_channels, 1),
+            nn.Conv2d(channels, 2 * LATENT_CHANNELS, 1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(latent_channels, channels, 3, padding=1),
+            nn.Conv2d(LATENT_CHANNELS, channels, 3, padding=1),
             *(ResidualBlock(channels) for _ in range(decoder_blocks)),
             nn.GroupNorm(8, channels),
             nn.SiLU(),
@@ -140,29 +138,37 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
 
     def forward(self, pixels: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Pixels (B, 3, H, W) in [-1, 1] -> as they come back from their mean latent, as `AutoencoderKL` has it."""
-        sample = self.pixels(self.features(self.encode(pixels)))
+        latent = self.to_latent(pixels)  # (B, 4, H/8, W/8)
+        sample = self.to_pixels(self.to_features(latent))  # (B, C, H/8, W/8) -> (B, 3, H, W)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the unscaled latent, (B, C, H/8, W/8) each; log-variance within [-20, 10]."""
-        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)
+        """Mean and log-variance of the unscaled latent, (B, 4, H/8, W/8) each; log-variance within [-20, 10]."""
+        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)  # (B, 4, H/8, W/8) each
         return mean, log_variance.clamp(-20.0, 10.0)
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        return self.posterior(pixels)[0] * self.config.scaling_factor
+    def to_latent(self, pixels: Tensor) -> Tensor:
+        """As `Codec` has it."""
+        return self.posterior(pixels)[0] * self.config.scaling_factor  # (B, 4, H/8, W/8)
 
-    def features(self, latent: Tensor) -> Tensor:
-        return self.decoder(latent / self.config.scaling_factor)
+    def to_features(self, latent: Tensor) -> Tensor:
+        """As `Codec` has it."""
+        return self.decoder(latent / self.config.scaling_factor)  # (B, C, H/8, W/8)
 
     def feature_parameters(self) -> list[nn.Parameter]:
+        """As `Codec` has it."""
         return list(self.decoder.parameters())
 
-    def pixels(self, features: Tensor) -> Tensor:
-        return self.conv_out(features)
+    def to_pixels(self, features: Tensor) -> Tensor:
+        """As `Codec` has it."""
+        return self.conv_out(features)  # (B, 3, H, W)
 
 
 class KLCodec(AutoencoderKL):
-    """The Stable Diffusion autoencoder of diffusers, weights and configuration as published, behind `Codec`."""
+    """The Stable Diffusion autoencoder of diffusers, weights and configuration as published, with `Codec` beside.
+
+    It stays an `AutoencoderKL` for whoever takes it as one: nothing that it inherits is overridden.
+    """
 
     feature_factor = 1
 
@@ -171,19 +177,23 @@ class KLCodec(AutoencoderKL):
         """Channels before the decoder's last convolution: 128 in Stable Diffusion's."""
         return int(self.config.block_out_channels[0])
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        return super().encode(pixels).latent_dist.mean * self.config.scaling_factor
+    def to_latent(self, pixels: Tensor) -> Tensor:
+        """As `Codec` has it."""
+        return self.encode(pixels).latent_dist.mean * self.config.scaling_factor  # (B, 4, H/8, W/8)
 
-    def features(self, latent: Tensor) -> Tensor:
-        h = self.post_quant_conv(latent / self.config.scaling_factor)
-        h = self.decoder.mid_block(self.decoder.conv_in(h))
+    def to_features(self, latent: Tensor) -> Tensor:
+        """As `Codec` has it: diffusers' decoder but for its last convolution."""
+        h = self.post_quant_conv(latent / self.config.scaling_factor)  # (B, 4, H/8, W/8)
+        h = self.decoder.mid_block(self.decoder.conv_in(h))  # (B, 4 C, H/8, W/8)
         for block in self.decoder.up_blocks:
-            h = block(h)
-        return F.silu(self.decoder.conv_norm_out(h))
+            h = block(h)  # (B, 4 C, H/4, W/4), (B, 4 C, H/2, W/2), (B, 2 C, H, W), (B, C, H, W)
+        return F.silu(self.decoder.conv_norm_out(h))  # (B, C, H, W)
 
     def feature_parameters(self) -> list[nn.Parameter]:
+        """As `Codec` has it."""
         inner = [p for name, p in self.decoder.named_parameters() if not name.startswith("conv_out.")]
         return [*self.post_quant_conv.parameters(), *inner]
 
-    def pixels(self, features: Tensor) -> Tensor:
-        return self.decoder.conv_out(features)
+    def to_pixels(self, features: Tensor) -> Tensor:
+        """As `Codec` has it."""
+        return self.decoder.conv_out(features)  # (B, 3, H, W)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from meddelinea.models.convolutions import ImageStem
 from meddelinea.models.dit import DiT
-from meddelinea.models.transformer import DiTBlock, PatchEmbedder, position_embedding, zero_linear
+from meddelinea.models.transformer import DiTBlock, PatchEmbedder, check_width, zero_linear
 
 
 @dataclass
@@ -70,12 +70,12 @@ class ControlDiT(ModelMixin, ConfigMixin):
         stem_slices: int = 3,
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.base_tokens = latent_size // patch_size
+        check_width(width, heads)
+        # Zeros: the image, which the copied weights have never seen, comes in as training opens them.
         self.zero_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         nn.init.zeros_(self.zero_conv.weight)
         nn.init.zeros_(self.zero_conv.bias)  # type: ignore[arg-type]
-        self.x_embedder = PatchEmbedder(2 * latent_channels, patch_size, width)
+        self.x_embedder = PatchEmbedder(2 * latent_channels, patch_size, width, latent_size // patch_size)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
@@ -135,14 +135,13 @@ class ControlDiT(ModelMixin, ConfigMixin):
         return_dict
             As everywhere in diffusers: an object with named parts, or a tuple of them.
         """
-        x: Tensor = self.x_embedder(torch.cat([noisy, self.zero_conv(image_latent)], dim=1))  # (B, T, D)
-        grid = (noisy.shape[2] // self.patch_size, noisy.shape[3] // self.patch_size)
-        x = x + position_embedding(x.shape[2], grid, self.base_tokens, x.device).to(x.dtype)
+        both = torch.cat([noisy, self.zero_conv(image_latent)], dim=1)  # (B, 2 C, h, w): Z_ct
+        x = self.x_embedder(both)  # (B, T, D)
         if image_tokens is not None:
-            x = x + image_tokens
+            x = x + image_tokens  # (B, T, D)
         injections = []
         for block, after_attention, after_mlp in zip(self.blocks, self.after_attention, self.after_mlp, strict=True):
-            middle, x = block(x, condition)
-            injections.append((after_attention(middle), after_mlp(x)))
+            middle, x = block(x, condition)  # (B, T, D) each
+            injections.append((after_attention(middle), after_mlp(x)))  # (B, T, D) each
         output = ControlOutput(injections=tuple(injections), tokens=x)
         return output if return_dict else output.to_tuple()

@@ -21,12 +21,13 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        # Zeros: the block starts as the identity, however many follow each other.
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x)))  # (B, C, H, W)
+        return x + self.conv2(F.silu(self.norm2(h)))  # (B, C, H, W)
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -43,7 +44,8 @@ class InstanceNorm(nn.GroupNorm):
         if x.device.type != "cpu":
             return super().forward(x)
         statistics = (None, None, True, 0.0, self.eps, False)  # of the slice, none running, no cuDNN
-        return torch.cat([torch.batch_norm(one, self.weight, self.bias, *statistics) for one in x.chunk(x.shape[0])])
+        slices = [torch.batch_norm(one, self.weight, self.bias, *statistics) for one in x.chunk(len(x))]  # (1, C, H, W)
+        return torch.cat(slices)  # (B, C, H, W)
 
 
 class ConvUnit(nn.Module):
@@ -62,15 +64,16 @@ class ConvUnit(nn.Module):
         self.norm2 = InstanceNorm(channels_out)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        # The variance is kept, as said above.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.leaky_relu(self.norm1(self.conv1(x)), LEAK)
-        h = self.norm2(self.conv2(h))
-        skip = F.avg_pool2d(x, self.stride) if self.stride > 1 else x
-        return F.leaky_relu(h + self.skip(skip), LEAK)
+        h = F.leaky_relu(self.norm1(self.conv1(x)), LEAK)  # (B, C_out, H/stride, W/stride)
+        h = self.norm2(self.conv2(h))  # (B, C_out, H/stride, W/stride)
+        skip = F.avg_pool2d(x, self.stride) if self.stride > 1 else x  # (B, C_in, H/stride, W/stride)
+        return F.leaky_relu(h + self.skip(skip), LEAK)  # (B, C_out, H/stride, W/stride)
 
 
 class ImageStem(nn.Module):
@@ -102,6 +105,7 @@ class ImageStem(nn.Module):
         h = self.finest(images)  # (B, c0, H/f, W/f)
         levels = []
         for unit in self.units:
-            h = unit(h)
+            h = unit(h)  # (B, c0, H/f, W/f), (B, c1, H/2f, W/2f), ...
             levels.append(h)
-        return self.proj(h).flatten(2).transpose(1, 2), levels
+        tokens = self.proj(h).flatten(2).transpose(1, 2)  # (B, T, D)
+        return tokens, levels

@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from meddelinea.models.transformer import DiTBlock, PatchEmbedder, TimestepEmbedder, modulate, position_embedding
+from meddelinea.models.transformer import DiTBlock, PatchEmbedder, TimestepEmbedder, check_width, modulate
 
 
 class FinalLayer(nn.Module):
@@ -29,8 +29,8 @@ class FinalLayer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)  # (B, D) each
+        return self.linear(modulate(self.norm_final(x), shift, scale))  # (B, T, p * p * out_channels)
 
 
 class ClassEmbedder(nn.Module):
@@ -39,6 +39,7 @@ class ClassEmbedder(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(classes + 1, width)
+        # Small, as the timestep's embedding that it is added to.
         nn.init.normal_(self.embedding_table.weight, std=0.02)
 
     def null(self) -> Tensor:
@@ -58,7 +59,7 @@ class DiT(ModelMixin, ConfigMixin):
     patch_size
         Side of a patch in latent pixels.
     width, depth, heads
-        D, N, and attention heads; D is a multiple of 4 and of `heads`.
+        D, N, and attention heads; a D that is no multiple of 4 and of `heads` is refused.
     classes
         Classes of the pre-training task (1000 for ImageNet; 0 where there is none).
     learn_sigma
@@ -80,11 +81,11 @@ class DiT(ModelMixin, ConfigMixin):
         learn_sigma: bool = True,
     ) -> None:
         super().__init__()
+        check_width(width, heads)
         self.patch_size = patch_size
         self.latent_channels = latent_channels
-        self.base_tokens = latent_size // patch_size
         self.out_channels = latent_channels * (2 if learn_sigma else 1)
-        self.x_embedder = PatchEmbedder(latent_channels, patch_size, width)
+        self.x_embedder = PatchEmbedder(latent_channels, patch_size, width, latent_size // patch_size)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = ClassEmbedder(classes, width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
@@ -98,12 +99,6 @@ class DiT(ModelMixin, ConfigMixin):
     def condition(self, t: Tensor) -> Tensor:
         """What every block is modulated by: timestep (B,) plus the null class -> (B, D)."""
         return self.t_embedder(t) + self.y_embedder.null()
-
-    def tokens(self, latent: Tensor) -> Tensor:
-        """Latent (B, C, h, w) -> embedded patches with their positions (B, T, D)."""
-        x: Tensor = self.x_embedder(latent)
-        grid = (latent.shape[2] // self.patch_size, latent.shape[3] // self.patch_size)
-        return x + position_embedding(x.shape[2], grid, self.base_tokens, x.device).to(x.dtype)
 
     def forward(
         self,
@@ -132,12 +127,13 @@ class DiT(ModelMixin, ConfigMixin):
             (B, C, h, w).
         """
         B, _, h, w = latent.shape
-        x = self.tokens(latent)  # (B, T, D)
+        p, out = self.patch_size, self.out_channels
+
+        x = self.x_embedder(latent)  # (B, T, D)
         for index, block in enumerate(self.blocks):
-            _, x = block(x, condition, injections[index] if index < len(injections) else None)
-        patches = self.final_layer(x, condition)  # (B, T, p * p * out)
-        p = self.patch_size
-        patches = patches.view(B, h // p, w // p, p, p, self.out_channels)
-        output: Tensor = torch.einsum("nhwpqc->nchpwq", patches).reshape(B, self.out_channels, h, w)
-        sample = output[:, : self.latent_channels]  # without the learnt variance
+            _, x = block(x, condition, injections[index] if index < len(injections) else None)  # (B, T, D)
+
+        patches = self.final_layer(x, condition).view(B, h // p, w // p, p, p, out)  # (B, h/p, w/p, p, p, out)
+        output: Tensor = torch.einsum("nhwpqc->nchpwq", patches).reshape(B, out, h, w)  # (B, out, h, w)
+        sample = output[:, : self.latent_channels]  # (B, C, h, w), without the learnt variance
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

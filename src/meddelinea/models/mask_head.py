@@ -1,20 +1,54 @@
-"""The decoder's final layer, replaced by one with a channel for the background and each organ (Sec. 2)."""
+"""The decoder's final layer, replaced by one with a channel for the background and each organ (Sec. 2).
+
+`PlainMaskHead` is the paper's one convolution; `GuidedMaskHead`, an extension, sees the image too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
 from meddelinea.models.convolutions import ConvUnit
 
 #: Logit of an organ that a network does not know yet.
 UNLIKELY = -5.0
+
+Head = TypeVar("Head", bound="PlainMaskHead | GuidedMaskHead")
+
+
+@runtime_checkable  # diffusers asks whether what a pipeline is given is one
+class MaskHead(Protocol):
+    """What the rest of the system asks of a mask head."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As a module of torch has it."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As a module of torch has it."""
+
+    def __call__(self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor) -> DecoderOutput:
+        """Decoder features -> logits (B, L + 1, H, W) of the background and L organs, as `sample`.
+
+        Parameters
+        ----------
+        features
+            (B, C, H/f, W/f) of the codec.
+        image_levels
+            Features of the image stem, the finest first; none where there is no stem.
+        tokens
+            (B, T, D) of the control branch.
+        """
+
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> Self:
+        """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `carry_classes`."""
 
 
 def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], new: float) -> Tensor:
@@ -29,13 +63,41 @@ def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], new:
     return torch.stack(rows)
 
 
-class MaskHead(ModelMixin, ConfigMixin):
-    """Decoder features -> logits of the background and L organs at full resolution.
+class PlainMaskHead(ModelMixin, ConfigMixin):
+    """One convolution over the decoder's features, as in the paper.
 
-    Without `image_channels` it is one convolution, as in the paper. With them, an extension of the paper, it is the
-    decoder of a U-Net: decoder features and the control branch's tokens at H/8, fused there and at each finer level
-    with the image stem's features, because a boundary is drawn more precisely where the image can be seen. At the
-    finest level each position holds the logits of a square of pixels.
+    Parameters
+    ----------
+    feature_channels, feature_factor
+        The codec's: channels of the decoder's features, and how much coarser than pixels they are.
+    organs
+        L.
+    """
+
+    @register_to_config
+    def __init__(self, feature_channels: int, feature_factor: int, organs: int) -> None:
+        super().__init__()
+        self.conv_out = nn.Conv2d(feature_channels, (organs + 1) * feature_factor**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(feature_factor)
+
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> PlainMaskHead:
+        """A copy for the `wanted` organs, see `MaskHead`."""
+        return _carried(self, PlainMaskHead.from_config(self.config, organs=len(wanted)), known, wanted)
+
+    def forward(
+        self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Decoder features (B, C, H/f, W/f) -> logits (B, L + 1, H, W); it looks at nothing else."""
+        logits = self.shuffle(self.conv_out(features))  # (B, (L + 1) f^2, H/f, W/f) -> (B, L + 1, H, W)
+        return DecoderOutput(sample=logits) if return_dict else (logits,)
+
+
+class GuidedMaskHead(ModelMixin, ConfigMixin):
+    """The decoder of a U-Net over decoder features and the control branch's tokens, an extension of the paper.
+
+    Both are fused at H/8, and there and at each finer level with the image stem's features, because a boundary is drawn
+    more precisely where the image can be seen. At the finest level each position holds the logits of a square of
+    pixels.
 
     Parameters
     ----------
@@ -44,7 +106,7 @@ class MaskHead(ModelMixin, ConfigMixin):
     organs
         L.
     image_channels
-        Channels of the image features from the finest level to that at H/8, or empty.
+        Channels of the image features from the finest level to that at H/8.
     hidden
         Channels of the fused features of each of these levels.
     token_width
@@ -54,19 +116,14 @@ class MaskHead(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        feature_channels: int = 128,
-        feature_factor: int = 1,
-        organs: int = 13,
-        image_channels: Sequence[int] = (),
-        hidden: Sequence[int] = (48, 96),
-        token_width: int = 0,
+        feature_channels: int,
+        feature_factor: int,
+        organs: int,
+        image_channels: Sequence[int],
+        hidden: Sequence[int],
+        token_width: int,
     ) -> None:
         super().__init__()
-        classes = organs + 1
-        if not image_channels:
-            self.conv_out = nn.Conv2d(feature_channels, classes * feature_factor**2, 3, padding=1)
-            self.shuffle = nn.PixelShuffle(feature_factor)
-            return
         self.token_norm = nn.LayerNorm(token_width)
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairwise(hidden))
         below = [*hidden[:-1], feature_channels + token_width // 4]  # what comes from the coarser level
@@ -74,29 +131,39 @@ class MaskHead(ModelMixin, ConfigMixin):
             ConvUnit(coarse + image, width) for coarse, image, width in zip(below, image_channels, hidden, strict=True)
         )
         finest = feature_factor // 2 ** (len(hidden) - 1)
-        self.conv_out = nn.Conv2d(hidden[0], classes * finest**2, 1)
+        self.conv_out = nn.Conv2d(hidden[0], (organs + 1) * finest**2, 1)
         self.shuffle = nn.PixelShuffle(finest)
 
-    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> MaskHead:
-        """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `layers.carry_classes`."""
-        head: MaskHead = MaskHead.from_config({**self.config, "organs": len(wanted)})
-        state = self.state_dict()
-        for name, new in (("conv_out.weight", 0.0), ("conv_out.bias", UNLIKELY)):
-            old = state[name].unflatten(0, (len(known) + 1, -1))  # (classes, pixels, ...): the order of PixelShuffle
-            state[name] = carry_classes(old, known, wanted, new).flatten(0, 1)
-        head.load_state_dict(state)
-        return head
+    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> GuidedMaskHead:
+        """A copy for the `wanted` organs, see `MaskHead`."""
+        return _carried(self, GuidedMaskHead.from_config(self.config, organs=len(wanted)), known, wanted)
 
-    def forward(self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor) -> Tensor:
-        """Decoder features (B, C, H/f, W/f), image features the finest first, and tokens (B, T, D) of patches of 2x2
+    def forward(
+        self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Decoder features (B, C, H/8, W/8), image features the finest first, and tokens (B, T, D) of patches of 2x2
         latent pixels -> logits (B, L + 1, H, W).
         """
-        if not self.config.image_channels:
-            return self.shuffle(self.conv_out(features))
+        # Fuse at H/8, where four channels of a token stand for its four latent pixels.
         grid = (features.shape[2] // 2, features.shape[3] // 2)
         coarse = self.token_norm(tokens).transpose(1, 2).unflatten(2, grid)  # (B, D, H/16, W/16)
-        h = torch.cat([features, F.pixel_shuffle(coarse, 2), image_levels[len(self.up)]], dim=1)
-        h = self.units[-1](h)
+        coarse = F.pixel_shuffle(coarse, 2)  # (B, D/4, H/8, W/8)
+        h = torch.cat([features, coarse, image_levels[len(self.up)]], dim=1)  # (B, C + D/4 + c, H/8, W/8)
+        h = self.units[-1](h)  # (B, hidden, H/8, W/8)
+
+        # Up to the finest level.
         for level in reversed(range(len(self.up))):
-            h = self.units[level](torch.cat([self.up[level](h), image_levels[level]], dim=1))
-        return self.shuffle(self.conv_out(h))
+            h = torch.cat([self.up[level](h), image_levels[level]], dim=1)  # (B, hidden + c, H/4, W/4), ...
+            h = self.units[level](h)  # (B, hidden, H/4, W/4), ...
+        logits = self.shuffle(self.conv_out(h))  # (B, (L + 1) s^2, H/s, W/s) -> (B, L + 1, H, W)
+        return DecoderOutput(sample=logits) if return_dict else (logits,)
+
+
+def _carried(head: Head, copy: Head, known: Sequence[str], wanted: Sequence[str]) -> Head:
+    """`copy`, with the weights of `head` but for the classes of its last convolution, which are carried over."""
+    state = head.state_dict()
+    for name, new in (("conv_out.weight", 0.0), ("conv_out.bias", UNLIKELY)):
+        old = state[name].unflatten(0, (len(known) + 1, -1))  # (classes, pixels, ...): the order of PixelShuffle
+        state[name] = carry_classes(old, known, wanted, new).flatten(0, 1)
+    copy.load_state_dict(state)
+    return copy

@@ -16,7 +16,7 @@ from meddelinea.errors import UsageError, WeightsMissingError, first_fault
 from meddelinea.models.codec import FACTOR, LATENT_CHANNELS, Codec, KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
-from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
 
 #: The layout of the Stable Diffusion autoencoder, v1.
 STABLE_DIFFUSION_VAE: Mapping[str, Any] = MappingProxyType(
@@ -84,7 +84,7 @@ class Preset:
     stem_channels, stem_finest
         Extensions of the control branch, see `ControlDiT`.
     head_hidden
-        Extension: widths of a mask head that sees tokens and the image stem's levels down to H/8, see `MaskHead`.
+        Extension: widths of a `GuidedMaskHead`, which sees tokens and the image stem's levels down to H/8.
         Empty: none.
     resolution
         Rows and columns of the slices it is trained at.
@@ -233,10 +233,19 @@ def build_control(preset: Preset, dit: DiT, slices: int = 3) -> ControlDiT:
 
 
 def build_mask_head(preset: Preset, codec: Codec, organs: int) -> MaskHead:
-    """The decoder's final layer for L organs."""
-    hidden = preset.head_hidden
-    image_channels = preset.stem_channels[: len(hidden)]
-    return MaskHead(codec.feature_channels, codec.feature_factor, organs, image_channels, hidden, preset.width)
+    """The decoder's final layer for L organs: the paper's, or where it has `head_hidden` one that sees the image."""
+    if not preset.head_hidden:
+        return PlainMaskHead(
+            feature_channels=codec.feature_channels, feature_factor=codec.feature_factor, organs=organs
+        )
+    return GuidedMaskHead(
+        feature_channels=codec.feature_channels,
+        feature_factor=codec.feature_factor,
+        organs=organs,
+        image_channels=preset.stem_channels[: len(preset.head_hidden)],
+        hidden=preset.head_hidden,
+        token_width=preset.width,
+    )
 
 
 def load_codec(preset: Preset, folder: Path | None) -> Codec:
@@ -281,7 +290,7 @@ def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:
     preset = find_preset(name)
     with torch.device("meta"):
         codec, dit = build_codec(preset), build_dit(preset)
-        parts = {
+        parts: dict[str, Codec | DiT | ControlDiT | MaskHead] = {
             "codec": codec,
             "dit": dit,
             "control": build_control(preset, dit),

@@ -64,13 +64,13 @@ class Segmenter(nn.Module):
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """Organ ids (B, H, W) -> Z_m (B, 4, h, w)."""
-        return self.codec.encode(paint(mask, self.palette))
+        return self.codec.to_latent(paint(mask, self.palette))  # (B, 3, H, W) -> (B, 4, h, w)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Images (B, slices, H, W) in [-1, 1] -> what the network takes from them; the codec sees the middle three."""
         images = images.to(self.dtype)
         outer = (images.shape[1] - 3) // 2
-        latent = self.codec.encode(images[:, outer : outer + 3]).detach()  # (B, 4, h, w)
+        latent = self.codec.to_latent(images[:, outer : outer + 3]).detach()  # (B, 4, h, w)
         if self.control.stem is None:
             return ImageFeatures(latent, None, ())
         tokens, levels = self.control.stem(images)  # (B, T, D), ((B, c0, H/f, W/f), (B, c1, H/2f, W/2f), ...)
@@ -88,7 +88,7 @@ class Segmenter(nn.Module):
 
         A mask head that sees images sees the control branch's `tokens` too, of the pass that led to the latent.
         """
-        features = self.codec.features(clean.to(self.dtype))  # (B, C, H/f, W/f)
+        features = self.codec.to_features(clean.to(self.dtype))  # (B, C, H/f, W/f)
         if self.mask_head is None:
-            return palette_logits(self.codec.pixels(features), self.palette)  # (B, L + 1, H, W)
-        return self.mask_head(features, image.levels, tokens)  # (B, L + 1, H, W)
+            return palette_logits(self.codec.to_pixels(features), self.palette)  # (B, L + 1, H, W)
+        return self.mask_head(features, image.levels, tokens).sample  # (B, L + 1, H, W)

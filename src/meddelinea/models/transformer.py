@@ -9,7 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from meddelinea.errors import UsageError
+
 FREQUENCIES = 256
+
+
+def check_width(width: int, heads: int) -> None:
+    """Refuse a width that attention or the position embedding cannot divide.
+
+    Raises
+    ------
+    UsageError
+        If it is not a multiple of `heads`, or not one of 4.
+    """
+    if width % heads:
+        raise UsageError(f"width {width} cannot be divided among {heads} heads; expected a multiple of {heads}")
+    if width % 4:
+        raise UsageError(f"width {width}; expected a multiple of 4: sines and cosines of rows and of columns")
 
 
 def timestep_frequencies(t: Tensor) -> Tensor:
@@ -55,21 +71,34 @@ class TimestepEmbedder(nn.Module):
         nn.init.normal_(second.weight, std=0.02)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(timestep_frequencies(t).to(next(self.parameters()).dtype))
+        features = timestep_frequencies(t).to(next(self.parameters()).dtype)  # (B, 256)
+        return self.mlp(features)  # (B, D)
 
 
 class PatchEmbedder(nn.Module):
-    """Latent (B, C, h, w) -> tokens (B, h/p * w/p, D), one linear map a patch."""
+    """Latent (B, C, h, w) -> tokens (B, T, D), T = h/p * w/p: one linear map a patch, and the patch's position.
 
-    def __init__(self, channels: int, patch_size: int, width: int) -> None:
+    Parameters
+    ----------
+    channels, patch_size, width
+        C, p, D.
+    base
+        Tokens along each side at the resolution that the weights are trained at, see `position_embedding`.
+    """
+
+    def __init__(self, channels: int, patch_size: int, width: int, base: int) -> None:
         super().__init__()
+        self.base = base
         self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
-        # Initialised as the linear layer that it is, not as a convolution.
+        # Drawn as for the linear layer that it is: a convolution's default would take it for one of few inputs.
         nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.proj(latent).flatten(2).transpose(1, 2)
+        patches = self.proj(latent)  # (B, D, h/p, w/p)
+        _, D, rows, columns = patches.shape
+        x = patches.flatten(2).transpose(1, 2)  # (B, T, D)
+        return x + position_embedding(D, (rows, columns), self.base, x.device).to(x.dtype)  # (B, T, D)
 
 
 class Attention(nn.Module):
@@ -85,11 +114,11 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, d)
         if x.device.type != "cpu":
-            attended = F.scaled_dot_product_attention(q, k, v)
+            attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, d)
         else:  # in float32: on a CPU the gradient takes three to eight times as long in bfloat16
             with torch.autocast("cpu", enabled=False):
                 attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-        return self.proj(attended.transpose(1, 2).reshape(B, T, D))
+        return self.proj(attended.transpose(1, 2).reshape(B, T, D))  # (B, T, D)
 
 
 class MLP(nn.Module):
@@ -101,7 +130,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        h = F.gelu(self.fc1(x), approximate="tanh")  # (B, T, 4 D)
+        return self.fc2(h)  # (B, T, D)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -128,6 +158,7 @@ class DiTBlock(nn.Module):
         self.mlp = MLP(width)
         modulation = nn.Linear(width, 6 * width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
+        # Tokens and gradients keep their variance through each linear layer.
         for linear in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -138,25 +169,31 @@ class DiTBlock(nn.Module):
     def forward(
         self, x: Tensor, condition: Tensor, injection: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, D), condition (B, D) and what is added at either place -> tokens at both, (B, T, D) each."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._forward, x, condition, injection, use_reentrant=False)
         return self._forward(x, condition, injection)
 
     def _forward(self, x: Tensor, condition: Tensor, injection: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=1)  # (B, D) each
-        after_attention = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
+        modulation = self.adaLN_modulation(condition)  # (B, 6 D)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=1)  # (B, D) each
+
+        h = self.attn(modulate(self.norm1(x), shift_msa, scale_msa))  # (B, T, D)
+        after_attention = x + gate_msa[:, None] * h  # (B, T, D)
         if injection is not None:
-            after_attention = after_attention + injection[0]
-        after_mlp = after_attention + gate2[:, None] * self.mlp(modulate(self.norm2(after_attention), shift2, scale2))
+            after_attention = after_attention + injection[0]  # (B, T, D)
+
+        h = self.mlp(modulate(self.norm2(after_attention), shift_mlp, scale_mlp))  # (B, T, D)
+        after_mlp = after_attention + gate_mlp[:, None] * h  # (B, T, D)
         if injection is not None:
-            after_mlp = after_mlp + injection[1]
+            after_mlp = after_mlp + injection[1]  # (B, T, D)
         return after_attention, after_mlp
 
     def open_gates(self) -> None:
         """Set both gates to one: for a block with no pre-trained weights, which would learn nothing at first."""
         bias = self.get_parameter("adaLN_modulation.1.bias")
         with torch.no_grad():
-            for gate in (2, 5):  # of shift, scale, gate for attention, then for the MLP
+            for gate in (2, 5):  # gate_msa and gate_mlp
                 bias.view(6, -1)[gate] = 1.0
 
 

@@ -58,7 +58,8 @@ class CodecStage(Stage):
         # Through a latent of the posterior, (B, 4, h, w), and back.
         mean, log_variance = self.codec.posterior(pixels)
         latent = mean + (0.5 * log_variance).exp() * torch.cat([batch.noise[::2], batch.noise[1::2]])
-        painted = self.codec.pixels(self.codec.features(latent * self.codec.config.scaling_factor))  # (B, 3, H, W)
+        features = self.codec.to_features(latent * self.codec.config.scaling_factor)  # (B, C, h, w)
+        painted = self.codec.to_pixels(features)  # (B, 3, H, W)
 
         logits = 4.0 * palette_logits(painted[len(images) :], self.colours)  # (B/2, L + 1, H, W)
         losses = {
@@ -72,8 +73,8 @@ class CodecStage(Stage):
 
     def predict(self, images: Tensor, masks: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
         """The codec's own mask read back: the ceiling of whatever stands on its latents."""
-        latent = self.codec.encode(paint(masks, self.colours))  # (B, 4, h, w)
-        return palette_logits(self.codec.pixels(self.codec.features(latent)), self.colours)  # (B, L + 1, H, W)
+        latent = self.codec.to_latent(paint(masks, self.colours))  # (B, 4, h, w)
+        return palette_logits(self.codec.to_pixels(self.codec.to_features(latent)), self.colours)  # (B, L + 1, H, W)
 
     @torch.no_grad()
     def finish(self, folder: Path, masks: Tensor) -> Path:
@@ -102,7 +103,7 @@ class BaseStage(Stage):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            clean = self.codec.encode(paint(batch.masks, self.colours))  # (B, 4, h, w)
+            clean = self.codec.to_latent(paint(batch.masks, self.colours))  # (B, 4, h, w)
         t = timesteps(batch.uniform, len(self.schedule), self.objective)  # (B,)
         noisy = self.schedule.add_noise(clean, batch.noise, t)  # (B, 4, h, w)
         output = self.dit(noisy, self.dit.condition(t)).sample  # (B, 4, h, w)
