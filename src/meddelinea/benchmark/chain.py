@@ -12,9 +12,6 @@ from meddelinea.training.config import ENDLESS, RunConfig, load_config
 from meddelinea.training.engine import Progress, train
 from meddelinea.training.metrics_log import MetricsLog
 
-#: Folder of each stage's result in that of its run.
-RESULTS = {"codec": "codec", "base": "dit", "model": "pipeline"}
-
 
 @dataclass(frozen=True)
 class ChainSettings:
@@ -81,8 +78,8 @@ def train_chain(run_files: tuple[Path, ...], folder: Path, settings: ChainSettin
     shares = [run.cpu_minutes or 0.0 for run in runs]
     if any(shares) and not shares[-1]:
         raise UsageError(f"{run_files[-1]}: no cpu_minutes; expected its share of the time, as of the stages before it")
-    if RESULTS[runs[-1].stage] != "pipeline":
-        raise UsageError(f"{run_files[-1]}: stage '{runs[-1].stage}' leaves no whole model; expected one that does")
+    if runs[-1].stage != "model":
+        raise UsageError(f"{run_files[-1]}: stage '{runs[-1].stage}' leaves no whole model; expected 'model' as last")
     shares[-1] = shares[-1] or 1.0
     results: dict[str, Path] = {}
     used = 0.0
@@ -105,7 +102,7 @@ def train_chain(run_files: tuple[Path, ...], folder: Path, settings: ChainSettin
             config = config.changed(cpu_minutes=minutes, minutes=None, steps=ENDLESS)
         for progress in _train(config):
             yield config.stage, progress
-        results[config.stage] = output / RESULTS[config.stage]
+        results[config.stage] = config.result
         used += _cost(output).cpu_seconds / 60.0
 
 
@@ -115,7 +112,7 @@ def read_chain(run_files: tuple[Path, ...], folder: Path) -> Chain:
     costs = tuple(map(_cost, outputs))
     checkpoint = load_checkpoint(outputs[-1])
     trained = sum(weight.numel() for weight in checkpoint.weights.values()) if checkpoint else 0
-    return Chain(outputs[-1] / RESULTS[costs[-1].stage], costs, trained)
+    return Chain(outputs[-1] / "pipeline", costs, trained)
 
 
 def _outputs(run_files: tuple[Path, ...], folder: Path) -> list[Path]:
@@ -135,7 +132,7 @@ def _train(config: RunConfig) -> Iterator[Progress]:
     begun = config.output / "run.json"
     if begun.is_file() and _without_places(load_config(begun)) != _without_places(config):
         raise UsageError(f"{config.output}: a run with other settings; remove it, or choose another output")
-    if not (config.output / RESULTS[config.stage]).is_dir():
+    if not config.result.is_dir():
         yield from train(config, resume=begun.is_file())
 
 

@@ -117,6 +117,8 @@ def _explain(error: Exception, words: list[str]) -> tuple[int, str]:
 
 def _flag(parameter: str | None, words: list[str]) -> str | None:
     """The flag that sets `parameter` in the command that `words` called; None where it has none."""
+    if parameter is None:
+        return None
     command = typer.main.get_command(app)
     for word in words:  # only a group of commands has any, so the words after the command's name change nothing
         command = getattr(command, "commands", {}).get(word, command)

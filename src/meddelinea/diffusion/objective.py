@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from meddelinea.diffusion.losses import PixelLoss, SegmentationWeighting
 from meddelinea.diffusion.schedule import PredictionType
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Objective:
-    """How a network is trained.
+    """How a network is trained, checked when it is made.
 
     Parameters
     ----------
@@ -28,7 +30,7 @@ class Objective:
     """
 
     prediction_type: PredictionType = "epsilon"
-    last_timestep_share: float = 0.0
+    last_timestep_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     segmentation_weighting: SegmentationWeighting = "alpha_bar"
     pixel_loss: PixelLoss = "bce"
     segmentation: bool = True

@@ -119,7 +119,7 @@ def sample(
     UsageError
         If `steps` is out of range, or the scheduler would misread the predicted noise or the noise level.
     """
-    scheduler = _prepared(scheduler, steps)
+    scheduler = prepared(scheduler, steps)
     draws = "generator" in inspect.signature(scheduler.step).parameters
     step = partial(scheduler.step, generator=noise.generator) if draws else scheduler.step
 
@@ -133,7 +133,7 @@ def sample(
     return latents, extras
 
 
-def _prepared(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
+def prepared(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
     """A copy of `scheduler` set to `steps` steps, once it is sure that it samples from the trained process."""
     name, config = type(scheduler).__name__, scheduler.config
     if not 1 <= steps <= TIMESTEPS:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ class ControlledPipeline(SlicePipeline):
     def multiple(self) -> int:
         """Rows and columns of an image are multiples of it."""
         return FACTOR * int(self.dit.config.patch_size)
+
+    @classmethod
+    def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
+        """Refuse sizes of a preset that do not fit, see `TrainablePipeline`."""
+        find_preset(preset, sizes)
 
     def segmenter(self) -> Segmenter:
         """The components put together."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import PixelLoss, segmentation_loss
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import UsageError
+from meddelinea.errors import UsageError, first_fault
 from meddelinea.methods.pipeline import SlicePipeline
 from meddelinea.methods.protocol import Batch, Recipe, Sampler
 
@@ -103,6 +105,11 @@ class NetworkPipeline(SlicePipeline):
         """A network with random weights."""
 
     @classmethod
+    def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
+        """Refuse sizes other than `widths`, see `TrainablePipeline`."""
+        _checked(sizes)
+
+    @classmethod
     def new(cls, recipe: Recipe) -> Self:
         """A pipeline with random weights, see `TrainablePipeline`."""
         if recipe.codec or recipe.dit:
@@ -133,19 +140,33 @@ class NetworkPipeline(SlicePipeline):
         return Sampler(PixelClassifier(self.network, "bce").to(self.device).eval(), None, None)
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class NetworkSizes:
+    """Channels of each resolution from the slice's own to the coarsest, each half as fine as the one before."""
+
+    widths: (
+        Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
+        | None
+    ) = None
+
+
+def _checked(sizes: Mapping[str, Any]) -> NetworkSizes:
+    try:
+        return NetworkSizes(**sizes)
+    except ValidationError as error:
+        raise UsageError(f"sizes: {first_fault(error)}; known: widths") from error
+
+
 def chosen_widths(recipe: Recipe, default: Sequence[int]) -> list[int]:
-    """Channels of each resolution from the slice's own to the coarsest, each half as fine as the one before.
+    """The recipe's widths, or those that the network has by default.
 
     Raises
     ------
     UsageError
         If the recipe has a size other than `widths`, or its slices cannot be halved as often as they ask for.
     """
-    unknown = [size for size in recipe.sizes if size != "widths"]
-    if unknown:
-        raise UsageError(f"model.sizes: this network has no size {', '.join(unknown)}; known: widths")
-    widths = list(recipe.sizes.get("widths", default))
-    if len(widths) < 2 or recipe.side % 2 ** (len(widths) - 1):
+    widths = list(_checked(recipe.sizes).widths or default)
+    if recipe.side % 2 ** (len(widths) - 1):
         raise UsageError(
             f"model.sizes: widths {widths}: slices of {recipe.side} pixels cannot be halved {len(widths) - 1} times"
         )

@@ -144,6 +144,16 @@ class TrainablePipeline(Pipeline, Protocol):
     """What training asks of a pipeline beside that."""
 
     @classmethod
+    def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
+        """Whether networks of these sizes can be built, see `Recipe`; before anything is read or built.
+
+        Raises
+        ------
+        UsageError
+            If the method does not know a size, or sizes are out of range or do not fit each other.
+        """
+
+    @classmethod
     def new(cls, recipe: Recipe) -> Self:
         """A model to train, with random weights where the recipe gives no trained components.
 
@@ -202,8 +212,8 @@ class Stage(nn.Module, ABC):
         """
 
     @abstractmethod
-    def finish(self, folder: Path, masks: Tensor) -> Path:
-        """Write what was trained into a folder of `folder`, in diffusers' form, and return that.
+    def finish(self, folder: Path, masks: Tensor) -> None:
+        """Write what was trained into `folder`, in diffusers' form.
 
         Parameters
         ----------

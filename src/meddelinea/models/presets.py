@@ -97,7 +97,7 @@ class Preset:
     control_depth: Annotated[Whole, Field(ge=1, le=256)]
     patch_size: Annotated[Whole, Field(ge=1, le=16)]
     classes: Annotated[Whole, Field(ge=0, le=100_000)]
-    learn_sigma: bool
+    learn_sigma: Annotated[bool, Field(strict=True)]
     stem_channels: Annotated[tuple[Channels, ...], Field(max_length=8)] = ()
     stem_finest: Annotated[Whole, Field(ge=1, le=128)] = 4
     head_hidden: Annotated[tuple[Channels, ...], Field(max_length=4)] = ()

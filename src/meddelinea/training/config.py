@@ -8,15 +8,16 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.objective import Objective
-from meddelinea.diffusion.sampling import SchedulerName
+from meddelinea.diffusion.sampling import SchedulerName, make_scheduler, prepared
 from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import InputRefusedError, UsageError, first_fault
-from meddelinea.methods.known import METHODS
+from meddelinea.methods.known import METHODS, pipeline_of
+from meddelinea.models.presets import PresetName
 from meddelinea.models.segmenter import TrainableDecoder
 
 #: More steps than any run takes; a clock ends one that has so many.
@@ -155,20 +156,21 @@ class ModelConfig(Strict):
         How much of the codec's decoder a model trains, where it has one.
     """
 
-    preset: str = "small"
+    preset: PresetName = "small"
     sizes: dict[str, Any] = {}
-    method: str = "meddelinea"
+    method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = "meddelinea"
     codec: Path | None = None
     dit: Path | None = None
     pipeline: Path | None = None
     trainable_decoder: TrainableDecoder = "final_layer"
 
-    @field_validator("method")
-    @classmethod
-    def _known(cls, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
-        return method
+    @model_validator(mode="after")
+    def _built(self) -> ModelConfig:
+        try:
+            pipeline_of(self.method).check_sizes(self.preset, self.sizes)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class OptimiserConfig(Strict):
@@ -203,6 +205,14 @@ class ValidationConfig(Strict):
     stride: Count = 4
     sampling_steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 1
     scheduler: SchedulerName = "euler_ancestral"
+
+    @model_validator(mode="after")
+    def _samples(self) -> ValidationConfig:
+        try:
+            prepared(make_scheduler(self.scheduler), self.sampling_steps)
+        except UsageError as error:
+            raise ValueError(f"sampling_steps, scheduler: {error}") from error
+        return self
 
 
 class CodecLossConfig(Strict):
@@ -286,6 +296,11 @@ class RunConfig(Strict):
         if self.validation.patience and not self.validation.every:
             raise ValueError("validation.patience counts measurements; set validation.every")
         return self
+
+    @property
+    def result(self) -> Path:
+        """Folder of what the run trains."""
+        return self.output / {"codec": "codec", "base": "dit", "model": "pipeline"}[self.stage]
 
     def changed(self, **settings: Any) -> RunConfig:
         """The run with other settings: of a section that is given as a mapping those that it names, else all of it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from meddelinea.data.store import SliceStore
 from meddelinea.data.training_cases import TrainingCases
-from meddelinea.files import write_json
+from meddelinea.files import remove_unfinished, whole_folder, write_json
 from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
 from meddelinea.training.cases import inherited_cases
@@ -39,17 +38,13 @@ def write_result(
     result = build_stage(config, train.manifest.organs)
     result.load_state_dict(weights)
     result.eval()
-    unfinished = config.output / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    folder = result.finish(unfinished, _masks(train, SCALE_SLICES))
-    if (folder / "model_index.json").is_file():  # a whole model, and no component
-        write_model_files(folder, result.organs, train, validation, test, config)
-    else:
-        training_cases(config, train, validation, test).write(folder)
-    finished = config.output / folder.name
-    shutil.rmtree(finished, ignore_errors=True)  # of a run that was stopped while it wrote this
-    folder.replace(finished)
-    unfinished.rmdir()
+    remove_unfinished(config.result)  # of a run that was killed while it wrote this
+    with whole_folder(config.result) as folder:
+        result.finish(folder, _masks(train, SCALE_SLICES))
+        if (folder / "model_index.json").is_file():  # a whole model, and no component
+            write_model_files(folder, result.organs, train, validation, test, config)
+        else:
+            training_cases(config, train, validation, test).write(folder)
 
 
 def _masks(store: SliceStore, count: int) -> Tensor:

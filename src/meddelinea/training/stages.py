@@ -77,12 +77,11 @@ class CodecStage(Stage):
         return palette_logits(self.codec.to_pixels(self.codec.to_features(latent)), self.colours)  # (B, L + 1, H, W)
 
     @torch.no_grad()
-    def finish(self, folder: Path, masks: Tensor) -> Path:
+    def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the codec, its scaling factor one over the standard deviation of the masks' latents."""
         latent = self.codec.posterior(paint(masks, self.colours))[0]  # (n, 4, h, w)
         self.codec.register_to_config(scaling_factor=float(1.0 / latent.std()))
-        self.codec.save_pretrained(folder / "codec")
-        return folder / "codec"
+        self.codec.save_pretrained(folder)
 
 
 class BaseStage(Stage):
@@ -113,10 +112,9 @@ class BaseStage(Stage):
     def predict(self, images: Tensor, masks: Tensor, keys: Sequence[NoiseKey]) -> None:
         """A prior makes no mask of an image."""
 
-    def finish(self, folder: Path, masks: Tensor) -> Path:
+    def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the DiT."""
-        self.dit.save_pretrained(folder / "dit")
-        return folder / "dit"
+        self.dit.save_pretrained(folder)
 
 
 class ModelStage(Stage):
@@ -145,12 +143,11 @@ class ModelStage(Stage):
         """Masks as the method makes them."""
         return self.method.segment(images, keys)
 
-    def finish(self, folder: Path, masks: Tensor) -> Path:
+    def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the pipeline."""
         if self.halve:
             self.half()
-        self.pipeline.save_pretrained(folder / "pipeline")
-        return folder / "pipeline"
+        self.pipeline.save_pretrained(folder)
 
 
 def build_stage(config: RunConfig, organs: tuple[str, ...]) -> Stage:
