@@ -159,7 +159,7 @@ class Volume:
     def grid_over(self, other: Volume) -> tuple[Affine, tuple[int, int, int]]:
         """Affine and shape of this volume's grid, continued to where `other` reaches beyond it.
 
-        The two need not lie on one grid: `onto` tells.
+        Whether the voxels of the two coincide is for `onto` to say.
         """
         to_index = np.linalg.inv(self.affine)
         reached = np.rint(apply_affine(to_index, other.corners_mm())).astype(int)

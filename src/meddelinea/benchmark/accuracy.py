@@ -202,8 +202,8 @@ def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> 
     if folds is None:
         both = sorted({patients[name] for name in bench.train} & {patients[name] for name in bench.test})
         if both or not bench.test:
-            told = f"patients {', '.join(both)} are in train and in test" if both else "no test case"
-            raise UsageError(f"{told}; name other cases in the benchmark's test")
+            fault = f"patients {', '.join(both)} are in train and in test" if both else "no test case"
+            raise UsageError(f"{fault}; name other cases in the benchmark's test")
         return (Part("test", bench.train, bench.test),)
     order = list(dict.fromkeys(patients[name] for name in bench.train))
     if not 2 <= folds <= len(order):

@@ -19,6 +19,7 @@ from meddelinea.benchmark.bootstrap import (
     estimate,
     row_means,
 )
+from meddelinea.benchmark.markdown import table_head, table_row
 from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.evaluation.summary import plain
 from meddelinea.labels import PAPER_ORGANS
@@ -194,7 +195,7 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
         *(f"mean Dice of {len(group)} [95 %]" for group in (eight, everything)),
         *(f"HD95 mm, mean of {len(eight)} [95 %]", "infinite", "failed cases"),
     ]
-    lines = _rule(head)
+    lines = table_head(head)
     for row in rows:
         trained = "-" if row.trained_parameters is None else f"{row.trained_parameters / 1e6:.2f}"
         cells = [
@@ -206,22 +207,22 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
             *(_cell(group.dice, 3) for group in (row.paper_organs, row.all_organs)),
             *(_cell(row.paper_organs.hd95_mm, 1), str(row.paper_organs.infinite_distances), str(row.failures)),
         ]
-        lines.append(_line(cells))
-    lines += ["", *_rule(["organ", *(f"{row.method}: {name}" for row in rows for name in ("Dice", "HD95 mm"))])]
+        lines.append(table_row(cells))
+    lines += ["", *table_head(["organ", *(f"{row.method}: {name}" for row in rows for name in ("Dice", "HD95 mm"))])]
     for organ in everything:
         cells = [organ]
         for row in rows:
             of = row.organs[organ]
             infinite = f", {of.infinite_distances} infinite" if of.infinite_distances else ""
             cells += [_cell(of.dice, 3), _cell(of.hd95_mm, 1) + infinite]
-        lines.append(_line(cells))
+        lines.append(table_row(cells))
     compared = [(row.method, row.difference) for row in rows if row.difference is not None]
     if compared:
         means = [f"mean Dice of {len(group)} [95 %]" for group in (eight, everything)]
-        lines += ["", *_rule([f"less {compared[0][1].to}", "patients", *means])]
+        lines += ["", *table_head([f"less {compared[0][1].to}", "patients", *means])]
     for method, difference in compared:
         both = (_cell(group, 3, "+") for group in (difference.paper_organs, difference.all_organs))
-        lines.append(_line([method, str(difference.patients), *both]))
+        lines.append(table_row([method, str(difference.patients), *both]))
     return lines
 
 
@@ -240,14 +241,6 @@ def accuracy_document(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> dict[s
         }
     )
     return document
-
-
-def _rule(head: list[str]) -> list[str]:
-    return [_line(head), f"|{' --- |' * len(head)}"]
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(value: Estimate, digits: int, sign: str = "") -> str:

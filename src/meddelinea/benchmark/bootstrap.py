@@ -1,6 +1,6 @@
 """How far a mean would move with other patients: percentile intervals of the bootstrap over patients.
 
-A patient is drawn with all of his organs and cases, because these are not independent of each other. With few patients
+A patient is drawn with all organs and cases, because these are not independent of each other. With few patients
 such intervals are too narrow: for means of 4 normal values they hold the true one in 80 of 100 cases, not in 95; for
 means of 18 in 93.
 """
@@ -40,7 +40,7 @@ def column_means(weights: NDArray[np.float64], values: NDArray[np.float64]) -> N
     weights
         (R, rows): how often each row of `values` counts.
     values
-        (rows, columns).
+        (rows, columns) of what is averaged.
 
     Returns
     -------

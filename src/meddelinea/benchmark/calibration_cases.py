@@ -22,6 +22,7 @@ from meddelinea.benchmark.calibration_fit import (
     gather_rows,
 )
 from meddelinea.benchmark.held_out import ShowProgress
+from meddelinea.benchmark.markdown import table_head, table_row
 from meddelinea.benchmark.reliability import BINS, SURELY_BACKGROUND, gather_reliability
 from meddelinea.data.case import Case
 from meddelinea.data.store import read_manifest
@@ -59,7 +60,7 @@ class CalibrationBench:
 def measure_calibration(
     bench: BenchFile, folds: Path | None, method: str, model: str, progress: ShowProgress | None = None
 ) -> CalibrationBench:
-    """Fit on the cases that each fold's model was tested on, and measure `model` on the benchmark's test cases.
+    """Fit a calibration on the cases that each fold's model was tested on, and measure it on the test cases.
 
     Parameters
     ----------
@@ -110,8 +111,8 @@ def _fit(
     organs = read_manifest(bench.store).organs
     reliability = gather_reliability(models, organs, progress=progress)
     count = sum(len(tested) for _, tested in models)
-    told = f"{count} cases of {bench.format}, each segmented by a model that had not seen it"
-    calibration, after = fit(reliability, partial(gather_rows, models, organs, progress=progress), told)
+    fitted_on = f"{count} cases of {bench.format}, each segmented by a model that had not seen it"
+    calibration, after = fit(reliability, partial(gather_rows, models, organs, progress=progress), fitted_on)
     before = _uncalibrated(models, organs, progress)
     errors = dict(zip(reliability.temperatures, reliability.expected_error(), strict=True))
     return calibration, (_side(errors[1.0], before), _side(errors[calibration.temperature], after))
@@ -165,9 +166,6 @@ def calibration_lines(bench: CalibrationBench) -> list[str]:
         for when, side in zip(("before", "after"), pair or (), strict=False)
     }
 
-    def row(name: str, cells: list[str]) -> str:
-        return f"| {' | '.join([name, *cells])} |"
-
     def share(part: int, whole: int) -> str:
         return f"{part} of {whole}" + (f" ({part / whole:.2f})" if whole else "")
 
@@ -177,27 +175,27 @@ def calibration_lines(bench: CalibrationBench) -> list[str]:
     def judged(counts: list[str]) -> list[str]:
         return [cell for count in counts for cell in ("", count)]
 
-    covered = f"intervals that hold the true volume (meant: {c.level:.0%})"
-    lines = [
+    measured = {
+        "organs in mask or labels": [str(f.organs) for f in each],
+        "expected calibration error": [f"{side.expected_error:.4f}" for side in sides.values()],
+        "mean distance of expected and true Dice": [f"{f.dice_error:.3f}" for f in each],
+        f"intervals that hold the true volume (meant: {c.level:.0%})": [share(f.covered, f.intervals) for f in each],
+        "median upper end over the mask's volume": [f"+{f.half_width:.0%}" for f in each],
+        f"Dice below {BAD_DICE}: said to need a review": judged([share(f.caught, f.bad) for f in reviewed]),
+        "other organs: said to need one": judged([share(f.false_alarms, f.good) for f in reviewed]),
+        "in neither: said to need one": judged([share(f.absent_flagged, f.absent) for f in reviewed]),
+    }
+    risks = {name: [f"{side.figures.risk[kept]:.3f}" for kept in COVERAGES] for name, side in sides.items()}
+    return [
         f"Fitted on {c.fitted_on}; tested: {bench.model}. Temperature {c.temperature:g}; intervals of spread "
         f"{c.spread:.2f} and floor {c.floor:g}; a review below an expected Dice of {c.review_below:.3f}.",
         "",
-        row("", list(sides)),
-        row("---", ["---"] * len(sides)),
-        row("organs in mask or labels", [str(f.organs) for f in each]),
-        row("expected calibration error", [f"{side.expected_error:.4f}" for side in sides.values()]),
-        row("mean distance of expected and true Dice", [f"{f.dice_error:.3f}" for f in each]),
-        row(covered, [share(f.covered, f.intervals) for f in each]),
-        row("median upper end over the mask's volume", [f"+{f.half_width:.0%}" for f in each]),
-        row(f"Dice below {BAD_DICE}: said to need a review", judged([share(f.caught, f.bad) for f in reviewed])),
-        row("other organs: said to need one", judged([share(f.false_alarms, f.good) for f in reviewed])),
-        row("in neither: said to need one", judged([share(f.absent_flagged, f.absent) for f in reviewed])),
+        *table_head(["", *sides]),
+        *(table_row([name, *cells]) for name, cells in measured.items()),
         "",
-        row("mean of 1 - Dice over the surest", [f"{kept:.0%}" for kept in COVERAGES]),
-        row("---", ["---"] * len(COVERAGES)),
-        *(row(name, [f"{side.figures.risk[kept]:.3f}" for kept in COVERAGES]) for name, side in sides.items()),
+        *table_head(["mean of 1 - Dice over the surest", *(f"{kept:.0%}" for kept in COVERAGES)]),
+        *(table_row([name, *cells]) for name, cells in risks.items()),
     ]
-    return lines
 
 
 def calibration_document(bench: CalibrationBench) -> dict[str, Any]:

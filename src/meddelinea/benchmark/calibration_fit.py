@@ -1,4 +1,4 @@
-"""Fitting what a model says of a mask on cases that it has not seen, and measuring on others whether it is so."""
+"""Fits what a model states of its masks on cases that it has not seen, and measures on others how far it is true."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 
 @dataclass(frozen=True, kw_only=True)
 class StatedOrgan:
-    """What was said of an organ in one case, and what is so.
+    """What a model stated of an organ in one case, beside what the labels say.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def gather_rows(
     calibration: Calibration,
     progress: ShowProgress | None = None,
 ) -> tuple[StatedOrgan, ...]:
-    """What `calibration` says of each organ of each case, and what is so; each model on its cases."""
+    """Segment each model's cases, and gather what it states of each organ under `calibration` beside the labels."""
     rows = []
     for model, cases in models:
         calibrated = replace(model, files=replace(model.files, calibration=calibration))
@@ -106,18 +106,18 @@ def fit(
 ) -> tuple[Calibration, tuple[StatedOrgan, ...]]:
     """The calibration of models, from cases that they had not seen.
 
-    The temperature is the one of the least calibration error; then the expected Dice becomes what it came to, by
-    isotonic regression, `spread` holds a share `LEVEL` of the true volumes, and `review_below` catches a share `CAUGHT`
-    of the bad masks.
+    The temperature is the one with the least calibration error. Then the expected Dice is mapped to the true one by
+    isotonic regression, `spread` is chosen to hold a share `LEVEL` of the true volumes, and `review_below` to catch a
+    share `CAUGHT` of the bad masks.
 
     Parameters
     ----------
     reliability
-        Of models and cases.
+        How often the models' likeliest label is right, from `gather_reliability`.
     measure
-        `gather_rows` of the same.
+        `gather_rows` of the same models and cases, under the calibration that it is given.
     fitted_on
-        What to say of them.
+        Description of the cases, for people.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def fit(
 
 
 def judged(row: StatedOrgan, calibration: Calibration) -> StatedOrgan:
-    """A row whose expected Dice is as its shares state it, as a calibration judges it."""
+    """A row as a calibration states it; its expected Dice must be the one that the shares themselves give."""
     confidence = calibration.corrected(row.confidence)
     expected = confidence.expected_dice
     return replace(
@@ -163,7 +163,7 @@ def _spread(rows: tuple[StatedOrgan, ...]) -> float:
 
 
 def _true_dice(rows: tuple[StatedOrgan, ...]) -> tuple[tuple[float, float], ...]:
-    """What expected Dice came to: the blocks of an isotonic regression, each a point at its mean."""
+    """Expected Dice -> true Dice, as points: the blocks of an isotonic regression, each at the mean of its block."""
     # Both as columns, in ascending order of what was stated.
     known = [row for row in rows if row.confidence.expected_dice is not None and not math.isnan(row.dice)]
     if not known:
@@ -188,7 +188,7 @@ def _review_below(rows: Sequence[StatedOrgan]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How far what was said of organs is so.
+    """How far what was stated of organs is true.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.benchmark.held_out import ShowProgress, run_test
+from meddelinea.benchmark.markdown import table_head, table_row
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.splits import drawn_order
@@ -74,7 +75,7 @@ def few_shot_table(
     work
         Folder for the store and the adapted models, which must not exist.
     volumes
-        The numbers k.
+        The numbers k of labelled volumes to adapt with, a row for each.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def few_shot_table(
 def few_shot_lines(table: FewShotTable) -> list[str]:
     """The table in Markdown: Dice of each organ and their mean, HD95, and what the adaptation kept."""
     head = ["k", *table.organs, "mean Dice", "HD95 mm", "missed or invented", "kept", "checked on", "minutes"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    lines = table_head(head)
     for row in table.rows:
         summary = summarise(row.report)
         mean, by_organ = summary.mean_over_organs, {organ.organ: organ for organ in summary.organs}
@@ -134,7 +135,7 @@ def few_shot_lines(table: FewShotTable) -> list[str]:
             *kept,
             f"{row.seconds / 60:.1f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(cells))
     return lines
 
 

@@ -31,12 +31,12 @@ class Tested:
 def run_test(
     model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress | None = None
 ) -> Tested:
-    """The model's masks of the cases against their labels; an organ that it does not know is one that it missed.
+    """Segment cases and score the masks against their labels; an organ that the model does not know counts as missed.
 
     Parameters
     ----------
     organs
-        What is compared.
+        Canonical names of the organs to score.
     name
         What `progress` calls the model.
 
@@ -62,14 +62,14 @@ def run_test(
 def score_scan(
     model: Model, name: str, scan: Volume, reference: Volume, ids: Mapping[str, int], organs: tuple[str, ...]
 ) -> tuple[CaseResult, float]:
-    """The model's mask of one scan against its labels, and the seconds from volume to mask.
+    """Segment one scan and score the mask against its labels; with the seconds from volume to mask.
 
     Parameters
     ----------
     reference, ids
         The labels on the scan's grid, and their organs' ids in it.
     organs
-        What is compared, some of `ids`; an organ that the model does not know is one that it missed.
+        Those of `ids` to score; an organ that the model does not know counts as missed.
 
     Raises
     ------

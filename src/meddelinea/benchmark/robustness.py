@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.benchmark.held_out import ShowProgress, score_scan
+from meddelinea.benchmark.markdown import cell, table_head, table_row
 from meddelinea.benchmark.perturbations import PERTURBATIONS, Perturb
 from meddelinea.benchmark.perturbations.body import canonical
 from meddelinea.data.case import Case, LabelledScan, read_case
@@ -36,9 +37,9 @@ class RobustnessTable:
     Parameters
     ----------
     model
-        Its name.
+        Name of the model that was tested.
     organs
-        Those measured: that the model and the dataset both know.
+        Canonical names of the organs measured: those that the model and the dataset both know.
     tested
         Names of the cases, also of those that failed.
     seen
@@ -209,22 +210,22 @@ def robustness_lines(table: RobustnessTable) -> list[str]:
         "perturbation", "Dice, 8 organs", "change", "liver", "spleen", "kidneys", "Dice, all organs", "HD95 mm",
         "missed", "invented", "failed", "worst case",
     )  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    lines = table_head(head)
     unperturbed = table.rows[0].report
     for row in table.rows:
         figures = row_figures(row.report, unperturbed)
         cells = (
             row.perturbation,
-            _cell(figures.dice, ".3f"),
-            _cell(figures.change, "+.3f"),
-            *(_cell(dice, ".3f") for dice in (figures.liver, figures.spleen, figures.kidneys, figures.dice_all)),
-            _cell(figures.hd95_mm, ".1f"),
+            cell(figures.dice, ".3f"),
+            cell(figures.change, "+.3f"),
+            *(cell(dice, ".3f") for dice in (figures.liver, figures.spleen, figures.kidneys, figures.dice_all)),
+            cell(figures.hd95_mm, ".1f"),
             str(figures.missed),
             str(figures.invented),
             str(len(row.report.failures)),
             "-" if figures.worst_case is None else f"{figures.worst_case} {figures.worst_dice:.3f}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(cells))
     return lines
 
 
@@ -260,7 +261,3 @@ def _mean(values: list[float]) -> float:
     """Of those that are not NaN; NaN without any."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
-
-
-def _cell(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"

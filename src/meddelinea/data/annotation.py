@@ -74,9 +74,9 @@ class RegionMap:
     Parameters
     ----------
     path
-        The file.
+        The file of ids, which lies on the scan's grid.
     regions
-        Canonical name -> the ids that make it up.
+        Canonical name -> the ids that make up the region.
     """
 
     path: Path

@@ -134,7 +134,7 @@ class SliceStore:
     Parameters
     ----------
     root
-        The store's folder.
+        Folder of the store, as `meddelinea prepare` leaves it.
     names
         Cases to read; all by default.
 

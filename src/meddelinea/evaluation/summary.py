@@ -1,4 +1,4 @@
-"""What a report comes to: means over cases and organs, each beside the count of what it leaves out; JSON and CSV."""
+"""Summaries of a report: means over cases and organs, each beside the count of what it leaves out; JSON and CSV."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class GroupSummary:
     Attributes
     ----------
     organs
-        Organs that entered.
+        Organs of the group that have a mean, and so enter the group's.
     absent
         Organs of the group that no case has in prediction or reference, or that were not compared.
     dice, nsd, hd95_mm, hd95_pooled_mm, assd_mm
@@ -79,7 +79,7 @@ class GroupSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a report comes to.
+    """Means and counts over all cases of a report.
 
     Attributes
     ----------

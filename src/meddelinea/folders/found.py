@@ -21,11 +21,11 @@ class ScanCase:
     Parameters
     ----------
     name
-        Unique: what reports call it.
+        Unique name, which reports use.
     source
-        The scan.
+        File or DICOM folder of the scan.
     output
-        Its mask.
+        File of its mask, to be written.
     """
 
     name: str

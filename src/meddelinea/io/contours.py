@@ -23,7 +23,7 @@ def outlines(inside: NDArray[np.bool_]) -> list[Polygon]:
     Parameters
     ----------
     inside
-        (rows, columns).
+        (rows, columns) of the binary image.
 
     Returns
     -------

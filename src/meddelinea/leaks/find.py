@@ -35,7 +35,7 @@ class KnownScan:
     role
         `train` or `validation` for a model's cases; `stored` for a store's, whose use is not known.
     name, dataset
-        Of the case.
+        Name of the case, and the layout of the dataset that it is from.
     fingerprint, sketch
         See `data.fingerprint`; models of older versions have no sketch.
     """
@@ -57,7 +57,7 @@ class Leak:
     case
         Path of the test case below the folder that was checked.
     known
-        What it copies.
+        The scan that it is a copy of.
     kind
         `exact`: the same grey values; `robust`: the same scan, resampled, cropped, windowed or mirrored.
     likeness
@@ -72,7 +72,7 @@ class Leak:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakReport:
-    """What was tested and found, and what was not tested: path -> reason.
+    """Which cases were tested, which of them are copies, and why the others were not tested (path -> reason).
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def find_leaks(source: Path, known: Sequence[KnownScan]) -> LeakReport:
     source
         A scan, or a folder of scans: NIfTI, NRRD, zips and DICOM folders, also in folders of it; masks are skipped.
     known
-        See `known_scans`.
+        The scans to compare with, from `known_scans`.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Can this mask be that of a person? What a scan that is mirrored, turned or of something else leads to.
 
-Nothing in a file tells that a patient was mirrored together with the header. But a network that was trained on upright
+Nothing in a file says that a patient was mirrored together with the header. But a network that was trained on upright
 patients goes on calling what lies on the right the liver, and the sizes that it arrives at are rare in people. They
 are warned about and no more: a patient may well have a spleen of three litres.
 """
@@ -51,19 +51,19 @@ def _sizes(measured: Mapping[str, OrganStatistics]) -> list[Finding]:
     if spleen is not None and "head" not in liver.touches_edge and liver.volume_ml + spleen.volume_ml >= SEEN_ML:
         share = spleen.volume_ml / liver.volume_ml
         if share > LARGEST_SPLEEN:
-            met = f"the spleen has {share:.2g} times the liver's volume; expected {LARGEST_SPLEEN:g} at most"
-            findings.append(warn("unlikely_sizes", f"{met}: much enlarged, or the scan has left and right exchanged"))
+            found = f"the spleen has {share:.2g} times the liver's volume; expected {LARGEST_SPLEEN:g} at most"
+            findings.append(warn("unlikely_sizes", f"{found}: much enlarged, or the scan has left and right exchanged"))
     if len(kidneys) == 2 and "feet" not in liver.touches_edge and liver.volume_ml >= SEEN_ML:
         share = sum(kidney.volume_ml for kidney in kidneys) / liver.volume_ml
         if share < SMALLEST_KIDNEYS:
-            met = f"the kidneys have {share:.2g} times the liver's volume; expected {SMALLEST_KIDNEYS:g} at least"
-            findings.append(warn("unlikely_sizes", f"{met}: removed, or the scan is turned front to back"))
+            found = f"the kidneys have {share:.2g} times the liver's volume; expected {SMALLEST_KIDNEYS:g} at least"
+            findings.append(warn("unlikely_sizes", f"{found}: removed, or the scan is turned front to back"))
     vessels = [measured[name] for name in VESSELS if name in measured]
     if len(vessels) == 2 and liver.volume_ml >= SEEN_ML:  # they run along the whole liver, however it is cut
         share = sum(vessel.volume_ml for vessel in vessels) / liver.volume_ml
         if share < SMALLEST_VESSELS:
-            met = (
+            found = (
                 f"aorta and vena cava have {share:.2g} times the liver's volume; expected {SMALLEST_VESSELS:g} at least"
             )
-            findings.append(warn("unlikely_sizes", f"{met}: the scan is turned front to back, or the mask is wrong"))
+            findings.append(warn("unlikely_sizes", f"{found}: the scan is turned front to back, or the mask is wrong"))
     return findings

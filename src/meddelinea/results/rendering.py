@@ -27,7 +27,7 @@ def surface_view(mask: Volume, labels: Mapping[str, int], azimuth_deg: float, pi
     Parameters
     ----------
     mask
-        Label ids.
+        Label ids, in any order of axes.
     labels
         Organ name -> id: which are drawn.
     azimuth_deg
@@ -60,7 +60,7 @@ def surface_view(mask: Volume, labels: Mapping[str, int], azimuth_deg: float, pi
     seen = ndimage.affine_transform(ids, to_voxel, to_middle, size, order=0)
     depth = (seen > 0).argmax(axis=1)
     across, up = np.indices(depth.shape)
-    front = seen[across, depth, up]  # (right, up) of the first voxel that is met
+    front = seen[across, depth, up]  # (right, up) of the first voxel that is hit
     picture = np.zeros((*front.shape, 4), np.uint8)
     light = _brightness(depth.astype(np.float64), front)
     for name, index in labels.items():

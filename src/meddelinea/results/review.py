@@ -58,9 +58,9 @@ def review_organs(
     Parameters
     ----------
     measured, confidence
-        Of each organ.
+        Measurements of each organ, and what the model stated of its mask, by name.
     calibration
-        The model's; None for one that was not calibrated, of whose organs only absence is told.
+        The model's; None for a model without one, of whose organs only those not found are to be reviewed.
     """
     return {name: _review(organ, confidence.get(name), calibration) for name, organ in measured.items()}
 

@@ -69,7 +69,7 @@ def organ_statistics(image: Volume, mask: Volume, labels: Mapping[str, int]) -> 
     Parameters
     ----------
     image
-        The scan.
+        The scan, whose grey values are averaged inside each organ.
     mask
         Label ids on the scan's grid.
     labels

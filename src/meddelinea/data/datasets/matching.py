@@ -28,7 +28,7 @@ def match(
     Parameters
     ----------
     images, masks
-        Files by name.
+        Files by the name of their case.
     case
         Makes a case of (name, image, mask).
     mask_of
