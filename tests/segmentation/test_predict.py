@@ -4,8 +4,6 @@ The network is tiny, untrained and random, its zero layers opened, so that its m
 nothing. Scans are real.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,44 +11,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
+from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.protocol import Sampler
 from meddelinea.segmentation import predict
 from meddelinea.segmentation.confidence import uncertainty_percent
-from meddelinea.segmentation.model import Model, load_model, read_model_files
-from meddelinea.segmentation.postprocess import remove_small_components
+from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
 from support.orientations import ORIENTATIONS
-from support.tiny_models import ORGANS, write_blobs, write_model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete model's folder with random weights."""
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return load_model(folder, "cpu")
-
-
-@pytest.fixture(scope="module")
-def scan(data: Path) -> Volume:
-    """Part of a real abdominal CT: all of the plane at half of its resolution, 18 slices."""
-    whole = read_volume(data / "btcv" / "img" / "img0005.nii.gz")
-    first = whole.array.shape[2] // 2
-    affine = whole.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
-    affine[:3, 3] += whole.affine[:3, 2] * first
-    return Volume(np.ascontiguousarray(whole.array[::2, ::2, first : first + 18]), affine, "CT")
+from support.tiny_models import ORGANS, write_blobs
 
 
 @pytest.fixture(scope="module")
@@ -325,181 +300,3 @@ def test_an_impossible_request_is_refused(model: Model, scan: Volume, options: d
 
 def test_an_organ_named_twice_is_kept_once(model: Model, scan: Volume) -> None:
     assert segment(model, scan, organs=("liver", "liver")).labels == {"liver": 2}
-
-
-# The model's folder
-
-
-def test_a_models_files_are_read(folder: Path) -> None:
-    files = read_model_files(folder)
-    assert (files.name, files.folder) == ("model", folder)
-    assert files.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
-    assert (files.preprocessing.size, files.preprocessing.spacing_mm) == (64, 6.0)
-    assert files.preprocessing.window_hu == (-125.0, 275.0)
-    assert files.modalities == ("CT",)
-    assert 0.0 <= files.least_component_share <= 1.0
-    assert files.training_cases == {"train": ["a", "b"], "validation": ["c"]}
-    assert files.licence is None
-
-
-def test_the_licence_is_read_from_the_model_card(folder: Path, tmp_path: Path) -> None:
-    copy = copied(folder, tmp_path)
-    (copy / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A model\n")
-    assert read_model_files(copy).licence == "cc-by-4.0"
-
-
-def test_weights_saved_as_float16_are_computed_with_in_float32(folder: Path, tmp_path: Path) -> None:
-    copy = copied(folder, tmp_path)
-    for weights in copy.rglob("*.safetensors"):
-        save_file({name: value.half() for name, value in load_file(weights).items()}, weights, {"format": "pt"})
-    pipeline = load_model(copy, "cpu").pipeline
-    for component in (pipeline.codec, pipeline.dit, pipeline.control, pipeline.mask_head):
-        assert {p.dtype for p in component.parameters()} == {torch.float32}
-
-
-def copied(folder: Path, to: Path) -> Path:
-    """A copy of a model's folder to damage."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            target = to / "copy" / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    return to / "copy"
-
-
-def control_weights(model: Path) -> Path:
-    return next((model / "control").glob("*.safetensors"))
-
-
-def cut_short(model: Path) -> None:
-    path = control_weights(model)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def scramble(model: Path) -> None:
-    control_weights(model).write_bytes(b"\xff" * 1000)
-
-
-def forget_a_tensor(model: Path) -> None:
-    tensors = load_file(control_weights(model))
-    del tensors["blocks.0.mlp.fc1.weight"]
-    save_file(tensors, control_weights(model), {"format": "pt"})
-
-
-def widen_a_tensor(model: Path) -> None:
-    tensors = load_file(control_weights(model))
-    tensors["blocks.0.mlp.fc1.weight"] = torch.zeros(7, 7)
-    save_file(tensors, control_weights(model), {"format": "pt"})
-
-
-def name_no_modality(model: Path) -> None:
-    content = json.loads((model / "preprocessing.json").read_text())
-    del content["modalities"]
-    (model / "preprocessing.json").write_text(json.dumps(content))
-
-
-def name_a_class_of_tomorrow(model: Path) -> None:
-    content = json.loads((model / "model_index.json").read_text())
-    content["dit"][1] = "DiTOfTomorrow"
-    (model / "model_index.json").write_text(json.dumps(content))
-
-
-def pickle_the_weights(model: Path) -> None:
-    torch.save(load_file(control_weights(model)), model / "control" / "diffusion_pytorch_model.bin")
-    control_weights(model).unlink()
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "weights missing": lambda model: control_weights(model).unlink(),
-    "weights cut short": cut_short,
-    "weights scrambled": scramble,
-    "a tensor missing": forget_a_tensor,
-    "a tensor of another shape": widen_a_tensor,
-    "index missing": lambda model: (model / "model_index.json").unlink(),
-    "index no JSON": lambda model: (model / "model_index.json").write_text("{"),
-    "component's configuration missing": lambda model: (model / "dit" / "config.json").unlink(),
-    "labels missing": lambda model: (model / "labels.json").unlink(),
-    "labels no JSON": lambda model: (model / "labels.json").write_text("spleen"),
-    "labels a list": lambda model: (model / "labels.json").write_text('["spleen"]'),
-    "preprocessing missing": lambda model: (model / "preprocessing.json").unlink(),
-    "no modality": name_no_modality,
-    "a class that does not exist": name_a_class_of_tomorrow,
-    "weights as a pickle": pickle_the_weights,
-    "cases missing": lambda model: (model / "training_cases.json").unlink(),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_an_incomplete_model_is_refused_in_one_line(folder: Path, tmp_path: Path, damage: str) -> None:
-    copy = copied(folder, tmp_path)
-    DAMAGES[damage](copy)
-    with pytest.raises(WeightsMissingError) as caught:
-        load_model(copy, "cpu")
-    assert str(copy) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["large", "/nowhere/at/all"])
-def test_an_absent_model_is_refused(name: str) -> None:
-    with pytest.raises(WeightsMissingError, match=r"no model_index.json in .*or one of: small"):
-        load_model(name, "cpu")
-
-
-def test_an_absent_device_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match="device 'tpu'"):
-        load_model(folder, "tpu")
-
-
-# Small pieces
-
-
-def blobs(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    smooth = np.stack([ndimage.gaussian_filter(rng.normal(size=(20, 24, 16)), 1.2) for _ in range(4)])
-    return smooth.argmax(axis=0).astype(np.uint8) * (rng.random((20, 24, 16)) < 0.9)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_small_pieces_go_as_scipy_labels_them(seed: int, share: float) -> None:
-    mask = blobs(seed)
-    expected = np.zeros_like(mask)
-    for organ in range(1, 4):
-        pieces, count = ndimage.label(mask == organ, np.ones((3, 3, 3)))
-        sizes = [int((pieces == piece).sum()) for piece in range(1, count + 1)]
-        for piece, size in enumerate(sizes, start=1):
-            if size >= share * max(sizes):
-                expected[pieces == piece] = organ
-    cleaned = remove_small_components(mask, share)
-    assert cleaned.dtype == np.uint8
-    assert np.array_equal(cleaned, expected)
-    if share == 0.0:
-        assert np.array_equal(cleaned, mask)
-
-
-def test_share_1_leaves_one_piece_of_each_organ() -> None:
-    cleaned = remove_small_components(blobs(7), 1.0)
-    for organ in range(1, 4):
-        assert ndimage.label(cleaned == organ, np.ones((3, 3, 3)))[1] == 1
-
-
-@pytest.mark.parametrize("value", [0, 2, 255])
-def test_a_mask_of_one_value_stays(value: int) -> None:
-    mask = np.full((4, 5, 6), value, np.uint8)
-    assert np.array_equal(remove_small_components(mask, 0.5), mask)
-
-
-def test_pieces_of_different_organs_that_touch_stay_apart() -> None:
-    mask = np.zeros((10, 4, 4), np.uint8)
-    mask[:6], mask[6:7], mask[9:] = 1, 2, 1  # the last piece of organ 1 is a sixth of the first
-    cleaned = remove_small_components(mask, 0.2)
-    assert (cleaned[:6] == 1).all()
-    assert (cleaned[6] == 2).all()
-    assert not cleaned[9].any()
-
-
-def test_the_mask_given_is_left_alone() -> None:
-    mask = blobs(1)
-    before = mask.copy()
-    remove_small_components(mask, 1.0)
-    assert np.array_equal(mask, before)
