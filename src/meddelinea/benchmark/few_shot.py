@@ -84,6 +84,7 @@ def few_shot_table(
     InputRefusedError
         If the dataset is not there.
     """
+    # The patients that labels are taken from, in the order drawn; the others are tested.
     found = find_cases(layout, source)
     cases = {case.name: case for case in found.cases}
     drawn = drawn_order(tuple({case.patient for case in found.cases}), seed)
@@ -97,6 +98,8 @@ def few_shot_table(
     tested = tuple(cases[name] for name in sorted(cases) if cases[name].patient not in patients)
     if not tested:
         raise UsageError(f"{source}: no patient is left to test on; give fewer volumes")
+
+    # One store holds all that is given; each k takes the first of it.
     organs = organs_of(found.cases)
     files = read_model_files(base)
     prepared = prepare_store(
@@ -104,6 +107,7 @@ def few_shot_table(
     )
     for name, reason in prepared.failed.items():
         raise InputRefusedError(f"{name}: {reason}")
+
     before = run_test(load_model(base), tested, organs, "as it is", progress)
     rows = [FewShotRow(0, None, 0.0, before.report)]
     for count in sorted(volumes):

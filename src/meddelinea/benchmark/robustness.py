@@ -118,6 +118,7 @@ def robustness_table(
     WeightsMissingError
         If there is no such model.
     """
+    # Which cases are tested, and on which organs.
     found = find_cases(layout, source)
     cases = {case.name: case for case in found.cases}
     known = sorted({*cases, *found.broken})
@@ -133,6 +134,8 @@ def robustness_table(
             f"the model knows {', '.join(loaded.files.labels)}, and the dataset {', '.join(labelled_organs)}: none in "
             "common; choose another model"
         )
+
+    # Each case under all perturbations, so that one is in memory at a time.
     outcomes: dict[str, list[CaseResult | CaseFailure]] = {name: [] for name, _ in PERTURBATIONS}
     for number, name in enumerate(tested):
         broken = found.broken.get(name)
@@ -144,6 +147,7 @@ def robustness_table(
                 )
             outcome = base if isinstance(base, CaseFailure) else _measured(loaded, name, base, perturb, organs)
             outcomes[perturbation].append(outcome)
+
     trained = {name for names in loaded.files.training_cases.values() for name in names}
     rows = tuple(RobustnessRow(perturbation, _report(outcome)) for perturbation, outcome in outcomes.items())
     return RobustnessTable(

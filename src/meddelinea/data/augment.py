@@ -77,7 +77,7 @@ class Augmentation:
     field: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Parameters drawn for a batch of B slices."""
 
@@ -98,24 +98,39 @@ def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
     affine, displacement, intensity, tone, look, seeds = [], [], [], [], [], []
     for key in keys:
         rng = np.random.default_rng(key)
+
+        # A linear map and a shift of the plane, and an elastic displacement.
         angle = np.deg2rad(rng.uniform(-a.rotation_deg, a.rotation_deg))
         scale = 1.0 + rng.uniform(-a.scale, a.scale) + rng.uniform(-a.scale, a.scale, 2) / 4  # a quarter as anisotropy
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         linear = rotation @ np.array([[scale[0], rng.uniform(-a.shear, a.shear)], [0.0, scale[1]]])
         shift = rng.uniform(-a.translation, a.translation, 2) * 2.0  # a slice spans -1 to 1
         displacement.append(rng.normal(0.0, 2.0 * a.elastic, (2, ELASTIC_GRID, ELASTIC_GRID)))
+
+        # Grey values.
         gain = 1.0 + rng.uniform(-a.contrast, a.contrast)
         intensity.append((gain, rng.uniform(-a.brightness, a.brightness), rng.uniform(0.0, a.noise)))
         seeds.append(int(rng.integers(2**32)))
-        left_out = a.crop * rng.random()  # after all others, whose numbers then do not depend on `crop`
+
+        # What was added later is drawn after the others, whose numbers then do not depend on it.
+        left_out = a.crop * rng.random()
         centre = left_out * rng.uniform(-1.0, 1.0, 2)  # where the crop still lies in the moved slice
         affine.append(np.column_stack([linear * (1.0 - left_out), linear @ centre + shift]))
         tone.append(rng.normal(0.0, a.tone, len(TONES)))
         look.append((rng.uniform(-a.sharpness, a.sharpness), rng.uniform(1.0 - a.field, CORNER) if a.field else CORNER))
+
     sharpness, radius = torch.tensor(look, dtype=torch.float32).unbind(1)
     gains, offset, noise = torch.tensor(intensity, dtype=torch.float32).unbind(1)
     return Drawn(
-        _tensor(affine), _tensor(displacement), gains, offset, noise, _tensor(tone), sharpness, radius, tuple(seeds)
+        affine=_tensor(affine),
+        displacement=_tensor(displacement),
+        gain=gains,
+        offset=offset,
+        noise=noise,
+        tone=_tensor(tone),
+        sharpness=sharpness,
+        radius=radius,
+        seeds=tuple(seeds),
     )
 
 
