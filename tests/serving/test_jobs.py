@@ -16,11 +16,11 @@ import pytest
 
 from meddelinea.errors import UsageError
 from meddelinea.serving.dispatcher import Dispatcher
-from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobStore, Outcome, QueueFullError, ResultFile
+from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobOutcome, JobStore, QueueFullError, ResultFile
 from meddelinea.serving.limits import Limits
 from support.waiting import PATIENCE, wait_until
 
-DONE = Outcome("done", scan="f" * 64, shape=(3, 4, 5), files=(ResultFile("mask", "mask.nii.gz", "Mask"),))
+DONE = JobOutcome(state="done", scan="f" * 64, shape=(3, 4, 5), files=(ResultFile("mask", "mask.nii.gz", "Mask"),))
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def hang(channel: Connection, _: threading.Event) -> None:
 
 def obey(channel: Connection, cancelled: threading.Event) -> None:
     cancelled.wait(PATIENCE)
-    channel.send(Outcome("cancelled"))
+    channel.send(JobOutcome(state="cancelled"))
 
 
 def run(store: JobStore, worker: Any, until: Callable[[], bool], limits: Limits | None = None) -> None:

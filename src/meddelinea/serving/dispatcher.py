@@ -7,7 +7,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-from meddelinea.serving.jobs import Job, JobStore, Outcome
+from meddelinea.serving.jobs import Job, JobOutcome, JobStore
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.worker import GRACE_SECONDS, Worker
 
@@ -70,7 +70,9 @@ class Dispatcher:
             self._run_job(job)
         except Exception as error:
             self._worker.stop()
-            self._store.finish(job.id, Outcome("failed", f"unexpected {type(error).__name__} in the server"))
+            self._store.finish(
+                job.id, JobOutcome(state="failed", message=f"unexpected {type(error).__name__} in the server")
+            )
         ended = self._store.get(job.id)
         _log.info("job %s: %s", job.id, ended.state if ended is not None else "removed")
 
@@ -85,7 +87,7 @@ class Dispatcher:
                 self._worker.stop()
                 self._store.requeue(job.id)
                 return
-            if isinstance(message, Outcome):
+            if isinstance(message, JobOutcome):
                 self._store.finish(job.id, message)
                 return
             if message is not None:
@@ -103,7 +105,10 @@ class Dispatcher:
                 self._worker.stop()
                 minutes = self._limits.job_seconds / 60
                 self._store.finish(
-                    job.id, Outcome("failed", f"not done within {minutes:g} minutes; ask for a longer time limit")
+                    job.id,
+                    JobOutcome(
+                        state="failed", message=f"not done within {minutes:g} minutes; ask for a longer time limit"
+                    ),
                 )
                 return
 
@@ -113,7 +118,7 @@ class Dispatcher:
         deadline = time.monotonic() + GRACE_SECONDS
         try:
             while time.monotonic() < deadline:
-                if channel.poll(POLL_SECONDS) and isinstance(channel.recv(), Outcome):
+                if channel.poll(POLL_SECONDS) and isinstance(channel.recv(), JobOutcome):
                     return
         except (EOFError, OSError):
             pass

@@ -74,8 +74,8 @@ class ResultFile:
     title: str
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, kw_only=True)
+class JobOutcome:
     """How a job ended.
 
     Parameters
@@ -106,7 +106,7 @@ class Outcome:
     files: tuple[ResultFile, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A scan on its way through the server. Times are in seconds since 1970."""
 
@@ -119,7 +119,7 @@ class Job:
     attempts: int
     slices_done: int
     slices: int
-    outcome: Outcome
+    outcome: JobOutcome
 
 
 class JobStore:
@@ -222,7 +222,7 @@ class JobStore:
         """Record how far a running job has come."""
         self._execute("UPDATE jobs SET slices_done = ?, slices = ? WHERE id = ?", (slices_done, slices, identity))
 
-    def finish(self, identity: str, outcome: Outcome) -> None:
+    def finish(self, identity: str, outcome: JobOutcome) -> None:
         """Record how a running job ended. A job that was cancelled or deleted in the meantime stays so."""
         self._execute(
             "UPDATE jobs SET state = ?, ended = ?, outcome = ? WHERE id = ? AND state = 'running'",
@@ -243,7 +243,10 @@ class JobStore:
             changes=True,
         )
         if not changed:
-            self.finish(identity, Outcome("failed", f"interrupted {MOST_ATTEMPTS} times; the scan may be at fault"))
+            self.finish(
+                identity,
+                JobOutcome(state="failed", message=f"interrupted {MOST_ATTEMPTS} times; the scan may be at fault"),
+            )
 
     def cancel(self, identity: str) -> None:
         """Cancel a job that is queued or running."""
@@ -299,4 +302,4 @@ def _job(row: sqlite3.Row) -> Job:
     if outcome:
         outcome["files"] = tuple(ResultFile(**file) for file in outcome["files"])
         outcome |= {name: tuple(outcome[name]) for name in ("warnings", "shape", "spacing_mm")}
-    return Job(**fields, outcome=Outcome(**outcome) if outcome else Outcome(fields["state"]))
+    return Job(**fields, outcome=JobOutcome(**outcome) if outcome else JobOutcome(state=fields["state"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meddelinea.errors import InputRefusedError, MedDelineaError
-from meddelinea.serving.jobs import Outcome, ResultFile
+from meddelinea.serving.jobs import JobOutcome, ResultFile
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.uploads import screen
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def segment_upload(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
-) -> Outcome:
+) -> JobOutcome:
     """Check, read and segment `upload`, and write the results beside it.
 
     Parameters
@@ -37,19 +37,19 @@ def segment_upload(
 
     Returns
     -------
-    Outcome
+    JobOutcome
         `done`, or `refused` with the reason. Other errors are raised.
     """
     try:
         return _segment(model, upload, modality, limits, progress)
     except MedDelineaError as error:  # the server's own path is of no use to the sender
         said = str(error).replace(f"{upload}: ", "").replace(str(upload), "the upload")
-        return Outcome("refused", said.removeprefix("the scan: "))
+        return JobOutcome(state="refused", message=said.removeprefix("the scan: "))
 
 
 def _segment(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
-) -> Outcome:
+) -> JobOutcome:
     from meddelinea.data.fingerprint import fingerprint
     from meddelinea.io.volumes import read_volume
     from meddelinea.results.result import segment
@@ -58,8 +58,8 @@ def _segment(
     scan = read_volume(upload)
     result = segment(scan, model, modality=modality if scan.modality is None else None, progress=progress)
     scan = result.scan
-    return Outcome(
-        "done",
+    return JobOutcome(
+        state="done",
         warnings=tuple(finding.message for finding in result.findings),
         scan=fingerprint(scan),
         modality=scan.modality,

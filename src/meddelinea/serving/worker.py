@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from meddelinea.serving.jobs import Outcome
+from meddelinea.serving.jobs import JobOutcome
 from meddelinea.serving.limits import Limits
 from meddelinea.volume import Modality
 
@@ -48,7 +48,7 @@ class Worker:
         self._channel: Connection | None = None
 
     def begin(self, upload: Path, modality: Modality | None) -> Connection:
-        """Pass a scan to the process. The connection delivers pairs (slices done, slices in all), then an `Outcome`.
+        """Pass a scan to the process. The connection delivers pairs (slices done, slices in all), then an `JobOutcome`.
 
         If the process ends before that, reading from the connection raises `EOFError` or `OSError`.
         """
@@ -104,13 +104,15 @@ def work(channel: Connection, cancelled: Any, model_name: str, device: str, limi
                 model = model or load_model(model_name, device)
                 outcome = segment_upload(model, upload, modality, limits, progress)
             except CancelledError:
-                outcome = Outcome("cancelled")
+                outcome = JobOutcome(state="cancelled")
             except MemoryError:
-                outcome = Outcome("failed", "the scan needs more memory than this computer has")
+                outcome = JobOutcome(state="failed", message="the scan needs more memory than this computer has")
             except BrokenPipeError:
                 return
             except Exception as error:  # its text may quote the scan's header, so only its type is reported
-                outcome = Outcome("failed", f"unexpected {type(error).__name__}; the server cannot segment this scan")
+                outcome = JobOutcome(
+                    state="failed", message=f"unexpected {type(error).__name__}; the server cannot segment this scan"
+                )
             channel.send(outcome)
 
 
