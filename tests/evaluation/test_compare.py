@@ -1,8 +1,6 @@
 """Comparing label volumes and folders of them: names, grids, pairs, counts and files."""
 
-import csv
 import dataclasses
-import json
 import math
 from types import SimpleNamespace
 
@@ -12,57 +10,17 @@ import pytest
 from meddelinea.benchmark import calibration_fit
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.compare import evaluate_case, evaluate_paths
-from meddelinea.evaluation.pairing import pair_files, read_label_names
-from meddelinea.evaluation.summary import report_document, summarise, write_report_csv, write_report_json
-from meddelinea.io.volumes import read_volume, write_volume
-from meddelinea.labels import BTCV, NUMBERINGS, ORGANS, canonical_name
+from meddelinea.evaluation.summary import summarise
+from meddelinea.io.volumes import read_volume
+from meddelinea.labels import BTCV
 from meddelinea.results.statistics import organ_statistics
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence
 from meddelinea.serving.comparison import compare_masks
 from meddelinea.volume import Volume
+from support.label_volumes import AFFINE, by_organ, mask, save
 
 BTCV_IDS = {name: index for index, name in BTCV.items()}
-AFFINE = np.diag([2.0, 1.0, 3.0, 1.0])
-
-
-def mask(*boxes, shape=(12, 12, 12), affine=AFFINE):
-    """Label volume with id n in the n-th (start, stop) cube; None leaves the id out."""
-    array = np.zeros(shape, np.uint8)
-    for index, limits in enumerate(boxes, start=1):
-        if limits is not None:
-            array[(slice(*limits),) * 3] = index
-    return Volume(array, affine)
-
-
-def save(volume, path, labels=None):
-    path.parent.mkdir(exist_ok=True)
-    write_volume(volume, path)
-    if labels is not None:
-        path.with_name(path.name.removesuffix(".nii.gz") + ".json").write_text(json.dumps({"labels": labels}))
-
-
-def by_organ(scores):
-    return {score.organ: score for score in scores}
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Two measured cases, a reference without a prediction, a prediction without a reference, and a shifted grid."""
-    predictions, references = tmp_path / "predictions", tmp_path / "references"
-    names = {"liver": 1, "spleen": 2}
-    save(mask((1, 5), (6, 9)), predictions / "img0001.nii.gz", names)
-    save(mask((1, 5), (6, 9)), references / "label0001.nii.gz")
-    save(mask((1, 5), None), predictions / "img0002.nii.gz", names)
-    save(mask((1, 5), (6, 9)), references / "label0002.nii.gz")
-    save(mask((1, 5)), references / "label0003.nii.gz")
-    save(mask((1, 5)), predictions / "img0004.nii.gz", names)
-    shifted = AFFINE.copy()
-    shifted[0, 3] = 5.0
-    save(mask((1, 5), affine=shifted), predictions / "img0005.nii.gz", names)
-    save(mask((1, 5)), references / "label0005.nii.gz")
-    (references / "labels.json").write_text(json.dumps({"1": "Liver", "2": "spleen", "3": "pancreas"}))
-    return predictions, references
 
 
 def test_a_renumbered_real_case_is_perfect(data):
@@ -236,83 +194,6 @@ def test_folders_count_every_case(folders):
     assert "label0005.nii.gz" in reasons["img0005"]
 
 
-def test_the_summary_by_hand(folders):
-    # liver perfect twice; spleen perfect once, missed once.
-    summary = summarise(evaluate_paths(*folders))
-    assert (summary.cases_measured, summary.cases_failed) == (2, 3)
-    liver, spleen = by_organ(summary.organs)["liver"], by_organ(summary.organs)["spleen"]
-    assert (liver.cases, liver.dice, liver.nsd, liver.hd95_mm, liver.infinite_distances) == (2, 1, 1, 0, 0)
-    assert (spleen.cases, spleen.dice, spleen.nsd, spleen.missed) == (2, 0.5, 0.5, 1)
-    assert (spleen.hd95_mm, spleen.infinite_distances) == (0, 1)
-    assert summary.mean_over_organs.dice == summary.mean_over_paper_organs.dice == 0.75
-    assert summary.mean_over_organs.infinite_distances == 1
-    assert summary.mean_over_organs.absent == ()
-    assert summary.mean_over_paper_organs.organs == ("liver", "spleen")
-    assert len(summary.mean_over_paper_organs.absent) == 6
-    assert summary.only_in_reference == {"pancreas": 2}
-    assert summary.only_in_prediction == {}
-
-
-def test_means_leave_out_both_empty_and_weigh_organs_alike(tmp_path):
-    ids = {"liver": 1, "spleen": 2, "left lung": 3}
-    save(mask((1, 5), None, (6, 9)), tmp_path / "p" / "a.nii.gz", ids)
-    save(mask((1, 5), None, None), tmp_path / "r" / "a.nii.gz", ids)
-    save(mask((1, 5), None, None), tmp_path / "p" / "b.nii.gz", ids)
-    save(mask((3, 7), None, None), tmp_path / "r" / "b.nii.gz", ids)
-    summary = summarise(evaluate_paths(tmp_path / "p", tmp_path / "r"))
-    organs = by_organ(summary.organs)
-    shifted_dice = 2 * 2**3 / (2 * 4**3)
-    assert organs["liver"].dice == pytest.approx((1 + shifted_dice) / 2)
-    assert (organs["left lung"].both_empty, organs["left lung"].false_positive, organs["left lung"].dice) == (1, 1, 0)
-    assert math.isnan(organs["left lung"].hd95_mm)
-    assert organs["spleen"].both_empty == 2
-    assert math.isnan(organs["spleen"].dice)
-    assert summary.mean_over_organs.dice == pytest.approx(organs["liver"].dice / 2)
-    assert summary.mean_over_organs.absent == ("spleen",)
-    assert summary.mean_over_organs.hd95_mm == organs["liver"].hd95_mm
-    assert summary.mean_over_organs.infinite_distances == 1
-    assert summary.mean_over_paper_organs.dice == organs["liver"].dice
-
-
-def test_json_and_csv_hold_every_case_and_say_inf(folders, tmp_path):
-    report = evaluate_paths(*folders)
-    write_report_json(report, tmp_path / "report.json")
-    document = json.loads((tmp_path / "report.json").read_text())
-    assert document == report_document(report)
-    assert document["schema_version"] == 1
-    assert len(document["failures"]) == document["summary"]["cases_failed"] == 3
-    missed = document["cases"][1]["scores"][1]
-    assert (missed["status"], missed["dice"], missed["hd95_mm"]) == ("missed", 0, "inf")
-    assert document["summary"]["only_in_reference"] == {"pancreas": 2}
-
-    write_report_csv(report, tmp_path / "report.csv")
-    with (tmp_path / "report.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["case"], row["organ"]) for row in rows[:4]] == [
-        (case, organ) for case in ("img0001", "img0002") for organ in ("liver", "spleen")
-    ]
-    assert float(rows[3]["hd95_mm"]) == math.inf
-    assert [row["status"] for row in rows[4:]] == ["failed"] * 3
-    assert all(row["error"] for row in rows[4:])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "predictions",
-        "references",
-        "report.csv",
-        "report.json",
-    ]
-
-
-def test_both_empty_is_null_and_an_empty_cell(tmp_path):
-    save(mask(None), tmp_path / "p.nii.gz", {"liver": 1})
-    save(mask(None), tmp_path / "r.nii.gz", {"liver": 1})
-    report = evaluate_paths(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
-    score = report_document(report)["cases"][0]["scores"][0]
-    assert (score["status"], score["dice"], score["hd95_mm"]) == ("both_empty", None, None)
-    write_report_csv(report, tmp_path / "report.csv")
-    with (tmp_path / "report.csv").open(newline="") as file:
-        assert next(csv.DictReader(file))["dice"] == ""
-
-
 def test_an_unknown_organ_is_told_with_its_files_before_anything_is_measured(folders):
     predictions, references = folders
     (references / "label0001.nii.gz").write_bytes(b"never read")
@@ -347,74 +228,3 @@ def test_ids_without_a_name_are_reported(tmp_path):
     case = evaluate_paths(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz").cases[0]
     assert (case.unnamed_in_prediction, case.unnamed_in_reference) == ((3,), (2, 3))
     assert (case.only_in_prediction, case.only_in_reference) == (("spleen",), ())
-
-
-def touch(folder, *names):
-    folder.mkdir()
-    for name in names:
-        (folder / name).touch()
-    return folder
-
-
-def test_pairs_by_name_then_by_a_number_that_is_unique(tmp_path):
-    predictions = touch(
-        tmp_path / "p", "a.nii.gz", "x_07.nii", "liver_3.nii.gz", "spleen_3.nii.gz", "n5.nrrd", "a.json", ".b.nii.gz"
-    )
-    references = touch(tmp_path / "r", "a.nrrd", "label0007.nii.gz", "ref3.nii.gz", "N6.NII.GZ", "notes.txt")
-    pairing = pair_files(predictions, references)
-    assert [(pair.case, pair.reference.name) for pair in pairing.pairs] == [
-        ("a", "a.nrrd"),
-        ("x_07", "label0007.nii.gz"),
-    ]
-    assert [path.name for path in pairing.without_prediction] == ["N6.NII.GZ", "ref3.nii.gz"]
-    assert [path.name for path in pairing.without_reference] == ["liver_3.nii.gz", "n5.nrrd", "spleen_3.nii.gz"]
-
-
-def test_paths_that_cannot_be_paired_are_refused(tmp_path):
-    full, empty = touch(tmp_path / "full", "a.nii.gz"), touch(tmp_path / "empty", "a.txt")
-    twice = touch(tmp_path / "twice", "a.nii.gz", "a.nrrd")
-    with pytest.raises(InputRefusedError, match="no such"):
-        pair_files(full, tmp_path / "absent")
-    with pytest.raises(InputRefusedError, match="no mask"):
-        pair_files(full, empty)
-    with pytest.raises(UsageError, match="one is a file"):
-        pair_files(full / "a.nii.gz", full)
-    with pytest.raises(UsageError, match="same path"):
-        pair_files(full, full / ".." / "full")
-    with pytest.raises(InputRefusedError, match="two files of one name"):
-        pair_files(full, twice)
-
-
-def test_names_come_from_the_sidecar_then_the_folder_then_the_numbering(tmp_path):
-    path = tmp_path / "m.nii.gz"
-    with pytest.raises(UsageError, match=r"m\.json .* labels\.json .*btcv"):
-        read_label_names(path, None)
-    with pytest.raises(UsageError, match="unknown numbering 'btvc'"):
-        read_label_names(path, "btvc")
-    assert read_label_names(path, "chaos-mr").ids == {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
-    (tmp_path / "own.json").write_text('{"labels": {"background": 0, "Kidney_Left": 7}}')
-    assert read_label_names(path, str(tmp_path / "own.json")).ids == {"left kidney": 7}
-    (tmp_path / "labels.json").write_text('{"0": "background", "9": "arota"}')
-    assert read_label_names(path, "btcv").ids == {"aorta": 9}
-    (tmp_path / "m.json").write_text('{"labels": {"liver": 2}, "model": "small"}')
-    assert read_label_names(path, "btcv").ids == {"liver": 2}
-
-
-@pytest.mark.parametrize(
-    "text", ["[1]", "{}", '{"labels": []}', '{"1": 2}', '{"1": "liver", "2": "Liver"}', '{"liver": "one"}', "\xff{"]
-)
-def test_unreadable_names_are_refused_with_their_path(tmp_path, text):
-    (tmp_path / "m.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputRefusedError, match=r"m\.json"):
-        read_label_names(tmp_path / "m.nii.gz", None)
-
-
-@pytest.mark.parametrize(
-    ("numbering", "task"),
-    [("totalsegmentator-v1", "v1_total"), ("totalsegmentator-v2", "v2_total"), ("totalsegmentator-mr", "total_mr")],
-)
-def test_totalsegmentator_numberings_agree_with_its_own_table(data, numbering, task):
-    table = json.loads((data / "totalsegmentator" / "label_names.json").read_text())[task]
-    theirs = {int(index): canonical_name(name) for index, name in table.items()}
-    assert NUMBERINGS[numbering] == {index: name for index, name in theirs.items() if name in ORGANS}
-    assert set(NUMBERINGS[numbering].values()) > {*BTCV.values(), "duodenum", "colon", "urinary bladder", "left femur"}
