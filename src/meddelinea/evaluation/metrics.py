@@ -29,7 +29,7 @@ from meddelinea.errors import UsageError
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
 #: What a step of one voxel is: distances along perpendicular axes, or the (4, 4) affine of any grid. In millimetres.
-Steps = Spacing | NDArray[np.float64]
+VoxelSteps = Spacing | NDArray[np.float64]
 Status = Literal["scored", "both_empty", "missed", "false_positive"]
 
 #: Tolerance of the normalised surface Dice where none is asked for, in millimetres.
@@ -95,7 +95,7 @@ class SurfaceDistances:
         return math.inf if self.pooled_mm.size else math.nan
 
 
-def surface_distances(prediction: Mask, reference: Mask, steps_mm: Steps) -> SurfaceDistances:
+def surface_distances(prediction: Mask, reference: Mask, steps_mm: VoxelSteps) -> SurfaceDistances:
     """Distances between the surfaces of two masks.
 
     Works inside the box that holds both masks and searches surface voxels in a k-d tree, so time and memory grow with
@@ -184,7 +184,7 @@ def score_organ(
     organ: str,
     prediction: Mask,
     reference: Mask,
-    steps_mm: Steps,
+    steps_mm: VoxelSteps,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> OrganScore:
     """Every metric of one organ in one case.
@@ -236,7 +236,7 @@ def _status(predicted: bool, referred: bool) -> Status:
     return "false_positive" if predicted else "both_empty"
 
 
-def _axes_mm(steps_mm: Steps) -> NDArray[np.float64]:
+def _axes_mm(steps_mm: VoxelSteps) -> NDArray[np.float64]:
     """(3, 3) whose columns are the steps of one voxel along I, J and K."""
     steps = np.asarray(steps_mm, np.float64)
     if steps.shape == (4, 4) and np.isfinite(steps).all() and np.linalg.det(steps[:3, :3]) != 0:
