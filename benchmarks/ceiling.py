@@ -62,7 +62,7 @@ def main() -> None:
             ids = torch.cat([part.argmax(dim=1) for part in finer]).to(torch.uint8).numpy()
             to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
             to_grid[:2, 3] = (1 / FINER - 1) / 2
-            back = to_source_grid(Volume.from_slices(ids, there.affine @ to_grid), read.scan).array
+            back = to_source_grid(Volume.from_slices(ids, there.affine @ to_grid), read.volume).array
             rows.append([dice(back == i, read.mask.array == i) for i in range(1, len(organs) + 1)])
         means = dict(zip(organs, np.nanmean(rows, axis=0), strict=True))
         paper = np.mean([means[organ] for organ in PAPER_ORGANS])

@@ -26,7 +26,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.postprocess import remove_small_components
-from meddelinea.segmentation.predict import FINER, with_modality
+from meddelinea.segmentation.predict import FINER
 from meddelinea.volume import Volume
 
 SHIFTS = ((0, 0), (2, 3), (-3, 2), (3, -2))
@@ -54,9 +54,8 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for name in given.cases:
         read = read_case(cases[name], tuple(labels))
-        scan = with_modality(read.scan, model.files.modalities)
-        grid = to_model_grid(scan, model.files.preprocessing)
-        case = int(fingerprint(scan)[:16], 16)
+        grid = to_model_grid(read.scan, model.files.preprocessing)
+        case = int(fingerprint(read.volume)[:16], 16)
         slices = grid.slices()
 
         def shares(shift: tuple[int, int] = (0, 0), sample: int = 0, slices=slices, case=case) -> Tensor:
@@ -69,12 +68,12 @@ def main() -> None:
                 batches.append(torch.roll(logits.softmax(dim=1), (-shift[0], -shift[1]), (2, 3)))
             return torch.cat(batches)
 
-        def mask(shares: Tensor, least_share: float, grid=grid, scan=scan) -> NDArray[np.uint8]:
+        def mask(shares: Tensor, least_share: float, grid=grid, volume=read.volume) -> NDArray[np.uint8]:
             finer = [F.interpolate(part, scale_factor=FINER, mode="bilinear").argmax(dim=1) for part in shares.split(1)]
             ids = remove_small_components(torch.cat(finer).to(torch.uint8).numpy(), least_share)
             to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
             to_grid[:2, 3] = (1 / FINER - 1) / 2
-            return to_source_grid(Volume.from_slices(ids, grid.affine @ to_grid), scan).array
+            return to_source_grid(Volume.from_slices(ids, grid.affine @ to_grid), volume).array
 
         def note(way: str, array: NDArray[np.uint8], truth=read.mask.array) -> None:
             scores = {}

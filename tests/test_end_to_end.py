@@ -17,6 +17,7 @@ from meddelinea.io.volumes import read_volume
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import Segmentation, segment
 from meddelinea.volume import Volume
+from support.scans import as_ct
 
 
 def meddelinea(*words: object) -> subprocess.CompletedProcess[str]:
@@ -73,8 +74,8 @@ def straight(data: Path) -> tuple[Volume, Segmentation]:
     first = 44
     origin = scan.affine @ [0, 0, first, 1]
     affine = np.column_stack([scan.affine[:, :3], origin])
-    part = Volume(np.ascontiguousarray(scan.array[:, :, first:]), affine, "CT")
-    return part, segment(load_model("small", "cpu"), part)
+    part = Volume(np.ascontiguousarray(scan.array[:, :, first:]), affine)
+    return part, segment(load_model("small", "cpu"), as_ct(part))
 
 
 @pytest.mark.parametrize("euler_deg", [(0, 0, 15), (12, -8, 0)], ids=["in the plane", "across the slices"])
@@ -90,7 +91,7 @@ def test_an_obliquely_sampled_scan_gives_the_same_organs_in_the_patient(
     to_scan = np.linalg.inv(scan.affine) @ affine
 
     turned = ndimage.affine_transform(scan.array.astype(np.float32), to_scan, order=1, cval=-1000)
-    found = segment(load_model("small", "cpu"), Volume(turned, affine, "CT")).mask
+    found = segment(load_model("small", "cpu"), as_ct(Volume(turned, affine))).mask
     assert np.array_equal(found.affine, affine)
     expected = ndimage.affine_transform(result.mask.array, to_scan, order=0)
     for organ in ("liver", "spleen", "left kidney", "right kidney"):

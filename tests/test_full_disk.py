@@ -26,8 +26,9 @@ from meddelinea.results.figures import preview
 from meddelinea.training.curves import write_curves
 from meddelinea.volume import Volume
 from support.cli import Run, save
+from support.scans import as_ct
 
-SCAN = Volume(np.zeros((8, 8, 8), np.int16), np.diag([-2.0, -2.0, 3.0, 1.0]), "CT")
+SCAN = Volume(np.zeros((8, 8, 8), np.int16), np.diag([-2.0, -2.0, 3.0, 1.0]))
 MASK = Volume(np.ones((8, 8, 8), np.uint8), SCAN.affine)
 WRITERS: dict[str, Callable[[Path], None]] = {
     "text": lambda path: write_text("text", path),
@@ -37,7 +38,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "a report in CSV": lambda path: write_report_csv(Report((), (), 2.0), path),
     "a table of a benchmark": lambda path: _show(["| a |"], path),
     "a table of a folder's organs": lambda path: _write_statistics((), path),
-    "a preview": lambda path: preview(SCAN, MASK, {"liver": 1}, path, "title"),
+    "a preview": lambda path: preview(as_ct(SCAN), MASK, {"liver": 1}, path, "title"),
     "curves": lambda path: write_curves([run_folder(path.parent / "run")], path),
     "a NIfTI": lambda path: write_volume(MASK, path.with_suffix(".nii")),
     "a NRRD": lambda path: write_volume(MASK, path.with_suffix(".nrrd")),

@@ -20,7 +20,9 @@ from meddelinea.methods.protocol import Sampler
 from meddelinea.results.statistics import organ_statistics
 from meddelinea.segmentation.model import Model, ModelFiles
 from meddelinea.segmentation.predict import segment
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.volume import Volume
+from support.scans import as_ct
 
 ORGANS = 40
 
@@ -37,7 +39,16 @@ def many_organs() -> Model:
         sampler=lambda *arguments: Sampler(Bands(), None, None), device="cpu", neighbours=1, neighbour_pairs=1
     )
     labels = {f"organ {number}": number for number in range(1, ORGANS + 1)}
-    files = ModelFiles("bands", Path(), labels, Preprocessing(size=32, spacing_mm=10.0), ("CT",), 0.1, {}, None)
+    files = ModelFiles(
+        name="bands",
+        folder=Path(),
+        labels=labels,
+        preprocessing=Preprocessing(size=32, spacing_mm=10.0),
+        modalities=("CT",),
+        least_component_share=0.1,
+        training_cases={},
+        licence=None,
+    )
     return Model(files, pipeline)
 
 
@@ -45,11 +56,11 @@ def test_what_is_needed_beside_scan_and_mask_is_small(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resample, "SLAB_VOXELS", 1 << 17)  # in proportion to this scan
     array = np.empty((160, 150, 200), np.int16, order="F")
     array[...] = np.linspace(-130, 280, 160)[:, None, None] + np.random.default_rng(0).normal(0, 5, (150, 1))
-    scan = Volume(array, np.diag([-1.7, -1.7, 1.0, 1.0]), "CT")
+    scan = Volume(array, np.diag([-1.7, -1.7, 1.0, 1.0]))
     model = many_organs()
     tracemalloc.start()
     try:
-        result = segment(model, scan, batch_size=4)
+        result = segment(model, as_ct(scan), Sampling(batch_size=4))
         measured = organ_statistics(scan, result.mask, result.labels)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:

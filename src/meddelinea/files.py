@@ -143,7 +143,12 @@ def write_text(text: str, path: Path) -> None:
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
     """Write `document` as indented UTF-8 JSON, whole or not at all. NaN and infinity raise ValueError."""
-    write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+    write_text(json_text(document), path)
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """`document` as the JSON that `write_json` writes."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def append_line(text: str, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +13,7 @@ from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.findings import Finding
 
-Modality = Literal["CT", "MR"]
 Affine = NDArray[np.float64]
 
 #: How far two grids may lie apart and still be the same. Headers round: quaternions and float32 move a corner by
@@ -33,10 +31,6 @@ class Volume:
         (I, J, K) voxels: Hounsfield units for a CT, arbitrary units for an MR, label ids for a mask.
     affine
         (4, 4) voxel index to patient millimetres, RAS+ (x to the right, y to the front, z to the head), as in NIfTI.
-    modality
-        `"CT"`, `"MR"`, or None where the file does not say.
-    remarks
-        What the file's header says that a user of the scan should know; the reader's, and no judgement of the voxels.
 
     Raises
     ------
@@ -46,8 +40,6 @@ class Volume:
 
     array: NDArray[Any]
     affine: Affine
-    modality: Modality | None = None
-    remarks: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or 0 in self.array.shape:
@@ -92,9 +84,9 @@ class Volume:
         return self.array.transpose(2, 1, 0)
 
     @classmethod
-    def from_slices(cls, slices: NDArray[Any], affine: Affine, modality: Modality | None = None) -> Volume:
+    def from_slices(cls, slices: NDArray[Any], affine: Affine) -> Volume:
         """The volume whose `slices()` these are, (S, rows, columns)."""
-        return cls(slices.transpose(2, 1, 0), affine, modality)
+        return cls(slices.transpose(2, 1, 0), affine)
 
     @property
     def orientation(self) -> str:
@@ -114,7 +106,7 @@ class Volume:
         target = nib.orientations.axcodes2ornt(tuple(orientation))
         change = nib.orientations.ornt_transform(nib.orientations.io_orientation(self.affine), target)
         affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.array.shape)
-        return Volume(nib.orientations.apply_orientation(self.array, change), affine, self.modality, self.remarks)
+        return Volume(nib.orientations.apply_orientation(self.array, change), affine)
 
     def onto(self, affine: Affine, shape: tuple[int, ...], tolerance_mm: float = GRID_TOLERANCE_MM) -> Volume | None:
         """The same voxels on a grid that holds them, 0 where this volume does not reach; nothing is interpolated.
@@ -149,7 +141,7 @@ class Volume:
         if moved.shape != tuple(shape):
             inner, moved = moved, np.zeros(shape, self.array.dtype)
             moved[tuple(slice(low, low + n) for low, n in zip(first, size, strict=True))] = inner
-        return Volume(moved, affine, self.modality)
+        return Volume(moved, affine)
 
     def corner_distance_mm(self, affine: Affine) -> float:
         """How far a corner of this volume lies at most from where another affine places it, in millimetres."""

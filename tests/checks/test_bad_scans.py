@@ -18,10 +18,12 @@ import pytest
 
 from meddelinea.cli.main import main
 from meddelinea.findings import Caution, Refusal
+from meddelinea.scan import Scan
 from meddelinea.segmentation.model import model_folder
 from meddelinea.segmentation.predict import Segmentation
 from meddelinea.volume import Volume
 from support.bad_scans import REFUSALS, WARNINGS, BadScan
+from support.scans import a_segmentation
 from support.spoiled_scans import nifti, pipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "checks.md"
@@ -121,9 +123,9 @@ def test_it_is_refused_for_its_reason_and_nothing_is_written(
 def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     """FAKE: a model that calls all that is above 20 HU liver."""
 
-    def segment(_: object, volume: Volume, **options: Any) -> Segmentation:
-        mask = Volume((volume.array > 20).astype(np.uint8), volume.affine)
-        return Segmentation(mask, {"liver": 1}, "small", "1", 1, "ddim", 1, 0, 0.1)
+    def segment(_: object, scan: Scan, *_rest: object) -> Segmentation:
+        mask = Volume((scan.volume.array > 20).astype(np.uint8), scan.volume.affine)
+        return a_segmentation(mask, {"liver": 1})
 
     monkeypatch.setattr("meddelinea.segmentation.model.load_model", lambda *_: object())
     monkeypatch.setattr("meddelinea.segmentation.predict.segment", segment)

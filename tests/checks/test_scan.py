@@ -9,17 +9,25 @@ import pytest
 import slicerio
 from scipy.spatial.transform import Rotation
 
-from meddelinea.checks.scan import check_volume, examine, raise_refusals
+from meddelinea.checks.scan import examine, require_accepted
 from meddelinea.errors import InputRefusedError
-from meddelinea.findings import warn
+from meddelinea.findings import Finding, warn
 from meddelinea.io.nifti import read_nifti
+from meddelinea.io.volumes import read_scan
+from meddelinea.scan import Modality, Scan
 from meddelinea.volume import Volume
+from support.scans import as_ct, as_mr
 
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
 
-def codes(volume: Volume, level: str = "refuse") -> list[str]:
-    return [finding.code for finding in check_volume(volume) if finding.level == level]
+def check(scan: Volume | Scan, trained: tuple[Modality, ...] = ("CT",)) -> list[Finding]:
+    """What is found in a scan, or in a volume of no stated modality."""
+    return list(examine(scan if isinstance(scan, Scan) else Scan(volume=scan), trained).findings)
+
+
+def codes(scan: Volume | Scan, level: str = "refuse") -> list[str]:
+    return [finding.code for finding in check(scan) if finding.level == level]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +45,8 @@ def spoil(volume: Volume, array: np.ndarray) -> Volume:
 
 
 def test_a_plain_ct_raises_nothing(body: Volume) -> None:
-    assert check_volume(body) == []
-    assert check_volume(replace(body, modality="CT")) == []
+    assert check(body) == []
+    assert check(as_ct(body)) == []
 
 
 def test_every_real_ct_is_accepted_and_every_real_mr_refused(data: Path) -> None:
@@ -57,9 +65,9 @@ def test_real_scans_raise_no_false_alarm(data: Path) -> None:
     cts[Path(slicerio.__file__).parent / "data" / "CTChest4.nrrd"] = []
     mrs = [*sorted((data / "chaos_mr" / "img").glob("*.nii.gz")), data / "totalsegmentator" / "mr.nii.gz"]
     for path, expected in cts.items():
-        assert (path.name, codes(examine(path, ("CT",))[0], "warn")) == (path.name, expected)
+        assert (path.name, codes(read_scan(path), "warn")) == (path.name, expected)
     for path in mrs:
-        assert (path.name, check_volume(examine(path, ("MR",))[0], ("MR",))) == (path.name, [])
+        assert (path.name, check(read_scan(path), ("MR",))) == (path.name, [])
 
 
 @pytest.mark.parametrize(
@@ -67,13 +75,13 @@ def test_real_scans_raise_no_false_alarm(data: Path) -> None:
     [(-125, 275, "windowed"), (-1350, 30, "windowed"), (-1024, 30, "windowed"), (-1024, 3071, None)],
 )
 def test_a_clipped_ct_is_accepted_with_a_warning(body: Volume, low: int, high: int, expected: str | None) -> None:
-    found = check_volume(spoil(body, np.clip(body.array, low, high)))
+    found = check(spoil(body, np.clip(body.array, low, high)))
     assert [(finding.code, finding.level) for finding in found] == ([(expected, "warn")] if expected else [])
 
 
 def test_enhanced_tissue_cut_off_at_the_top_is_no_air(body: Volume) -> None:
     enhanced = np.where(body.array > 0, body.array + 80, body.array)
-    assert [finding.code for finding in check_volume(spoil(body, np.clip(enhanced, -125, 80)))] == ["windowed"]
+    assert [finding.code for finding in check(spoil(body, np.clip(enhanced, -125, 80)))] == ["windowed"]
 
 
 def test_a_window_without_fat_is_refused_by_its_name(body: Volume) -> None:
@@ -86,14 +94,14 @@ def test_a_ct_turned_over_is_refused(body: Volume, low: int, high: int) -> None:
 
 
 def test_a_sign_that_was_lost_is_named(body: Volume) -> None:
-    (finding,) = check_volume(spoil(body, body.array.astype(np.uint16)))
+    (finding,) = check(spoil(body, body.array.astype(np.uint16)))
     assert (finding.code, finding.level) == ("unsigned_wrap", "refuse")
 
 
 @pytest.mark.parametrize("offset", [1024, 32768])
 def test_an_offset_is_named_with_its_size(body: Volume, offset: int) -> None:
     array = np.clip(body.array, -1024, None).astype(np.int32) + offset
-    (finding,) = check_volume(spoil(body, array))
+    (finding,) = check(spoil(body, array))
     assert finding.code == "stored_offset"
     assert f"subtract {offset}" in finding.message
 
@@ -110,7 +118,7 @@ def test_an_offset_is_named_with_its_size(body: Volume, offset: int) -> None:
     ],
 )
 def test_a_wrong_slope_shows_in_the_air(body: Volume, slope: float, found: str | None) -> None:
-    findings = check_volume(spoil(body, body.array.astype(np.float32) * slope))
+    findings = check(spoil(body, body.array.astype(np.float32) * slope))
     assert [finding.code for finding in findings] == ([found] if found else [])
 
 
@@ -135,7 +143,7 @@ def test_a_cut_out_of_a_ct_is_a_warning(body: Volume) -> None:
     inside = Volume(body.array[18:46, 18:46], np.diag([-3.0, 3.0, 3.0, 1.0]))
     array = inside.array.copy()
     array[:3] -= 140  # fat and air at one side
-    assert [(finding.code, finding.level) for finding in check_volume(spoil(inside, array))] == [("cropped", "warn")]
+    assert [(finding.code, finding.level) for finding in check(spoil(inside, array))] == [("cropped", "warn")]
 
 
 @pytest.mark.parametrize("degrees", [0.5, 2.0, 15.0, 30.0, 50.0])
@@ -143,7 +151,7 @@ def test_a_cut_out_of_a_ct_is_a_warning(body: Volume) -> None:
 def test_a_tilt_is_told_with_its_angle(body: Volume, degrees: float, orientation: str) -> None:
     affine = body.affine.copy()
     affine[1, 2] = affine[2, 2] * np.tan(np.deg2rad(degrees))
-    findings = check_volume(replace(body, affine=affine).reorient(orientation))
+    findings = check(replace(body, affine=affine).reorient(orientation))
     assert [finding.code for finding in findings] == (
         ["sheared"] if degrees > 40 else ["gantry_tilt"] if degrees > 1 else []
     )
@@ -153,14 +161,14 @@ def test_a_tilt_is_told_with_its_angle(body: Volume, degrees: float, orientation
 def test_turning_without_shear_is_no_tilt(body: Volume) -> None:
     affine = body.affine.copy()
     affine[:3, :3] = Rotation.from_euler("xyz", [20, -35, 25], degrees=True).as_matrix() @ affine[:3, :3]
-    assert check_volume(replace(body, affine=affine)) == []
+    assert check(replace(body, affine=affine)) == []
 
 
 @pytest.mark.parametrize(("axis", "said"), [(0, "sagittal"), (1, "coronal"), (2, None)])
 def test_slices_that_are_not_axial_are_a_warning(body: Volume, axis: int, said: str | None) -> None:
     spacing_mm = [2.0, 2.0, 2.5, 1.0]
     spacing_mm[axis] = 6.0
-    findings = check_volume(replace(body, array=np.repeat(body.array, 2, 2), affine=np.diag(spacing_mm)))
+    findings = check(replace(body, array=np.repeat(body.array, 2, 2), affine=np.diag(spacing_mm)))
     assert [finding.code for finding in findings] == (["not_axial"] if said else [])
     assert all(said in finding.message for finding in findings if said)
 
@@ -170,21 +178,21 @@ def test_a_scan_longer_than_a_person_is_refused(body: Volume) -> None:
 
 
 def test_an_mr_must_not_be_a_ct_nor_a_mask(body: Volume) -> None:
-    assert [finding.code for finding in check_volume(body, ("MR",))] == ["looks_like_ct"]
+    assert [finding.code for finding in check(body, ("MR",))] == ["looks_like_ct"]
     mask = spoil(body, (body.array > 20).astype(np.uint8) * 3)
-    assert [finding.code for finding in check_volume(mask, ("MR",))] == ["label_mask"]
+    assert [finding.code for finding in check(mask, ("MR",))] == ["label_mask"]
 
 
 def test_an_unknown_modality_is_refused_by_a_model_that_knows_two(body: Volume) -> None:
-    (finding,) = check_volume(body, ("CT", "MR"))
+    (finding,) = check(body, ("CT", "MR"))
     assert (finding.code, finding.level) == ("modality_unknown", "refuse")
-    assert "--modality" in finding.message
+    assert "modality" in finding.message
 
 
 def test_the_remarks_of_the_reader_are_among_the_findings(body: Volume) -> None:
     remark = warn("slice_gaps", "slices 1 mm thick lie 5 mm apart")
-    assert check_volume(replace(body, remarks=(remark,))) == [remark]
-    assert codes(replace(body, array=body.array * 0, remarks=(remark,))) == ["constant"]
+    assert check(Scan(volume=body, findings=(remark,))) == [remark]
+    assert check(Scan(volume=spoil(body, body.array * 0), findings=(remark,)))[1:] == [remark]
 
 
 def test_padding_outside_the_circle_of_reconstruction_is_accepted(body: Volume) -> None:
@@ -198,7 +206,7 @@ def test_real_label_masks_are_not_taken_for_scans(data: Path) -> None:
 
 
 def test_rescaled_values_are_named(data: Path) -> None:
-    ct = read_nifti(data / "totalsegmentator" / "ct.nii.gz")
+    ct = read_nifti(data / "totalsegmentator" / "ct.nii.gz").volume
     values = ct.array.astype(np.float32)
     unit = (values - values.min()) / np.ptp(values)
     assert codes(spoil(ct, unit)) == ["rescaled"]
@@ -212,16 +220,16 @@ def test_rescaled_values_are_named(data: Path) -> None:
 
 
 def test_a_ct_without_its_rescale_intercept_is_named_with_the_remedy(data: Path) -> None:
-    ct = read_nifti(data / "totalsegmentator" / "ct.nii.gz")
+    ct = read_nifti(data / "totalsegmentator" / "ct.nii.gz").volume
     stored = spoil(ct, np.clip(ct.array + 1024, 0, None).astype(np.uint16))
-    (finding,) = (finding for finding in check_volume(stored) if finding.level == "refuse")
+    (finding,) = (finding for finding in check(stored) if finding.level == "refuse")
     assert finding.code == "stored_offset"
     assert "subtract 1024" in finding.message
     assert codes(spoil(ct, stored.array.astype(np.int16) - 1024)) == []
 
 
 def test_an_intercept_applied_twice_is_refused(body: Volume) -> None:
-    (finding,) = check_volume(spoil(body, body.array - 1024))
+    (finding,) = check(spoil(body, body.array - 1024))
     assert (finding.code, finding.level) == ("offset_twice", "refuse")
     assert "add 1024" in finding.message
 
@@ -230,7 +238,7 @@ def test_an_intercept_applied_twice_is_refused(body: Volume) -> None:
 def test_one_voxel_that_is_not_finite_is_found_and_counted(body: Volume, value: float) -> None:
     array = body.array.astype(np.float32)
     array[17, 23, 5] = value
-    (finding,) = check_volume(spoil(body, array))
+    (finding,) = check(spoil(body, array))
     assert (finding.code, finding.level) == ("not_finite", "refuse")
     assert finding.message.startswith(f"1 of {array.size} voxels")
 
@@ -269,11 +277,11 @@ def test_an_identity_affine_is_a_warning(body: Volume) -> None:
 
 def test_the_modality_must_be_one_the_model_was_trained_on(body: Volume) -> None:
     echoes = np.random.default_rng(1).gamma(2.0, 100.0, body.array.shape).astype(np.int16)
-    mr = replace(body, array=echoes, modality="MR")
+    mr = as_mr(replace(body, array=echoes))
     assert codes(mr) == ["modality"]
-    assert check_volume(mr, ("CT", "MR")) == []
-    assert check_volume(replace(mr, modality=None), ("MR",)) == []
-    assert [finding.code for finding in check_volume(replace(mr, modality="CT"), ("CT", "MR"))] == ["not_hounsfield"]
+    assert check(mr, ("CT", "MR")) == []
+    assert check(replace(mr, modality=None), ("MR",)) == []
+    assert [finding.code for finding in check(replace(mr, modality="CT"), ("CT", "MR"))] == ["not_hounsfield"]
 
 
 def test_voxels_that_are_not_real_numbers_are_refused(body: Volume) -> None:
@@ -281,19 +289,19 @@ def test_voxels_that_are_not_real_numbers_are_refused(body: Volume) -> None:
 
 
 def test_all_refusals_are_raised_at_once_with_what_else_was_found(body: Volume) -> None:
-    findings = check_volume(replace(body, array=body.array[:, :, :2] * 0))
+    findings = check(replace(body, array=body.array[:, :, :2] * 0))
     assert [finding.code for finding in findings] == ["too_few_slices", "constant", "short_scan"]
     with pytest.raises(InputRefusedError) as caught:
-        raise_refusals(Path("scan.nii"), findings)
+        require_accepted(Scan(volume=body, path=Path("scan.nii"), findings=tuple(findings)))
     # Workers in other processes send their errors.
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
         assert error.findings == tuple(findings)
         assert str(error) == f"scan.nii: {findings[0].message}; {findings[1].message}"
-    raise_refusals(Path("scan.nii"), findings[2:])
+    require_accepted(Scan(volume=body, path=Path("scan.nii"), findings=tuple(findings[2:])))
 
 
 def test_messages_are_one_line(body: Volume) -> None:
     spoiled = [body.array * 0, body.array.astype(np.float32) / 5000, np.abs(body.array), body.array[:, :, :1]]
-    findings = [finding for array in spoiled for finding in check_volume(spoil(body, array))]
+    findings = [finding for array in spoiled for finding in check(spoil(body, array))]
     assert len(findings) >= len(spoiled)
     assert all("\n" not in finding.message for finding in findings)

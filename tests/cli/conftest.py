@@ -1,6 +1,7 @@
 """What tests of commands share: running one, a model that is no network, and a scan."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,13 @@ import pytest
 
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import WeightsMissingError
+from meddelinea.scan import Scan
+from meddelinea.segmentation.model import Model, ModelFiles, read_model_files
 from meddelinea.segmentation.predict import Segmentation
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.volume import Volume
 from support.cli import body, save
+from support.scans import a_segmentation
 
 
 @pytest.fixture
@@ -21,27 +26,20 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     """FAKE: a model that calls all that is above 20 HU liver and never finds a spleen. Returns what it was asked."""
     asked: dict[str, Any] = {}
 
-    def segment(model: object, volume: Volume, **options: Any) -> Segmentation:
-        asked.update(options)
-        options["progress"](1, 1)
-        mask = Volume((volume.array > 20).astype(np.uint8), volume.affine)
-        return Segmentation(
-            mask,
-            {"liver": 1, "spleen": 2},
-            "small",
-            "1",
-            options["steps"] or 1,
-            "ddim",
-            options["samples"],
-            options["seed"],
-            0.5,
-        )
+    def segment(_: object, scan: Scan, sampling: Sampling, progress: Callable[[int, int], None]) -> Segmentation:
+        asked.update(asdict(sampling))
+        progress(1, 1)
+        mask = Volume((scan.volume.array > 20).astype(np.uint8), scan.volume.affine)
+        drawn = {"steps": sampling.steps or 1, "samples": sampling.samples, "seed": sampling.seed}
+        return a_segmentation(mask, {"liver": 1, "spleen": 2}, **drawn)
 
-    def load_model(model: str, device: str) -> object:
-        asked.update(model=model, device=device)
-        return SimpleNamespace(files=SimpleNamespace(card="# Fake"))
+    def load_model(model: str | ModelFiles, device: str) -> Model:
+        files = model if isinstance(model, ModelFiles) else read_model_files(model)
+        asked.update(model=files.name, device=device)
+        return Model(files, SimpleNamespace())
 
-    folder = tmp_path_factory.mktemp("model")
+    folder = tmp_path_factory.mktemp("model") / "small"
+    folder.mkdir()
     files = {
         "labels.json": {"labels": {"liver": 1, "spleen": 2}},
         "preprocessing.json": {**asdict(Preprocessing()), "modalities": ["CT"], "least_component_share": 0.0},
@@ -74,13 +72,16 @@ def scan(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(scan: Path, fake_model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a scan and a damaged one, which are worked on in this process."""
+    from meddelinea.folders import batch
     from meddelinea.pool import local
+    from meddelinea.segmentation import model, predict
 
     def here(make: Any, cases: Any, progress: Any, workers: int) -> Any:
         fake_model["workers"] = workers
         return local.in_this_process(make, cases, progress)
 
     monkeypatch.setattr(local, "on_this_machine", here)
-    monkeypatch.setattr("meddelinea.folders.batch.load_model", lambda model, device: object())
+    monkeypatch.setattr(batch, "load_model", model.load_model)  # the fakes: the names were bound before
+    monkeypatch.setattr(batch, "segment", predict.segment)
     (scan.parent / "bad.nii.gz").write_bytes(b"no scan")
     return scan.parent

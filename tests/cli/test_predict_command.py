@@ -12,9 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from meddelinea.scan import Scan
 from meddelinea.segmentation.predict import Segmentation
 from meddelinea.volume import Volume
 from support.cli import AFFINE, Run, body, save, written
+from support.scans import a_segmentation
 
 
 def test_predict_writes_mask_sidecar_statistics_and_preview(
@@ -158,9 +160,9 @@ def test_predict_json_names_the_reasons_of_a_refusal(run: Run, tmp_path: Path) -
 @pytest.mark.usefixtures("fake_model")
 @pytest.mark.parametrize("how", ["--quiet", "--json"])
 def test_an_empty_mask_is_never_silent(run: Run, scan: Path, tmp_path: Path, how: str) -> None:
-    def segment(_: object, volume: Volume, **options: Any) -> Segmentation:
-        empty = Volume(np.zeros(volume.array.shape, np.uint8), volume.affine)
-        return Segmentation(empty, {"liver": 1, "spleen": 2}, "small", "1", 1, "ddim", 1, 0, 0.5)
+    def segment(_: object, scan: Scan, *_rest: object) -> Segmentation:
+        empty = Volume(np.zeros(scan.volume.shape, np.uint8), scan.volume.affine)
+        return a_segmentation(empty, {"liver": 1, "spleen": 2})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("meddelinea.segmentation.predict.segment", segment)

@@ -33,7 +33,7 @@ def btcv(data: Path, name: str) -> Volume:
 def scan(data: Path) -> Volume:
     """A piece of a real abdominal CT."""
     whole = btcv(data, "img0002")
-    return Volume(whole.array[100:140, 100:130, 70:80].copy(), whole.affine, "CT")
+    return Volume(whole.array[100:140, 100:130, 70:80].copy(), whole.affine)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from meddelinea.data.store import SliceStore, case_file, read_manifest
 from meddelinea.errors import InputRefusedError
 from meddelinea.pool.local import in_this_process, on_this_machine
 from meddelinea.pool.pool import Engine, Make, Outcomes, Progress
-from meddelinea.volume import Volume
+from meddelinea.scan import Scan
 from support.ray_cluster import run_on_cluster
 from support.waiting import wait_until
 
@@ -146,12 +146,12 @@ class DeadlyLabels:
     def organs(self) -> tuple[str, ...]:
         return self.labels.organs
 
-    def read(self, scan: Volume, image: Path, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    def read(self, scan: Scan, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         if self.once is None or not self.once.exists():
             if self.once is not None:
                 self.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.labels.read(scan, image, organs)
+        return self.labels.read(scan, organs)
 
 
 def test_the_death_of_a_worker_costs_only_the_case_that_kills_again(
@@ -205,7 +205,7 @@ def test_unexpected_errors_and_remarks_are_reported(
         if case.name == "img0005":
             raise gzip.BadGzipFile("not a gzip file")
         labelled = read(case, organs)
-        return LabelledScan(labelled.scan, labelled.mask, organs, ("masks overlap",) if case.name == "img0001" else ())
+        return replace(labelled, remarks=("masks overlap",) if case.name == "img0001" else ())
 
     monkeypatch.setattr(prepare, "read_case", remarkable)
     report = prepare_store("btcv", source, tmp_path, preprocessing=SMALL)

@@ -20,6 +20,7 @@ from meddelinea.io.volumes import read_volume
 from meddelinea.labels import BTCV
 from meddelinea.volume import Volume
 from support.orientations import ORIENTATIONS
+from support.scans import as_ct, as_mr
 
 Case = tuple[Volume, Volume]
 
@@ -29,13 +30,13 @@ def case(data: Path) -> Case:
     """A real abdominal CT, and its organs by the ids of BTCV."""
     scan = read_volume(data / "btcv" / "img" / "img0002.nii.gz")
     mask = read_volume(data / "btcv" / "label" / "label0002.nii.gz")
-    return Volume(scan.array, scan.affine, "CT"), Volume(np.rint(mask.array).astype(np.uint8), mask.affine)
+    return Volume(scan.array, scan.affine), Volume(np.rint(mask.array).astype(np.uint8), mask.affine)
 
 
 def crop(volume: Volume, *box: tuple[int, int]) -> Volume:
     start = [a for a, _ in box]
     affine = volume.affine @ nib.affines.from_matvec(np.eye(3), start)
-    return Volume(volume.array[tuple(slice(*side) for side in box)].copy(), affine, volume.modality)
+    return Volume(volume.array[tuple(slice(*side) for side in box)].copy(), affine)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -46,7 +47,7 @@ def phantom(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float],
     """A block of tissue without air around it, centred on the origin, axes R, A, S."""
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing_mm
-    return Volume(np.full(shape, value, np.float32), affine, "CT")
+    return Volume(np.full(shape, value, np.float32), affine)
 
 
 def positions(volume: Volume) -> np.ndarray:
@@ -58,12 +59,12 @@ def test_the_model_grid_and_the_way_back_do_not_depend_on_the_orientation(case: 
     box = (60, 190), (60, 190), (90, 104)
     scan, mask = (crop(volume, *box) for volume in case)
     small = Preprocessing(size=48, spacing_mm=4.0)
-    reference = to_model_grid(scan, small)
+    reference = to_model_grid(as_ct(scan), small)
     labels = mask_to_model_grid(mask, reference)
     assert labels.array.any()
 
     turned = scan.reorient(source)
-    model = to_model_grid(turned, small)
+    model = to_model_grid(as_ct(turned), small)
     np.testing.assert_array_equal(model.array, reference.array)
     np.testing.assert_allclose(model.affine, reference.affine, atol=1e-9)
     back = to_source_grid(labels, turned)
@@ -83,7 +84,7 @@ def test_columns_run_to_the_left_rows_to_the_back_slices_to_the_head() -> None:
     scan.array[(np.hypot(x + 40, y) < 8) & (z < 0)] = 150
     scan.array[(np.hypot(x, y + 40) < 8) & (z < 0)] = 200
     scan.array[(np.hypot(x, y) < 8) & (z > 5)] = 250
-    model = to_model_grid(scan, Preprocessing(size=64, spacing_mm=3.0))
+    model = to_model_grid(as_ct(scan), Preprocessing(size=64, spacing_mm=3.0))
     assert model.orientation == ORIENTATION == "LPS"
     grey = (model.array + 1) * 200 - 125
     for value, place in ((150, (-40, 0)), (200, (0, -40)), (250, (0, 0))):
@@ -97,19 +98,19 @@ def test_columns_run_to_the_left_rows_to_the_back_slices_to_the_head() -> None:
 def test_the_window_maps_to_minus_one_and_one_and_clips() -> None:
     ramp = phantom((16, 16, 9), (2.0, 2.0, 3.0))
     ramp.array[:] = np.array([-1000, -125, -25, 75, 175, 275, 300, 2000, 75], np.float32)
-    model = to_model_grid(ramp, Preprocessing(size=12, spacing_mm=2.0))
+    model = to_model_grid(as_ct(ramp), Preprocessing(size=12, spacing_mm=2.0))
     np.testing.assert_allclose(model.array[6, 6], [-1, -1, -0.5, 0, 0.5, 1, 1, 1, 0], atol=1e-6)
     assert model.array.dtype == np.float32
 
 
 def test_an_mr_is_windowed_by_its_own_percentiles() -> None:
     levels = np.arange(101) * 10.0  # a slice each, so that the k-th percentile is 10 k
-    scan = Volume(np.broadcast_to(levels, (20, 20, 101)), np.diag([2.0, 2.0, 3.0, 1.0]), "MR")
+    scan = Volume(np.broadcast_to(levels, (20, 20, 101)), np.diag([2.0, 2.0, 3.0, 1.0]))
     middle = Preprocessing(size=12, spacing_mm=2.0, percentiles=(10, 90))
     expected = np.clip((levels - 100) / 400 - 1, -1, 1)
-    np.testing.assert_allclose(to_model_grid(scan, middle).array[6, 6], expected, atol=1e-5)
-    louder = Volume(7 * scan.array + 3000, scan.affine, "MR")
-    np.testing.assert_allclose(to_model_grid(louder, middle).array[6, 6], expected, atol=1e-5)
+    np.testing.assert_allclose(to_model_grid(as_mr(scan), middle).array[6, 6], expected, atol=1e-5)
+    louder = Volume(7 * scan.array + 3000, scan.affine)
+    np.testing.assert_allclose(to_model_grid(as_mr(louder), middle).array[6, 6], expected, atol=1e-5)
 
 
 def test_the_body_is_in_the_centre_whatever_lies_beside_it() -> None:
@@ -119,7 +120,7 @@ def test_the_body_is_in_the_centre_whatever_lies_beside_it() -> None:
     scan.array[body] = 50
     scan.array[(y < -90) & (y > -110) & (np.abs(x) < 140)] = 100  # a table under the patient
     scan.array[(np.abs(x - 45) < 2) & (y < -20) & (y > -95)] = 100  # a thin bridge to it
-    model = to_model_grid(scan, Preprocessing(size=128, spacing_mm=2.0))
+    model = to_model_grid(as_ct(scan), Preprocessing(size=128, spacing_mm=2.0))
     centre = nib.affines.apply_affine(model.affine, [63.5, 63.5, 0])
     np.testing.assert_allclose(centre[:2], (45, 20), atol=4.0)
 
@@ -130,7 +131,7 @@ def test_the_body_is_in_the_centre_whatever_lies_beside_it() -> None:
 def test_thin_slices_are_averaged_in_whole_numbers_and_thick_ones_stay(slice_mm: float, expected: float) -> None:
     scan = phantom((8, 8, 30), (2.0, 2.0, slice_mm))
     scan.array[:, :, ::2] = 100.0
-    model = to_model_grid(scan, Preprocessing(size=8, spacing_mm=2.0))
+    model = to_model_grid(as_ct(scan), Preprocessing(size=8, spacing_mm=2.0))
     assert model.spacing_mm == pytest.approx((2.0, 2.0, expected))
     grey = (model.array[4, 4] + 1) * 200 - 125
     factor = round(expected / slice_mm)
@@ -143,7 +144,7 @@ def test_thin_slices_are_averaged_in_whole_numbers_and_thick_ones_stay(slice_mm:
 @pytest.mark.parametrize("side_mm", [200.0, 500.0])
 def test_a_body_larger_than_the_field_makes_the_pixels_larger(side_mm: float) -> None:
     scan = phantom((120, 80, 4), (side_mm / 120, side_mm / 120, 5.0))
-    model = to_model_grid(scan, Preprocessing(size=128, spacing_mm=2.0))
+    model = to_model_grid(as_ct(scan), Preprocessing(size=128, spacing_mm=2.0))
     expected = max(2.0, side_mm / 127)
     assert model.spacing_mm == pytest.approx((expected, expected, 5.0), rel=0.04)
     corners = nib.affines.apply_affine(np.linalg.inv(model.affine), positions(scan)[[0, -1]][:, [0, -1]].reshape(-1, 3))
@@ -155,7 +156,7 @@ def test_a_body_larger_than_the_field_makes_the_pixels_larger(side_mm: float) ->
 def test_a_structure_of_16_mm_survives_the_way_there_and_back(spacing_mm: tuple[float, float, float]) -> None:
     scan = phantom(tuple(int(60 / s) for s in spacing_mm), spacing_mm)
     ball = np.linalg.norm(positions(scan) - (6.3, -9.1, 2.2), axis=-1) < 8
-    model = to_model_grid(scan, Preprocessing(size=64))
+    model = to_model_grid(as_ct(scan), Preprocessing(size=64))
     there = mask_to_model_grid(Volume(ball.astype(np.uint8), scan.affine), model)
     back = to_source_grid(there, scan)
     assert dice(back.array == 1, ball) > 0.85
@@ -182,7 +183,7 @@ def turned_by_sitk(volume: Volume, degrees: float, interpolator: int) -> Volume:
     moved = sitk.Resample(
         image(volume.array, volume.affine), image(volume.array, affine), sitk.Transform(), interpolator, air
     )
-    return Volume(sitk.GetArrayFromImage(moved).transpose(2, 1, 0), affine, volume.modality)
+    return Volume(sitk.GetArrayFromImage(moved).transpose(2, 1, 0), affine)
 
 
 def test_an_oblique_scan_is_resampled_along_the_patient_and_masks_find_their_place_again(
@@ -193,7 +194,7 @@ def test_an_oblique_scan_is_resampled_along_the_patient_and_masks_find_their_pla
     oblique = turned_by_sitk(scan, 15.0, sitk.sitkLinear)
     truth = turned_by_sitk(mask, 15.0, sitk.sitkNearestNeighbor)
     assert oblique.obliqueness_deg > 5
-    model = to_model_grid(oblique, Preprocessing(size=160))
+    model = to_model_grid(as_ct(oblique), Preprocessing(size=160))
     np.testing.assert_allclose(model.affine[:3, :3] / model.spacing_mm, np.diag([-1.0, -1.0, 1.0]), atol=1e-9)
 
     labels = mask_to_model_grid(mask, model)
@@ -221,7 +222,7 @@ def test_an_oblique_scan_is_resampled_along_the_patient_and_masks_find_their_pla
 
 def test_the_ceiling_of_the_model_grid_on_a_real_case(case: Case) -> None:
     scan, mask = (crop(volume, (30, 230), (40, 220), (30, 139)) for volume in case)
-    model = to_model_grid(scan, Preprocessing())
+    model = to_model_grid(as_ct(scan), Preprocessing())
     back = to_source_grid(mask_to_model_grid(mask, model), scan)
     scores = {name: dice(back.array == label, mask.array == label) for label, name in BTCV.items()}
     assert min(scores.values()) > 0.93, scores

@@ -42,10 +42,9 @@ def test_a_function_that_is_affine_in_position_is_reproduced_inside_and_is_the_o
 ) -> None:
     source = affine_of((1.5, 0.8, 3.0), (5, 9, -14) if turned else (0, 0, 0), (-1.0, 2.0, 0.5))
     slope, level = np.array([1.3, -0.4, 0.25]), 7.0
-    volume = Volume(positions(source, (14, 25, 9)) @ slope + level, source, "CT")
+    volume = Volume(positions(source, (14, 25, 9)) @ slope + level, source)
     ours = resample_linear(volume, grid, (16, 14, 12), outside=-99.0)
     assert ours.array.dtype == np.float32
-    assert ours.modality == "CT"
     place = positions(grid, (16, 14, 12))
     index = nib.affines.apply_affine(np.linalg.inv(source), place)
     last = np.array(volume.array.shape) - 1
@@ -163,12 +162,12 @@ def test_labels_on_a_grid_elsewhere_are_background() -> None:
 def test_block_mean_is_numpys_mean_and_stands_in_the_middle_of_its_blocks(factors: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(1)
     affine = affine_of((0.7, 0.8, 1.5), (10, -4, 30), (-60, 12, 400))
-    volume = Volume(rng.integers(0, 900, (12, 8, 24)).astype(np.int16), affine, "MR")
+    volume = Volume(rng.integers(0, 900, (12, 8, 24)).astype(np.int16), affine)
     coarse = block_mean(volume, factors)
     a, b, c = factors
     expected = volume.array.reshape(12 // a, a, 8 // b, b, 24 // c, c).mean(axis=(1, 3, 5))
     np.testing.assert_allclose(coarse.array, expected, rtol=1e-6)
-    assert (coarse.array.dtype, coarse.modality) == (np.float32, "MR")
+    assert coarse.array.dtype == np.float32
     np.testing.assert_allclose(coarse.spacing_mm, np.multiply(volume.spacing_mm, factors))
     # A function that is affine in position has its mean in the middle of a block, so it is left as it was.
     slope = np.array([0.3, -1.1, 0.7])

@@ -28,6 +28,7 @@ from meddelinea.labels import BTCV
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import DataConfig
 from meddelinea.volume import Volume
+from support.scans import as_ct
 
 Crops = dict[str, tuple[Volume, Volume]]
 
@@ -45,7 +46,7 @@ def crops(data: Path) -> Crops:
         for path in (f"img/{name}.nii.gz", f"label/{name.replace('img', 'label')}.nii.gz"):
             volume = read_volume(data / "btcv" / path)
             affine = volume.affine @ nib.affines.from_matvec(np.eye(3), (70, 70, 92))
-            pair.append(Volume(volume.array[70:180, 70:180, 92:100].copy(), affine, "CT"))
+            pair.append(Volume(volume.array[70:180, 70:180, 92:100].copy(), affine))
         found[name] = (pair[0], pair[1])
     return found
 
@@ -338,7 +339,7 @@ def test_slices_are_the_model_grid_with_rows_to_the_back(source: Path, crops: Cr
     slices = SliceStore(tmp_path / "store", ("img0005",))
     stored = slices.cases[0]
     scan, mask = crops["img0005"]
-    model = to_model_grid(scan, SMALL)
+    model = to_model_grid(as_ct(scan), SMALL)
     labels = mask_to_model_grid(Volume(mask.array.astype(np.uint8), mask.affine), model)
     assert stored.slices == model.array.shape[2]
     assert stored.fingerprint == fingerprint(scan)

@@ -65,7 +65,7 @@ def test_a_mask_of_a_tilted_scan_has_one_volume_whatever_measures_it(monkeypatch
     labels = {"liver": 1}
     liver = mask((2, 12), shape=(14, 14, 14), affine=affine)
     expected = 1000 * 2 * 1 * 3 * np.cos(tilt) / 1000
-    scan = Volume(liver.array.astype(np.int16), affine, "CT")
+    scan = Volume(liver.array.astype(np.int16), affine)
     statistics = organ_statistics(scan, liver, labels)
     assert statistics["liver"].volume_ml == pytest.approx(expected)
     (score,) = evaluate_case(liver, labels, liver, labels)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,7 +23,7 @@ import pytest
 from meddelinea.cli.main import main
 from meddelinea.errors import InputRefusedError
 from meddelinea.folders import batch
-from meddelinea.folders.batch import NOTHING, ScanOutcome, segment_scans
+from meddelinea.folders.batch import ScanOutcome, segment_scans
 from meddelinea.folders.found import FoundScans, ScanCase, find_scans
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.pool import local
@@ -31,8 +32,9 @@ from meddelinea.pool.pool import Make, Outcomes, Progress
 from meddelinea.results.statistics import organ_statistics
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
-from meddelinea.segmentation.settings import Settings
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.volume import Volume
+from support.scans import as_ct
 from support.tiny_models import write_model
 from support.waiting import PATIENCE, wait_until
 
@@ -50,9 +52,7 @@ def scans(data: Path, tmp_path: Path) -> Path:
     (folder / "nothing").mkdir(parents=True)
     for name, first in (("a.nii.gz", 60), ("b.nrrd", 70)):
         affine = whole.affine @ np.diag([4.0, 4.0, 1.0, 1.0])
-        write_volume(
-            Volume(np.ascontiguousarray(whole.array[::4, ::4, first : first + 8]), affine, "CT"), folder / name
-        )
+        write_volume(Volume(np.ascontiguousarray(whole.array[::4, ::4, first : first + 8]), affine), folder / name)
     (folder / "bad.nii.gz").write_bytes(b"no scan")
     (folder / "notes.txt").write_text("no scan")
     (folder / ".hidden.nii.gz").write_bytes(b"a file that somebody is writing")
@@ -65,8 +65,12 @@ def meddelinea(*words: object) -> int:
     return int(ended.value.code or 0)
 
 
-def run(found: FoundScans, output: Path, settings: Settings, overwrite: bool = False) -> dict[str, ScanOutcome]:
-    return {outcome.case.name: outcome for outcome in segment_scans(found, output, settings, overwrite=overwrite)}
+def run(found: FoundScans, output: Path, model: Path, **options: Any) -> dict[str, ScanOutcome]:
+    """What became of each scan, segmented on the CPU in one step; `options` are of `Sampling`, or `overwrite`."""
+    overwrite = options.pop("overwrite", False)
+    sampling = Sampling(steps=1, **options)
+    outcomes = segment_scans(found, output, sampling, model=str(model), device="cpu", overwrite=overwrite)
+    return {outcome.case.name: outcome for outcome in outcomes}
 
 
 def states(outcomes: dict[str, ScanOutcome]) -> dict[str, str]:
@@ -79,12 +83,12 @@ def inodes(folder: Path) -> dict[str, int]:
 
 
 def test_a_folder_is_done_once_and_again_where_something_changed(scans: Path, tmp_path: Path, model: Path) -> None:
-    output, settings = tmp_path / "new" / "masks", Settings(model=str(model), steps=1, device="cpu")
+    output = tmp_path / "new" / "masks"
     found = find_scans(scans, output)
     assert [case.name for case in found.cases] == ["a", "b", "bad"]
     assert [path.name for path in found.others] == ["notes.txt", "nothing"]
 
-    first = run(found, output, settings)
+    first = run(found, output, model)
     assert states(first) == {"a": "done", "b": "done", "bad": "refused"}
     assert "not a readable NIfTI file" in first["bad"].reason
     names = {"a.json", "a.nii.gz", "b.json", "b.nii.gz", "statistics.csv", "status.jsonl"}
@@ -98,29 +102,29 @@ def test_a_folder_is_done_once_and_again_where_something_changed(scans: Path, tm
         table = {(row["case"], row["organ"]): row for row in csv.DictReader(stream)}
     for name, source in (("a", "a.nii.gz"), ("b", "b.nrrd")):
         scan = read_volume(scans / source)
-        alone = segment(loaded, Volume(scan.array, scan.affine, "CT"), steps=1)
+        alone = segment(loaded, as_ct(scan), Sampling(steps=1))
         assert np.array_equal(np.asarray(nib.load(output / f"{name}.nii.gz").dataobj), alone.mask.array)
         for organ, measured in organ_statistics(scan, alone.mask, alone.labels).items():
             assert float(table[name, organ]["volume_ml"]) == pytest.approx(measured.volume_ml)
     assert len(table) == 6
 
     written = inodes(output)
-    assert states(run(found, output, settings)) == {"a": "present", "b": "present", "bad": "refused"}
+    assert states(run(found, output, model)) == {"a": "present", "b": "present", "bad": "refused"}
     assert inodes(output) == written
     os.utime(scans / "a.nii.gz", (1, 1))
-    assert states(run(found, output, settings)) == {"a": "done", "b": "present", "bad": "refused"}
-    assert states(run(found, output, Settings(str(model), steps=1, device="cpu", batch_size=1)))["b"] == "present"
-    assert states(run(found, output, Settings(str(model), steps=1, device="cpu", seed=1)))["b"] == "done"
+    assert states(run(found, output, model)) == {"a": "done", "b": "present", "bad": "refused"}
+    assert states(run(found, output, model, batch_size=1))["b"] == "present"
+    assert states(run(found, output, model, seed=1))["b"] == "done"
     (output / "b.nii.gz").unlink()
-    outcomes = run(found, output, Settings(str(model), steps=1, device="cpu", seed=1))
+    outcomes = run(found, output, model, seed=1)
     assert (outcomes["a"].state, outcomes["b"].state) == ("present", "done")
-    outcomes = run(found, output, Settings(str(model), steps=1, device="cpu", seed=1), overwrite=True)
+    outcomes = run(found, output, model, seed=1, overwrite=True)
     assert (outcomes["a"].state, outcomes["b"].state) == ("done", "done")
 
     # A scan that is no longer one leaves no mask of what it was.
     (scans / "a.nii.gz").write_bytes(b"damaged since")
     (output / f".b.nii.gz.{'0f' * 16}.nii.gz").write_bytes(b"left by a killed writer")
-    assert states(run(found, output, settings))["a"] == "refused"
+    assert states(run(found, output, model))["a"] == "refused"
     assert {path.name for path in output.iterdir()} == names - {"a.json", "a.nii.gz"}
     with (output / "statistics.csv").open(newline="") as stream:
         assert {row["case"] for row in csv.DictReader(stream)} == {"b"}
@@ -182,7 +186,7 @@ def test_a_case_is_read_while_another_is_on_the_network(
         went_on.append("read")
         return scan
 
-    def segment_scan(*words: object) -> object:
+    def segment(*words: object) -> object:
         assert on_network.acquire(blocking=False)
         wait_until(lambda: went_on.count("read") == 2)
         went_on.append("segment")
@@ -190,8 +194,17 @@ def test_a_case_is_read_while_another_is_on_the_network(
         raise InputRefusedError("seen enough")
 
     monkeypatch.setattr(batch, "read_scan", read_scan)
-    monkeypatch.setattr(batch, "segment_scan", segment_scan)
-    work = batch._Segmenter(Settings(str(model), device="cpu"), "", None, NOTHING, None)
+    monkeypatch.setattr(batch, "segment", segment)
+    run = batch._Run(
+        model=str(model),
+        digest="",
+        device="cpu",
+        modality=None,
+        sampling=Sampling(),
+        extras=None,
+        overwritten_by=None,
+    )
+    work = batch._Segmenter(run, None)
 
     def attempt(name: str) -> None:
         both_read.wait(PATIENCE)
@@ -272,8 +285,9 @@ def test_twenty_scans_on_a_cluster_with_a_worker_killed(
     for scan in sorted((data / "btcv" / "img").glob("*.nii.gz"))[:20]:
         (tmp_path / "scans" / scan.name).symlink_to(scan)
     alone, output = tmp_path / "alone", tmp_path / "masks"
-    settings = Settings(steps=1, device="cpu")
-    outcomes = segment_scans(find_scans(tmp_path / "scans", alone), alone, settings, engine=partial(on_this_machine))
+    outcomes = segment_scans(
+        find_scans(tmp_path / "scans", alone), alone, Sampling(steps=1), device="cpu", engine=partial(on_this_machine)
+    )
     assert Counter(outcome.state for outcome in outcomes) == {"done": 20}
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

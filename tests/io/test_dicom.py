@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless
 from scipy.spatial.transform import Rotation
 
-from meddelinea.io.volumes import read_volume
+from meddelinea.io.volumes import read_scan, read_volume
 from support.dicom_series import enhanced
 from support.reading import assert_same, from_simpleitk, refusal, remarks
 from support.real_series import Change, put, turn, write_series
@@ -33,10 +33,10 @@ def move_z(amount_mm: float, number: int) -> Change:
 
 @pytest.mark.parametrize("series", ["totalsegmentator/ct_dicom", "dcmqi/ct-3slice"])
 def test_a_real_series_is_read_as_simpleitk_reads_it(data: Path, series: str) -> None:
-    volume = read_volume(data / series)
-    assert_same(volume, series_by_simpleitk(data / series))
-    assert volume.modality == "CT"
-    assert volume.array.dtype == np.int16
+    scan = read_scan(data / series)
+    assert_same(scan.volume, series_by_simpleitk(data / series))
+    assert (scan.modality, scan.name, scan.path) == ("CT", Path(series).name, data / series)
+    assert scan.volume.array.dtype == np.int16
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_an_mr_without_rescale_keeps_its_stored_values(tmp_path: Path, slices: l
 
     folder = write_series(tmp_path / "series", slices, change)
     assert_same(read_volume(folder), series_by_simpleitk(folder))
-    assert read_volume(folder).modality == "MR"
+    assert read_scan(folder).modality == "MR"
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [3, 0, 5, 1, 4, 2]], ids=["in order", "shuffled"])

@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from meddelinea.io.dicom import series_affine
 from meddelinea.io.dicom_seg import read_dicom_seg, write_dicom_seg
 from meddelinea.io.dicom_source import read_source
 from meddelinea.io.volumes import read_volume, write_volume
@@ -54,12 +55,12 @@ def test_a_tilted_gantry_is_refused_with_its_angle_and_rounded_positions_are_not
         tilted = read_source(
             write_ct(tmp_path / str(degrees), "LPS", OBLIQUE, (0, step_mm * np.tan(np.deg2rad(degrees)), 0))
         )
-        lying = Volume(mask.array[:, ::-1], tilted.affine)
+        lying = Volume(mask.array[:, ::-1], series_affine(tilted.frames))
         said = refused(lambda: write_dicom_seg(lying, LABELS, tmp_path / "m.dcm", tilted), tmp_path)  # noqa: B023
         assert f"{degrees:.2f} degrees" in said
         assert "rtstruct" in said
     rounded = read_source(write_ct(tmp_path / "rounded", "LPS", OBLIQUE, (0, 0.01, 0)))
-    write_dicom_seg(Volume(mask.array[:, ::-1], rounded.affine), LABELS, tmp_path / "m.dcm", rounded)
+    write_dicom_seg(Volume(mask.array[:, ::-1], series_affine(rounded.frames)), LABELS, tmp_path / "m.dcm", rounded)
 
 
 def test_positions_that_a_scanner_rounded_are_kept(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_positions_that_a_scanner_rounded_are_kept(tmp_path: Path) -> None:
 
     source = read_source(rewritten(tmp_path, change))
     mask, _ = mask_in("LPS")
-    mask = Volume(mask.array[:, ::-1], source.affine)
+    mask = Volume(mask.array[:, ::-1], series_affine(source.frames))
     write_dicom_seg(mask, LABELS, tmp_path / "m.dcm", source)
     for organs in (organs_by_highdicom(tmp_path / "m.dcm"), organs_by_dcmqi(tmp_path / "m.dcm", tmp_path / "dcmqi")):
         for name in ("liver", "left kidney", "spleen"):

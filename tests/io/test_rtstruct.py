@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.io.contours import fill, outlines
+from meddelinea.io.dicom import series_affine
 from meddelinea.io.dicom_source import read_source
 from meddelinea.io.rtstruct import read_rtstruct, write_rtstruct
 from meddelinea.labels import ORGANS
@@ -118,7 +119,7 @@ def area_and_centre(polygon: np.ndarray) -> tuple[float, np.ndarray]:
 def test_a_tilted_gantry_is_no_hindrance(tmp_path: Path) -> None:
     source = read_source(write_ct(tmp_path / "ct", "LPS", OBLIQUE, (0, 0.6, 0)))
     mask, _ = mask_in("LPS")
-    tilted = Volume(mask.array[:, ::-1], source.affine)
+    tilted = Volume(mask.array[:, ::-1], series_affine(source.frames))
     write_rtstruct(tilted, LABELS, tmp_path / "m.dcm", source)
     read, labels = read_rtstruct(tmp_path / "m.dcm", source)
     for name in ("liver", "spleen", "left kidney"):

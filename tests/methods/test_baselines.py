@@ -32,6 +32,7 @@ from meddelinea.training.adapt import AdaptSettings
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import load_config
 from meddelinea.volume import Volume
+from support.scans import as_ct
 from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
 from support.training_runs import adapt, train
 from support.waiting import PATIENCE
@@ -222,7 +223,7 @@ def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.fixture(scope="module")
 def scan() -> Volume:
     array = np.random.default_rng(0).normal(0, 100, (40, 32, 5)).astype(np.float32)
-    return Volume(array, np.diag([8.0, 8.0, 5.0, 1.0]), "CT")
+    return Volume(array, np.diag([8.0, 8.0, 5.0, 1.0]))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -254,7 +255,7 @@ def test_a_baseline_predicts_and_claims_no_sampler(
     sidecar = json.loads((tmp_path / "mask.json").read_text())
     assert (sidecar["steps"], sidecar["scheduler"]) == (None, None)
     assert "sampling" not in capsys.readouterr().out
-    found = segment(load_model(trained[name], "cpu"), scan)
+    found = segment(load_model(trained[name], "cpu"), as_ct(scan))
     assert found.mask.array.shape == scan.array.shape
     assert (found.steps, found.scheduler) == (None, None)
 

@@ -11,6 +11,7 @@ from meddelinea.io.nifti import read_nifti
 from meddelinea.labels import BTCV, ORGANS
 from meddelinea.results.figures import preview, section, telling_slices
 from meddelinea.volume import Volume
+from support.scans import as_ct, as_mr
 
 AFFINE = np.diag([1.0, 2.0, 4.0, 1.0])
 
@@ -55,11 +56,11 @@ def test_an_empty_mask_still_gives_slices() -> None:
 
 def test_a_preview_paints_the_liver_at_the_left(data: Path, tmp_path: Path) -> None:
     """Pixels in the liver's colour lie left of those in the spleen's in each axial panel, on a real scan."""
-    image = read_nifti(data / "btcv" / "img" / "img0027.nii.gz")
-    mask = read_nifti(data / "btcv" / "label" / "label0027.nii.gz")
+    scan = read_nifti(data / "btcv" / "img" / "img0027.nii.gz")
+    mask = read_nifti(data / "btcv" / "label" / "label0027.nii.gz").volume
     ids = {name: index for index, name in BTCV.items()}
     labels = {name: ids[name] for name in ("liver", "spleen")}
-    preview(image, mask, labels, tmp_path / "preview.png", "a scan")
+    preview(scan, mask, labels, tmp_path / "preview.png", "a scan")
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]
     picture = matplotlib.image.imread(tmp_path / "preview.png")[..., :3]
     height, width, _ = picture.shape
@@ -75,13 +76,15 @@ def test_a_preview_paints_the_liver_at_the_left(data: Path, tmp_path: Path) -> N
 
 
 def test_a_thin_scan_without_organs_is_drawn(tmp_path: Path) -> None:
-    image = Volume(np.random.default_rng(0).integers(0, 500, (32, 32, 3)).astype(np.int16), AFFINE, "MR")
-    preview(image, Volume(np.zeros((32, 32, 3), np.uint8), AFFINE), {"liver": 1}, tmp_path / "p.png", "nothing found")
+    image = Volume(np.random.default_rng(0).integers(0, 500, (32, 32, 3)).astype(np.int16), AFFINE)
+    preview(
+        as_mr(image), Volume(np.zeros((32, 32, 3), np.uint8), AFFINE), {"liver": 1}, tmp_path / "p.png", "nothing found"
+    )
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
     image, mask = (Volume(np.zeros((4, 4, n), np.uint8), AFFINE) for n in (4, 5))
     with pytest.raises(InputRefusedError, match=r"\(4, 4, 5\).*\(4, 4, 4\)"):
-        preview(image, mask, {}, tmp_path / "p.png", "")
+        preview(as_ct(image), mask, {}, tmp_path / "p.png", "")
     assert list(tmp_path.iterdir()) == []

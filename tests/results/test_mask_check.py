@@ -13,6 +13,7 @@ from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
 from support.changed_copies import mirrored
+from support.scans import as_ct
 
 #: Ids of the organs that sizes are compared of, in BTCV.
 BTCV = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6, "aorta": 8, "inferior vena cava": 9}
@@ -88,7 +89,7 @@ def test_a_patient_who_is_mirrored_is_noticed(data: Path, name: str, axes: tuple
     """Test cases, thinned to slices of 9 or 10 mm; mirrored voxels under an unchanged header."""
     scan = read_volume(data / "btcv" / "img" / f"{name}.nii.gz").reorient("RAS")
     step = round(8.0 / scan.spacing_mm[2])
-    thinned = Volume(scan.array[:, :, ::step], scan.affine @ np.diag([1.0, 1.0, step, 1.0]), "CT")
+    thinned = Volume(scan.array[:, :, ::step], scan.affine @ np.diag([1.0, 1.0, step, 1.0]))
     given = mirrored(thinned, *axes)
-    done = segment(load_model("small", "cpu"), given)
+    done = segment(load_model("small", "cpu"), as_ct(given))
     assert ("unlikely_sizes" in said(organ_statistics(given, done.mask, done.labels))) == noticed

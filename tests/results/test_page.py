@@ -15,11 +15,11 @@ from PIL import Image
 from meddelinea.findings import Finding
 from meddelinea.results.page import VIEWS, write_scan_report
 from meddelinea.results.result import Result
-from meddelinea.results.statistics import organ_statistics
+from meddelinea.scan import Modality, Scan
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence
-from meddelinea.segmentation.predict import Segmentation
 from meddelinea.volume import Volume
+from support.scans import a_segmentation, as_ct
 
 LABELS = {"liver": 1, "spleen": 2, "gallbladder": 3}
 VOID = {"meta", "img", "br"}
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def written(
-    tmp_path: Path, modality: str = "CT", name: str = "scan.nii.gz", calibration: Calibration | None = None
+    tmp_path: Path, modality: Modality = "CT", name: str = "scan.nii.gz", calibration: Calibration | None = None
 ) -> Page:
     """A liver of 60 HU inside, a spleen at the left border, and no gallbladder."""
     ids = np.zeros((40, 30, 20), np.uint8)
@@ -62,13 +62,13 @@ def written(
     ids[0:6, 10:16, 5:15] = 2
     grey = np.where(ids == 1, 60, np.where(ids == 2, 45, -1000)).astype(np.int16)
     affine = np.diag([2.0, 2.0, 4.0, 1.0])
-    scan, mask = Volume(grey, affine, modality), Volume(ids, affine)
+    findings = (Finding("windowed", "warn", "clipped & <b>bold</b>"),)
+    scan = Scan(volume=Volume(grey, affine), modality=modality, name=name, findings=findings)
+    mask = Volume(ids, affine)
     sure = {"liver": OrganConfidence(0.914, 16.0, 15.0, 17.0), "spleen": OrganConfidence(0.5, 6.0, 1.0, 9.0)}
-    made = Segmentation(mask, LABELS, "small", "1.2", 4, "ddim", 1, 7, 3.21, sure, None, calibration)
-    findings = [Finding("windowed", "warn", "clipped & <b>bold</b>")]
+    made = a_segmentation(mask, LABELS, seconds=3.21, confidence=sure, calibration=calibration)
     path = tmp_path / "report.html"
-    result = Result(name, scan, made, organ_statistics(scan, mask, LABELS), findings)
-    write_scan_report(path, result, "# Card\n<script>")
+    write_scan_report(path, Result.of(scan, made), "# Card\n<script>")
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     return Page(path.read_text(encoding="utf-8"))
 
@@ -135,12 +135,12 @@ def test_grey_values_of_an_mr_have_no_unit(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path) -> None:
-    scan = Volume(np.zeros((4, 4, 4), np.int16), np.eye(4), "CT")
-    made = Segmentation(Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4)), {"liver": 1}, "m", "1", 1, "ddim", 1, 0, 1.0)
+    scan = as_ct(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)))
+    made = a_segmentation(Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4)), {"liver": 1})
     path = tmp_path / "report.html"
     path.write_text("before")
     broken = replace(made, seconds="long")
     with pytest.raises(TypeError):
-        write_scan_report(path, Result("s", scan, broken, organ_statistics(scan, made.mask, made.labels), []), "")
+        write_scan_report(path, Result.of(scan, broken), "")
     assert path.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1

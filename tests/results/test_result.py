@@ -17,8 +17,9 @@ from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model
-from meddelinea.segmentation.predict import segment as segment_volume
+from meddelinea.segmentation.predict import segment as segment_scan
 from meddelinea.volume import Volume
+from support.scans import as_ct
 from support.tiny_models import ORGANS, write_model
 
 
@@ -44,7 +45,7 @@ def path(scan: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_kind_of_scan_gives_the_same_mask(model: Model, scan: Volume, path: Path) -> None:
-    expected = segment_volume(model, read_volume(path)).mask
+    expected = segment_scan(model, as_ct(read_volume(path))).mask
     assert len(np.unique(expected.array)) > 1
     in_memory = nib.Nifti1Image(scan.array, scan.affine)
     as_float = nib.Nifti1Image(scan.array.astype(np.float64), scan.affine)
@@ -67,7 +68,7 @@ def test_results_are_saved_and_handed_on(model: Model, path: Path, tmp_path: Pat
     np.testing.assert_allclose(handed.affine, saved.affine)
     made = result.segmentation.uncertainty
     assert made is not None
-    assert np.array_equal(result.uncertainty.array, uncertainty_percent(made, result.scan).array)
+    assert np.array_equal(result.uncertainty.array, uncertainty_percent(made, result.scan.volume).array)
 
 
 def test_what_would_give_a_wrong_mask_is_refused_with_its_reason(model: Model, scan: Volume) -> None:
@@ -77,8 +78,9 @@ def test_what_would_give_a_wrong_mask_is_refused_with_its_reason(model: Model, s
     assert [finding.code for finding in refusal.value.findings if finding.level == "refuse"] == ["rescaled"]
     with pytest.raises(InputRefusedError, match="expected one 3D volume"):
         segment(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.int16), np.eye(4)), model)
-    with pytest.raises(UsageError, match="the file says CT; leave --modality MR out"):
-        segment(Volume(scan.array, scan.affine, "CT"), model, modality="MR")
+    with pytest.raises(UsageError, match="the file says CT; leave modality MR out") as conflict:
+        segment(as_ct(scan), model, modality="MR")
+    assert conflict.value.parameter == "modality"
     with pytest.raises(InputRefusedError, match="no such file"):
         segment("nowhere.nii.gz", model)
 

@@ -13,8 +13,8 @@ from meddelinea.results.files import statistics_document
 from meddelinea.results.statistics import organ_statistics
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence
-from meddelinea.segmentation.predict import Segmentation
 from meddelinea.volume import Volume
+from support.scans import a_segmentation
 
 LABELS = {"liver": 1, "spleen": 2, "pancreas": 3}
 AFFINE = np.array([[1.5, 0, 0, -30], [0, 2.0, 0, -40], [0, 0, 5.0, 100], [0, 0, 0, 1]], np.float64)
@@ -116,7 +116,7 @@ def test_the_document_is_strict_json_of_its_schema(
     confidence = {"liver": OrganConfidence(0.9, 1.5, 1.0, 2.0)}
     measured = {**organ_statistics(*pair, LABELS)}
     measured["liver"] = replace(measured["liver"], touches_edge=("head",))
-    made = Segmentation(pair[1], LABELS, "m", "1", 1, "ddim", 1, 0, 1.0, confidence, None, calibration)
+    made = a_segmentation(pair[1], LABELS, confidence=confidence, calibration=calibration)
     document = json.loads(json.dumps(statistics_document(measured, "CT", made), allow_nan=False))
     Draft202012Validator.check_schema(SCHEMA)
     Draft202012Validator(SCHEMA).validate(document)
@@ -134,7 +134,7 @@ def test_the_document_is_strict_json_of_its_schema(
 
 
 def test_the_schema_names_every_field_and_refuses_others(pair: tuple[Volume, Volume]) -> None:
-    made = Segmentation(pair[1], LABELS, "m", "1", 1, "ddim", 1, 0, 1.0)
+    made = a_segmentation(pair[1], LABELS)
     document = json.loads(json.dumps(statistics_document(organ_statistics(*pair, LABELS), "MR", made)))
     validator = Draft202012Validator(SCHEMA)
     assert validator.is_valid(document)

@@ -29,4 +29,4 @@ def scan(data: Path) -> Volume:
     first = whole.array.shape[2] // 2
     affine = whole.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
     affine[:3, 3] += whole.affine[:3, 2] * first
-    return Volume(np.ascontiguousarray(whole.array[::2, ::2, first : first + 18]), affine, "CT")
+    return Volume(np.ascontiguousarray(whole.array[::2, ::2, first : first + 18]), affine)

@@ -23,14 +23,16 @@ from meddelinea.segmentation import predict
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.volume import Volume
 from support.orientations import ORIENTATIONS
+from support.scans import as_ct
 from support.tiny_models import ORGANS, write_blobs
 
 
 @pytest.fixture(scope="module")
 def mask(model: Model, scan: Volume) -> Volume:
-    return segment(model, scan).mask
+    return segment(model, as_ct(scan)).mask
 
 
 def test_the_mask_lies_on_the_scans_grid(scan: Volume, mask: Volume) -> None:
@@ -43,8 +45,8 @@ def test_the_mask_lies_on_the_scans_grid(scan: Volume, mask: Volume) -> None:
 
 
 def test_the_mask_depends_on_the_image(model: Model, scan: Volume, mask: Volume) -> None:
-    other = Volume(np.ascontiguousarray(scan.array[::-1]), scan.affine, "CT")
-    changed = segment(model, other).mask.array
+    other = Volume(np.ascontiguousarray(scan.array[::-1]), scan.affine)
+    changed = segment(model, as_ct(other)).mask.array
     assert (changed != mask.array).mean() > 0.01
 
 
@@ -56,7 +58,7 @@ def test_there_are_48_orientations(scan: Volume) -> None:
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_the_mask_is_the_same_in_every_orientation(model: Model, scan: Volume, mask: Volume, orientation: str) -> None:
     turned = scan.reorient(orientation)
-    result = segment(model, turned).mask
+    result = segment(model, as_ct(turned)).mask
     assert result.array.shape == turned.array.shape
     assert np.array_equal(result.affine, turned.affine)
     assert np.array_equal(result.reorient(scan.orientation).array, mask.array)
@@ -82,17 +84,17 @@ def test_slices_stand_among_the_neighbours_that_training_reads(
         neighbours=1,
         neighbour_pairs=pairs,
     )
-    grid = Volume(grey.transpose(2, 1, 0).astype(np.float32), np.eye(4), "CT")
+    grid = Volume(grey.transpose(2, 1, 0).astype(np.float32), np.eye(4))
     monkeypatch.setattr(predict, "to_model_grid", lambda volume, preprocessing: grid)
     monkeypatch.setattr(predict, "to_source_grid", lambda mask, volume: mask)
-    segment(Model(model.files, pipeline), grid, batch_size=4)
+    segment(Model(model.files, pipeline), as_ct(grid), Sampling(batch_size=4))
     for index, ours in enumerate(torch.cat(seen).numpy()):
         np.testing.assert_allclose(ours, store.image(0, index, 1, pairs) / 127.5 - 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5])
 def test_the_mask_is_the_same_in_every_batch_size(model: Model, scan: Volume, mask: Volume, batch_size: int) -> None:
-    assert np.array_equal(segment(model, scan, batch_size=batch_size).mask.array, mask.array)
+    assert np.array_equal(segment(model, as_ct(scan), Sampling(batch_size=batch_size)).mask.array, mask.array)
 
 
 def test_so_many_organs_that_fewer_slices_fit_change_no_mask(
@@ -108,13 +110,13 @@ def test_so_many_organs_that_fewer_slices_fit_change_no_mask(
     monkeypatch.setattr(MedDelinea, "segment", watched)
     two_slices_and_a_half = 4 * (len(ORGANS) + 1) * 64 * 64 * 5 // 2
     monkeypatch.setattr(predict, "SHARES_BYTES", two_slices_and_a_half)
-    assert np.array_equal(segment(model, scan).mask.array, mask.array)
+    assert np.array_equal(segment(model, as_ct(scan)).mask.array, mask.array)
     assert max(sizes) == 2
 
 
 def test_the_seed_fixes_the_mask(model: Model, scan: Volume, mask: Volume) -> None:
-    assert np.array_equal(segment(model, scan, seed=0).mask.array, mask.array)
-    assert not np.array_equal(segment(model, scan, seed=1).mask.array, mask.array)
+    assert np.array_equal(segment(model, as_ct(scan), Sampling(seed=0)).mask.array, mask.array)
+    assert not np.array_equal(segment(model, as_ct(scan), Sampling(seed=1)).mask.array, mask.array)
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "SLA"])
@@ -138,9 +140,9 @@ def test_a_ball_comes_back_where_it_is_and_as_large(model: Model, orientation: s
     centre, radius = np.array([4.3, 8.1, 1.2]), 21.0
     inside = np.linalg.norm(at - centre, axis=-1) < radius
     low, high = model.files.preprocessing.window_hu
-    scan = Volume(np.where(inside, high, low).astype(np.float32), affine, "CT").reorient(orientation)
+    scan = Volume(np.where(inside, high, low).astype(np.float32), affine).reorient(orientation)
     files = replace(model.files, preprocessing=replace(model.files.preprocessing, spacing_mm=3.0))
-    found = segment(Model(files, pipeline), scan).mask.reorient("LPS")
+    found = segment(Model(files, pipeline), as_ct(scan)).mask.reorient("LPS")
     ours = found.array == 1
     assert 2 * (ours & inside).sum() / (ours.sum() + inside.sum()) > 0.98  # 0.969 without interpolated shares
     np.testing.assert_allclose(at[ours].mean(axis=0), centre, atol=0.15)
@@ -163,7 +165,7 @@ def test_samples_are_averaged_and_none_depends_on_how_many_follow(
     found: list[np.ndarray] = []
     to_source_grid = predict.to_source_grid
     monkeypatch.setattr(predict, "to_source_grid", lambda m, v: (found.append(m.array), to_source_grid(m, v))[1])
-    result = segment(model, scan, samples=3)
+    result = segment(model, as_ct(scan), Sampling(samples=3))
     assert result.samples == 3
     assert len(drawn) == 3 * found[0].shape[2]
     case = next(iter(drawn)).case
@@ -174,7 +176,7 @@ def test_samples_are_averaged_and_none_depends_on_how_many_follow(
         finer = ndimage.zoom(shares.numpy(), (1, 2, 2), order=1, mode="nearest", grid_mode=True)
         assert (finer.argmax(axis=0) == found[0][:, :, index].T).mean() > 0.9999  # but for ties
     with pytest.raises(UsageError, match="samples 0"):
-        segment(model, scan, samples=0)
+        segment(model, as_ct(scan), Sampling(samples=0))
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
@@ -182,9 +184,9 @@ def test_the_file_format_does_not_matter(
     model: Model, scan: Volume, tmp_path: Path, mask: Volume, dtype: type[np.generic]
 ) -> None:
     for name in ("scan.nii.gz", "scan.nrrd"):
-        write_volume(Volume(scan.array.astype(dtype), scan.affine, "CT"), tmp_path / name)
+        write_volume(Volume(scan.array.astype(dtype), scan.affine), tmp_path / name)
         read = read_volume(tmp_path / name)
-        result = segment(model, Volume(read.array, read.affine, "CT")).mask
+        result = segment(model, as_ct(read)).mask
         assert np.array_equal(result.reorient(scan.orientation).array, mask.array), name
 
 
@@ -192,7 +194,7 @@ def test_the_file_format_does_not_matter(
 def test_confidence_is_that_of_the_mask_and_the_same_in_every_batch_size(
     model: Model, scan: Volume, batch_size: int
 ) -> None:
-    whole, parts = segment(model, scan), segment(model, scan, batch_size=batch_size)
+    whole, parts = segment(model, as_ct(scan)), segment(model, as_ct(scan), Sampling(batch_size=batch_size))
     assert list(whole.confidence) == list(whole.labels)
     assert whole.uncertainty is not None
     assert parts.uncertainty is not None
@@ -213,7 +215,7 @@ def test_confidence_is_that_of_the_mask_and_the_same_in_every_batch_size(
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_uncertainty_is_drawn_where_the_mask_changes(model: Model, scan: Volume, axis: int) -> None:
     """Beside a border of the mask the model is less sure than on the whole, on the scan's own grid."""
-    made = segment(model, scan)
+    made = segment(model, as_ct(scan))
     assert made.uncertainty is not None
     percent = uncertainty_percent(made.uncertainty, scan)
     assert percent.array.shape == made.mask.array.shape
@@ -236,19 +238,18 @@ def test_an_oblique_scan_gets_its_mask_on_its_own_grid(model: Model, scan: Volum
     turned = Volume(
         ndimage.affine_transform(scan.array.astype(np.float32), to_scan[:3, :3], to_scan[:3, 3], order=1, cval=-1000),
         affine,
-        "CT",
     )
     assert turned.obliqueness_deg == pytest.approx(20.0, abs=1e-3)
-    result = segment(model, turned).mask
+    result = segment(model, as_ct(turned)).mask
     assert result.array.shape == turned.array.shape
     assert np.array_equal(result.affine, turned.affine)
     assert result.array.any()
 
 
 def test_only_the_organs_asked_for_are_kept(model: Model, scan: Volume) -> None:
-    everything = segment(replace_share(model, 0.0), scan)
+    everything = segment(replace_share(model, 0.0), as_ct(scan))
     assert everything.labels == {"spleen": 1, "liver": 2, "gallbladder": 3}
-    some = segment(replace_share(model, 0.0), scan, organs=("gallbladder", "spleen"))
+    some = segment(replace_share(model, 0.0), as_ct(scan), Sampling(organs=("gallbladder", "spleen")))
     assert some.labels == {"gallbladder": 3, "spleen": 1}
     assert set(np.unique(some.mask.array)) <= {0, 1, 3}
     assert some.mask.array.any()
@@ -261,12 +262,15 @@ def replace_share(model: Model, share: float) -> Model:
 def test_what_repeats_a_mask_is_recorded(model: Model, scan: Volume) -> None:
     seen: list[tuple[int, int]] = []
     result = segment(
-        model, scan, steps=1, scheduler="ddim", seed=3, batch_size=7, progress=lambda *done: seen.append(done)
+        model,
+        as_ct(scan),
+        Sampling(steps=1, scheduler="ddim", seed=3, batch_size=7),
+        progress=lambda *done: seen.append(done),
     )
     assert (result.model, result.steps, result.scheduler, result.seed) == ("model", 1, "ddim", 3)
     slices = seen[-1][1]
     assert seen == [(min(done, slices), slices) for done in range(7, slices + 7, 7)]
-    default = segment(model, scan)
+    default = segment(model, as_ct(scan))
     assert (default.steps, default.scheduler, default.seed) == (2, "euler_ancestral", 0)
 
 
@@ -274,12 +278,12 @@ def test_what_repeats_a_mask_is_recorded(model: Model, scan: Volume) -> None:
     ("options", "words"),
     [
         ({"organs": ("spleen", "brain")}, "no brain; expected some of: spleen, liver, gallbladder"),
-        ({"organs": ("brain", "brain")}, "brain"),
+        ({"organs": ("brain",)}, "brain"),
     ],
 )
 def test_an_unknown_organ_is_refused(model: Model, scan: Volume, options: dict, words: str) -> None:
     with pytest.raises(InputRefusedError, match=words):
-        segment(model, scan, **options)
+        segment(model, as_ct(scan), Sampling(**options))
 
 
 @pytest.mark.parametrize(
@@ -295,8 +299,11 @@ def test_an_unknown_organ_is_refused(model: Model, scan: Volume, options: dict, 
 )
 def test_an_impossible_request_is_refused(model: Model, scan: Volume, options: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        segment(model, scan, **options)
+        segment(model, as_ct(scan), Sampling(**options))
 
 
-def test_an_organ_named_twice_is_kept_once(model: Model, scan: Volume) -> None:
-    assert segment(model, scan, organs=("liver", "liver")).labels == {"liver": 2}
+@pytest.mark.parametrize(("organs", "words"), [(("liver", "liver"), "twice: liver, liver"), ((), "no name")])
+def test_each_organ_is_named_once(organs: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as refusal:
+        Sampling(organs=organs)
+    assert refusal.value.parameter == "organs"

@@ -14,7 +14,8 @@ import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
-from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.checks.scan import examine
+from meddelinea.io.volumes import read_scan, read_volume, write_volume
 from meddelinea.results.files import write_segmentation
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
@@ -38,7 +39,8 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Volume:
     """The mask as the command line makes it."""
     path = tmp_path_factory.mktemp("expected") / "mask.nii.gz"
-    write_segmentation(segment(load_model("small", "cpu"), read_volume(scan)), path, scan)
+    examined = examine(read_scan(scan), ("CT",))
+    write_segmentation(segment(load_model("small", "cpu"), examined), path, examined)
     return read_volume(path)
 
 

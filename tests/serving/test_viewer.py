@@ -25,6 +25,7 @@ from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.volume import Volume
 from support.running_server import RunningServer
+from support.scans import as_ct
 
 pytestmark = pytest.mark.slow
 
@@ -392,7 +393,7 @@ def test_sixteen_uploads_at_once_of_which_two_are_bad(served: RunningServer, sca
     for (volume, _), (_, (state, _, mask)) in zip(good, sorted(results.items()), strict=True):
         assert state == "done"
         assert mask is not None
-        assert np.array_equal(mask, segment(model, volume).mask.array)
+        assert np.array_equal(mask, segment(model, as_ct(volume)).mask.array)
 
 
 def test_jobs_survive_a_power_cut(scan: Path, tmp_path: Path) -> None:
@@ -411,7 +412,7 @@ def test_jobs_survive_a_power_cut(scan: Path, tmp_path: Path) -> None:
             assert job["state"] == "done"
             path = tmp_path / "mask.nii.gz"
             path.write_bytes(client.get(f"/api/jobs/{identity}/files/mask.nii.gz").content)
-            assert np.array_equal(read_volume(path).array, segment(model, volume).mask.array)
+            assert np.array_equal(read_volume(path).array, segment(model, as_ct(volume)).mask.array)
 
 
 def test_the_wheel_holds_the_page(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def cropped(volume: Volume, share: Sides, place: Sides = MIDDLE) -> Volume:
     starts = [round((n - m) * p) for n, m, p in zip(volume.array.shape, sizes, place, strict=True)]
     box = tuple(slice(a, a + m) for a, m in zip(starts, sizes, strict=True))
     affine = volume.affine @ nib.affines.from_matvec(np.eye(3), starts)
-    return Volume(np.ascontiguousarray(volume.array[box]), affine, volume.modality)
+    return Volume(np.ascontiguousarray(volume.array[box]), affine)
 
 
 def resampled(volume: Volume, spacing_mm: Sides, *, averaged: bool = True) -> Volume:
@@ -31,7 +31,7 @@ def resampled(volume: Volume, spacing_mm: Sides, *, averaged: bool = True) -> Vo
     i, j, k = (max(1, int((n - 1) / s + 1e-6) + 1) for n, s in zip(source.array.shape, scale, strict=True))
     affine = source.affine @ np.diag([*scale, 1.0])
     there = resample_linear(source, affine, (i, j, k), outside=float(volume.array.min()))
-    return Volume(np.rint(there.array).astype(np.int16), affine, volume.modality)
+    return Volume(np.rint(there.array).astype(np.int16), affine)
 
 
 def scaled(volume: Volume, plane: float, slice_mm: float | None = None, *, averaged: bool = True) -> Volume:
@@ -48,13 +48,13 @@ def windowed(volume: Volume, low: float, high: float) -> Volume:
 
 def mirrored(volume: Volume, *axes: int) -> Volume:
     """Voxels flipped under an unchanged header: the patient's left is on the right."""
-    return Volume(np.ascontiguousarray(np.flip(volume.array, axes)), volume.affine, volume.modality)
+    return Volume(np.ascontiguousarray(np.flip(volume.array, axes)), volume.affine)
 
 
 def noisy(volume: Volume, amount: float) -> Volume:
     """With noise, as floating-point numbers."""
     noise = np.random.default_rng(0).normal(0, amount, volume.array.shape)
-    return Volume((volume.array + noise).astype(np.float32), volume.affine, volume.modality)
+    return Volume((volume.array + noise).astype(np.float32), volume.affine)
 
 
 def offset(volume: Volume) -> Volume:

@@ -16,7 +16,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from meddelinea.data.case import Case, FoundCases, read_case
 from meddelinea.io.volumes import write_volume
-from meddelinea.volume import Modality, Volume
+from meddelinea.scan import Modality
+from meddelinea.volume import Volume
 
 # What TotalSegmentator calls the organs of these tests.
 TOTALSEGMENTATOR = {
@@ -114,8 +115,8 @@ def check(case: Case, subject: Subject, organs: tuple[str, ...]) -> tuple[str, .
     remarks: tuple[str, ...] = ()
     for wanted in (organs, organs[::-1]):
         read = read_case(case, wanted)
-        np.testing.assert_array_equal(read.scan.array, subject.scan.array)
-        np.testing.assert_allclose(read.scan.affine, subject.scan.affine, atol=1e-3)
+        np.testing.assert_array_equal(read.volume.array, subject.scan.array)
+        np.testing.assert_allclose(read.volume.affine, subject.scan.affine, atol=1e-3)
         assert read.scan.modality == case.modality
         assert read.mask.array.dtype == np.uint8
         for index, organ in enumerate(wanted, start=1):

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.io.volumes import read_volume
+from meddelinea.io.volumes import read_scan, read_volume
 from meddelinea.volume import Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -41,4 +41,4 @@ def refusal(path: Path) -> str:
 
 
 def remarks(path: Path) -> list[tuple[str, str]]:
-    return [(remark.code, remark.level) for remark in read_volume(path).remarks]
+    return [(finding.code, finding.level) for finding in read_scan(path).findings]

@@ -79,7 +79,7 @@ def gather_rows(
                 progress("masks against labels", done, len(cases))
             read = read_case(case, organs)
             made = segment(calibrated, read.scan)
-            measured = organ_statistics(read.scan, made.mask, made.labels)
+            measured = organ_statistics(read.volume, made.mask, made.labels)
             reviews = review_organs(measured, made.confidence, calibration)
             for organ, index in organ_ids(organs).items():
                 true = read.mask.array == index

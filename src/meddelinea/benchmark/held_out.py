@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meddelinea.data.case import Case, read_case
+from meddelinea.data.case import Case, LabelledScan, read_case
 from meddelinea.errors import MedDelineaError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, score_organ
 from meddelinea.labels import organ_ids
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment
-from meddelinea.volume import Volume
 
 #: Called with what is being done, and how much of it is: done, in all.
 ShowProgress = Callable[[str, int, int], None]
@@ -51,7 +50,7 @@ def run_test(
             progress(f"test {name}", done, len(cases))
         try:
             read = read_case(case, organs)
-            result, seconds[case.name] = score_scan(model, case.name, read.scan, read.mask, organ_ids(organs), organs)
+            result, seconds[case.name] = score_scan(model, read, organs)
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
             continue
@@ -59,17 +58,15 @@ def run_test(
     return Tested(Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds)
 
 
-def score_scan(
-    model: Model, name: str, scan: Volume, reference: Volume, ids: Mapping[str, int], organs: tuple[str, ...]
-) -> tuple[CaseResult, float]:
+def score_scan(model: Model, labelled: LabelledScan, organs: tuple[str, ...]) -> tuple[CaseResult, float]:
     """Segment one scan and score the mask against its labels; with the seconds from volume to mask.
 
     Parameters
     ----------
-    reference, ids
-        The labels on the scan's grid, and their organs' ids in it.
+    labelled
+        The scan, named as its case, and its labels.
     organs
-        Those of `ids` to score; an organ that the model does not know counts as missed.
+        Those of its organs to score; an organ that the model does not know counts as missed.
 
     Raises
     ------
@@ -77,7 +74,8 @@ def score_scan(
         If the scan cannot be segmented, or its labels are not on its grid.
     """
     known = model.files.labels
-    found = segment(model, scan)
+    ids, reference = organ_ids(labelled.organs), labelled.mask
+    found = segment(model, labelled.scan)
     shared = tuple(organ for organ in organs if organ in known)
     scores = evaluate_case(found.mask, known, reference, ids, shared) if shared else []
     nothing = np.zeros(reference.shape, np.bool_)
@@ -87,7 +85,7 @@ def score_scan(
 
     in_order = sorted(scores, key=lambda score: organs.index(score.organ))
     result = CaseResult(
-        case=name,
+        case=labelled.scan.name,
         scores=tuple(in_order),
         only_in_prediction=tuple(organ for organ in known if organ not in organs),
         only_in_reference=tuple(organ for organ in ids if organ not in organs),

@@ -14,7 +14,8 @@ from meddelinea.data.case import Case, read_case
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
 from meddelinea.segmentation.model import Model
-from meddelinea.segmentation.predict import Sampling, sample_shares, with_modality
+from meddelinea.segmentation.predict import sample_shares
+from meddelinea.segmentation.sampling import Sampling
 
 #: Temperatures that are tried.
 TEMPERATURES = tuple(float(t) for t in np.round(np.geomspace(0.5, 4.0, 25), 3))
@@ -71,14 +72,16 @@ def gather_reliability(
 ) -> Reliability:
     """Shares against labels on the models' own grids, each model on its cases; `organs` are the models' own."""
     found = Reliability(temperatures)
+    sampling = Sampling()
     for model, cases in models:
+        sampler = model.pipeline.sampler()
         for done, case in enumerate(cases):
             if progress is not None:
                 progress("shares against labels", done, len(cases))
             read = read_case(case, organs)
-            scan = with_modality(read.scan, model.files.modalities)
-            grid = to_model_grid(scan, model.files.preprocessing)
+            grid = to_model_grid(read.scan, model.files.preprocessing)
             truth = torch.from_numpy(mask_to_model_grid(read.mask, grid).slices().copy())
-            for chunk, shares in sample_shares(model, grid, fingerprint(scan), Sampling()):
+            key = fingerprint(read.volume)
+            for chunk, shares in sample_shares(model, grid, sampler=sampler, sampling=sampling, case=key):
                 found.add(shares.cpu(), truth[chunk.start : chunk.stop])
     return found

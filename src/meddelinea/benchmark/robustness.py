@@ -18,7 +18,7 @@ from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
 from meddelinea.evaluation.summary import report_document, summarise
-from meddelinea.labels import PAPER_ORGANS, organ_ids
+from meddelinea.labels import PAPER_ORGANS
 from meddelinea.segmentation.model import Model, load_model
 
 
@@ -145,7 +145,7 @@ def robustness_table(
                 progress(
                     f"{name}, {perturbation}", number * len(PERTURBATIONS) + done, len(tested) * len(PERTURBATIONS)
                 )
-            outcome = base if isinstance(base, CaseFailure) else _measured(loaded, name, base, perturb, organs)
+            outcome = base if isinstance(base, CaseFailure) else _measured(loaded, base, perturb, organs)
             outcomes[perturbation].append(outcome)
 
     trained = {name for names in loaded.files.training_cases.values() for name in names}
@@ -166,18 +166,11 @@ def _read(case: Case, organs: tuple[str, ...]) -> LabelledScan | CaseFailure:
         return CaseFailure(case.name, str(error))
 
 
-def _measured(
-    model: Model,
-    name: str,
-    base: LabelledScan,
-    perturb: Perturb,
-    organs: tuple[str, ...],
-) -> CaseResult | CaseFailure:
+def _measured(model: Model, base: LabelledScan, perturb: Perturb, organs: tuple[str, ...]) -> CaseResult | CaseFailure:
     try:
-        case = perturb(base)
-        return score_scan(model, name, case.scan, case.mask, organ_ids(case.organs), organs)[0]
+        return score_scan(model, perturb(base), organs)[0]
     except MedDelineaError as error:
-        return CaseFailure(name, str(error))
+        return CaseFailure(base.scan.name, str(error))
 
 
 def _report(outcomes: list[CaseResult | CaseFailure]) -> Report:

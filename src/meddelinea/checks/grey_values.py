@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddelinea.findings import Finding, refuse, warn
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 
 Values = NDArray[np.float32]
 

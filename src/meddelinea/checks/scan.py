@@ -8,7 +8,6 @@ Each reason has a stable name; docs/checks.md explains them all.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from meddelinea.checks.grey_values import METAL_ABOVE_HU, check_grey_values, metal
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.findings import Finding, refuse, warn
-from meddelinea.io.volumes import read_volume
-from meddelinea.volume import Modality, Volume
+from meddelinea.scan import Modality, Scan
+from meddelinea.volume import Volume
 
 #: Voxels that the distribution of values is judged on; a strided subset of this size is plenty.
 SAMPLE_VOXELS = 1_000_000
@@ -30,80 +29,45 @@ SHORT_MM = 20.0
 CROPPED_SHARE = 0.5
 
 
-def examine(
-    source: Path, modalities: tuple[Modality, ...], modality: Modality | None = None
-) -> tuple[Volume, list[Finding]]:
-    """Read a scan and check it.
+def examine(scan: Scan, trained: tuple[Modality, ...], modality: Modality | None = None) -> Scan:
+    """The scan with its modality decided, and with all that a user should know of it in `findings`, refusals first.
+
+    The one place where a modality is decided: it is what the file says, else what the user says, else the only one that
+    the model was trained on. Where that leaves it open, the scan is refused.
 
     Parameters
     ----------
-    source
-        NIfTI or NRRD file, DICOM folder or zip.
-    modalities
+    scan
+        As its reader made it.
+    trained
         What the model was trained on.
     modality
         What the user says that the scan is, for files that do not say it.
 
-    Returns
-    -------
-    Volume
-        The scan, its modality known wherever file, user or model leave no choice.
-    list of Finding
-        As from `check_volume`.
-
     Raises
     ------
-    InputRefusedError
-        If the file cannot be read as one volume.
     UsageError
         If the file says another modality than the user.
     """
-    volume = as_modality(str(source), read_volume(source), modalities, modality)
-    return volume, check_volume(volume, modalities)
+    if modality is not None and scan.modality not in (None, modality):
+        raise UsageError(
+            f"{scan.place}: the file says {scan.modality}; leave modality {modality} out", parameter="modality"
+        )
+    only = trained[0] if len(trained) == 1 else None
+    scan = replace(scan, modality=scan.modality or modality or only)
+    found = [*scan.findings, *_grid(scan.volume), *_values(scan, trained)]
+    return replace(scan, findings=tuple(sorted(found, key=lambda finding: finding.level != "refuse")))
 
 
-def as_modality(
-    name: str, volume: Volume, modalities: tuple[Modality, ...], modality: Modality | None = None
-) -> Volume:
-    """The scan called `name`, its modality known wherever file, user or model leave no choice; see `examine`."""
-    if modality is not None and volume.modality not in (None, modality):
-        raise UsageError(f"{name}: the file says {volume.modality}; leave --modality {modality} out")
-    known = volume.modality or modality or (modalities[0] if len(modalities) == 1 else None)
-    return replace(volume, modality=known)
-
-
-def raise_refusals(source: Path | str, findings: list[Finding]) -> None:
-    """Raise InputRefusedError, with all `findings`, where one of them is a refusal."""
-    refusals = [finding for finding in findings if finding.level == "refuse"]
+def require_accepted(scan: Scan) -> None:
+    """Raise InputRefusedError, with all findings, where one of those of an examined scan is a refusal."""
+    refusals = [finding for finding in scan.findings if finding.level == "refuse"]
     if refusals:
         message = "; ".join(finding.message for finding in refusals)
-        raise InputRefusedError(f"{source}: {message}", findings=tuple(findings))
-
-
-def check_volume(volume: Volume, modalities: tuple[Modality, ...] = ("CT",)) -> list[Finding]:
-    """Reasons to refuse `volume`, or to take care with it; empty when there is nothing to say.
-
-    Parameters
-    ----------
-    volume
-        The scan as read from its file.
-    modalities
-        What the model was trained on. Where the file names no modality and the model knows CT only, the values must
-        look like Hounsfield units.
-
-    Returns
-    -------
-    list of Finding
-        Refusals first.
-    """
-    findings = [*volume.remarks, *_grid(volume)]
-    if volume.array.dtype.kind in "iuf":
-        findings += _values(volume, modalities)
-    else:
-        findings.append(
-            refuse("not_numbers", f"the voxels are {volume.array.dtype}; expected real numbers; convert it")
+        unknown = any(finding.code == "modality_unknown" for finding in refusals)
+        raise InputRefusedError(
+            f"{scan.place}: {message}", findings=scan.findings, parameter="modality" if unknown else None
         )
-    return sorted(findings, key=lambda finding: finding.level != "refuse")
 
 
 def _grid(volume: Volume) -> list[Finding]:
@@ -192,9 +156,11 @@ def _axes(volume: Volume) -> list[Finding]:
     return findings
 
 
-def _values(volume: Volume, modalities: tuple[Modality, ...]) -> list[Finding]:
+def _values(scan: Scan, trained: tuple[Modality, ...]) -> list[Finding]:
     """Findings about the modality and the grey values."""
-    array = volume.array
+    array = scan.volume.array
+    if array.dtype.kind not in "iuf":
+        return [refuse("not_numbers", f"the voxels are {array.dtype}; expected real numbers; convert it")]
     lowest, highest = float(array.min()), float(array.max())  # NaN and infinity surface here, without a second array
     if not np.isfinite([lowest, highest]).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
@@ -204,20 +170,17 @@ def _values(volume: Volume, modalities: tuple[Modality, ...]) -> list[Finding]:
         return [refuse("not_finite", message)]
     if lowest == highest:
         return [refuse("constant", f"every voxel is {lowest:g}; expected a picture; export the scan again")]
-    modality = volume.modality or (modalities[0] if len(modalities) == 1 else None)
-    if modality is None:
-        return [refuse("modality_unknown", str(unknown_modality(modalities)))]
-    if modality not in modalities:
-        trained = " and ".join(modalities)
-        message = (
-            f"the scan is {modality}, expected {trained}, which the model was trained on; use a model for {modality}"
-        )
-        return [refuse("modality", message)]
-    findings = check_grey_values(_sample(array), lowest, highest, modality)
-    if modality == "CT" and all(finding.level == "warn" for finding in findings):
+    if scan.modality is None:
+        message = f"the file names no modality; expected {' or '.join(trained)}, as the model was trained on both"
+        return [refuse("modality_unknown", f"{message}; say which it is")]
+    if scan.modality not in trained:
+        message = f"the scan is {scan.modality}, expected {' and '.join(trained)}, which the model was trained on"
+        return [refuse("modality", f"{message}; use a model for {scan.modality}")]
+    findings = check_grey_values(_sample(array), lowest, highest, scan.modality)
+    if scan.modality == "CT" and all(finding.level == "warn" for finding in findings):
         if highest > METAL_ABOVE_HU:
-            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * volume.voxel_ml)
-        findings += _border(volume)
+            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * scan.volume.voxel_ml)
+        findings += _border(scan.volume)
     return findings
 
 
@@ -236,12 +199,3 @@ def _border(volume: Volume) -> list[Finding]:
         return []
     message = f"{100 * share:.0f} % of the slices' border is body: a cut-out; the model was trained on whole slices"
     return [warn("cropped", f"{message}; pass the whole scan")]
-
-
-def unknown_modality(modalities: tuple[Modality, ...]) -> InputRefusedError:
-    """The refusal of a scan whose file does not say its modality, by a model that knows several."""
-    return InputRefusedError(
-        f"the file names no modality; expected {' or '.join(modalities)}, as the model was trained on both; "
-        "say it with --modality",
-        "modality_unknown",
-    )

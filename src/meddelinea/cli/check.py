@@ -16,7 +16,7 @@ from meddelinea.errors import InputRefusedError
 
 if TYPE_CHECKING:
     from meddelinea.findings import Finding
-    from meddelinea.volume import Volume
+    from meddelinea.scan import Scan
 
 
 def check(
@@ -30,35 +30,37 @@ def check(
     The exit code is 0 or 3. docs/checks.md explains the reasons.
     """
     with status("starting", hidden=as_json):
-        from meddelinea.checks.scan import examine, raise_refusals
+        from meddelinea.checks.scan import examine, require_accepted
+        from meddelinea.io.volumes import read_scan
         from meddelinea.segmentation.model import read_model_files
 
     kind = read_modality(modality)
     modalities = read_model_files(model).modalities
     document: dict[str, Any] = {"input": str(source), "accepted": False}
     try:
-        volume, findings = examine(source, modalities, kind)
-        document |= _describe(volume)
+        scan = examine(read_scan(source), modalities, kind)
+        document |= _describe(scan)
         if not as_json:
-            _print(source, volume, findings)
-        raise_refusals(source, findings)
+            _print(scan)
+        require_accepted(scan)
     except InputRefusedError as error:
         if not as_json:
             raise
         print(json.dumps(document | _listed(error.findings), indent=2, ensure_ascii=False))
         raise typer.Exit(error.exit_code) from error
     if as_json:
-        print(json.dumps(document | {"accepted": True} | _listed(findings), indent=2, ensure_ascii=False))
+        print(json.dumps(document | {"accepted": True} | _listed(scan.findings), indent=2, ensure_ascii=False))
     else:
         print("may be segmented")
 
 
-def _describe(volume: Volume) -> dict[str, Any]:
+def _describe(scan: Scan) -> dict[str, Any]:
+    volume = scan.volume
     return {
         "shape": list(volume.array.shape),
         "spacing_mm": [round(mm, 4) for mm in volume.spacing_mm],
         "orientation": volume.orientation,
-        "modality": volume.modality,
+        "modality": scan.modality,
     }
 
 
@@ -66,9 +68,9 @@ def _listed(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"findings": [asdict(finding) for finding in findings]}
 
 
-def _print(source: Path, volume: Volume, findings: Sequence[Finding]) -> None:
-    shape, spacing = volume.array.shape, volume.spacing_mm
-    print(f"{source}: {' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:g}' for mm in spacing)} mm")
-    for finding in findings:
+def _print(scan: Scan) -> None:
+    shape, spacing = scan.volume.shape, scan.volume.spacing_mm
+    print(f"{scan.place}: {' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:g}' for mm in spacing)} mm")
+    for finding in scan.findings:
         if finding.level == "warn":
             print(f"warning: {finding.message}")

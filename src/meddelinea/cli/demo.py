@@ -13,7 +13,6 @@ from meddelinea.cli.outputs import Outputs
 from meddelinea.cli.predict import Job, run
 from meddelinea.cli.progress import Look
 from meddelinea.errors import InputRefusedError, WeightsMissingError
-from meddelinea.segmentation.settings import Settings
 
 
 def demo(
@@ -36,12 +35,12 @@ def demo(
     job = Job(
         source=scan,
         outputs=Outputs(
-            output / "mask.nii.gz",
+            mask=output / "mask.nii.gz",
             statistics=output / "statistics.json",
             preview=output / "preview.png",
             report=output / "report.html",
         ),
-        settings=Settings(device=device),
+        device=device,
     )
     run(job, Look.choose(as_json=as_json, progress_json=False, quiet=quiet))
 

@@ -15,7 +15,7 @@ import typer
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
-    from meddelinea.volume import Modality
+    from meddelinea.scan import Modality
 
 
 class EngineName(StrEnum):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meddelinea.results.result import Result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outputs:
     """Where the results go (None: not wanted), and what kind of file the mask is as the user said it, if at all."""
 
@@ -29,7 +29,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class BesideMasks:
+class ExtraFolders:
     """Folders for what is made of each scan beside its mask, under the mask's name; None: not wanted.
 
     Parameters
@@ -54,25 +54,25 @@ class BesideMasks:
 
         places = ((self.previews, ".png"), (self.reports, ".html"), (self.uncertainties, ".nii.gz"))
         preview, report, uncertainty = (there(folder, suffix) for folder, suffix in places)
-        return Outputs(case.output, preview=preview, report=report, uncertainty=uncertainty)
+        return Outputs(mask=case.output, preview=preview, report=report, uncertainty=uncertainty)
 
     def paths(self, case: ScanCase) -> tuple[Path, ...]:
-        """As `folders.batch.Beside` has it."""
+        """As `folders.batch.ExtraOutputs` has it."""
         of = self.of(case)
         return tuple(path for path in (of.preview, of.report, of.uncertainty) if path is not None)
 
     def write(self, case: ScanCase, result: Result, card: str) -> None:
-        """As `folders.batch.Beside` has it."""
-        _write_beside(self.of(case), result, card)
+        """As `folders.batch.ExtraOutputs` has it."""
+        _write_extras(self.of(case), result, card)
 
 
-def check_outputs(source: Path, outputs: Outputs) -> None:
-    """Refuse outputs that cannot be written, before the long work and not after it."""
+def check_outputs(source: Path, outputs: Outputs) -> OutputType:
+    """What kind of file the mask becomes; outputs that cannot be written are refused before the long work."""
     from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable
-    from meddelinea.results.files import require_referable, sidecar_path
+    from meddelinea.results.files import sidecar_path
 
     kind, _ = _kinds(outputs)
-    beside = {
+    endings = {
         outputs.statistics: (".json",),
         outputs.preview: (".png",),
         outputs.report: (".html",),
@@ -92,13 +92,13 @@ def check_outputs(source: Path, outputs: Outputs) -> None:
                 f"{source}: a folder of {len(inside)} volume files; pass one of them, or a folder as -o"
             )
     ensure_writable(outputs.mask, MASK_SUFFIXES)
-    for path, suffixes in beside.items():
+    for path, suffixes in endings.items():
         if path is not None:
             ensure_writable(path, suffixes)
-    require_referable(source, kind)
+    return kind
 
 
-def write_outputs(source: Path, outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
+def write_outputs(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
     """Write what was asked for, the mask last: where it stands, all stands. `card` is the model's."""
     from meddelinea.files import write_json
     from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
@@ -107,15 +107,15 @@ def write_outputs(source: Path, outputs: Outputs, result: Result, card: str) -> 
     files = {"mask": outputs.mask, "labels": sidecar_path(outputs.mask)}
     if outputs.statistics is not None:
         document = statistics_document(result.statistics, result.scan.modality, made)
-        write_json({"input": source.name} | document, outputs.statistics)
+        write_json({"input": result.name} | document, outputs.statistics)
         files["statistics"] = outputs.statistics
-    files |= _write_beside(outputs, result, card)
+    files |= _write_extras(outputs, result, card)
     kind, stored = _kinds(outputs)
-    write_segmentation(made, outputs.mask, source, kind=kind, segmentation_type=stored)
+    write_segmentation(made, outputs.mask, result.scan, kind=kind, segmentation_type=stored)
     return files
 
 
-def _write_beside(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
+def _write_extras(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
     """Uncertainty, picture and report, as far as they are wanted."""
     from meddelinea.io.volumes import write_volume
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,24 +24,28 @@ from meddelinea.cli.options import (
     read_modality,
     refusal_as_json,
 )
-from meddelinea.cli.outputs import BesideMasks, Outputs, check_outputs, write_outputs
+from meddelinea.cli.outputs import ExtraFolders, Outputs, check_outputs, write_outputs
 from meddelinea.cli.progress import Look, print_event, progress_bar, status
 from meddelinea.cli.table import print_result
 from meddelinea.errors import UsageError
-from meddelinea.segmentation.settings import Settings
+from meddelinea.segmentation.sampling import Sampling
 
 if TYPE_CHECKING:
     from meddelinea.findings import Finding
     from meddelinea.results.result import Result
+    from meddelinea.scan import Modality, Scan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One scan to segment: where it is, where the results go, and how to do it."""
 
     source: Path
     outputs: Outputs
-    settings: Settings = field(default_factory=Settings)
+    model: str = "small"
+    device: str = "auto"
+    modality: Modality | None = None
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 def predict(
@@ -129,12 +133,26 @@ def predict(
     """Segment the organs of a scan, or of many scans. Each mask lies on the grid of its scan."""
     from meddelinea.cli.predict_folder import Batch, is_batch, run_batch
 
-    wanted = organ_names(organs)
-    settings = Settings(model, steps, scheduler, samples, seed, wanted, device, batch_size, read_modality(modality))
+    sampling = Sampling(
+        steps=steps,
+        scheduler=scheduler,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        organs=organ_names(organs),
+    )
     look = Look.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
-    outputs = Outputs(output, output_type, segmentation_type, statistics, preview, report, uncertainty)
+    outputs = Outputs(
+        mask=output,
+        output_type=output_type,
+        segmentation_type=segmentation_type,
+        statistics=statistics,
+        preview=preview,
+        report=report,
+        uncertainty=uncertainty,
+    )
     if is_batch(source, output):
-        if outputs != Outputs(output, preview=preview, report=report, uncertainty=uncertainty):
+        if outputs != Outputs(mask=output, preview=preview, report=report, uncertainty=uncertainty):
             raise UsageError(
                 "--statistics, --output-type and --segmentation-type are of one scan; a folder gets NIfTI masks and a "
                 "statistics.csv of all"
@@ -142,61 +160,91 @@ def predict(
         for folder in (preview, report, uncertainty):
             if folder is not None and folder.suffix:
                 raise UsageError(f"{folder}: of many scans --preview, --report and --uncertainty name a folder each")
-        beside = BesideMasks(output, preview, report, uncertainty)
-        run_batch(Batch(source, output, settings, beside, overwrite, engine, address, workers), look)
+        batch = Batch(
+            source=source,
+            output=output,
+            model=model,
+            device=device,
+            modality=read_modality(modality),
+            sampling=sampling,
+            extras=ExtraFolders(output, preview, report, uncertainty),
+            overwrite=overwrite,
+            engine=engine,
+            address=address,
+            workers=workers,
+        )
+        run_batch(batch, look)
     elif overwrite or engine is not EngineName.local or address is not None or workers is not None:
         raise UsageError("--overwrite, --engine, --address and --workers are of a folder or list, with a folder as -o")
     else:
         with refusal_as_json(source, wanted=as_json):
-            run(Job(source, outputs, settings), look)
+            job = Job(
+                source=source,
+                outputs=outputs,
+                model=model,
+                device=device,
+                modality=read_modality(modality),
+                sampling=sampling,
+            )
+            run(job, look)
 
 
 def run(job: Job, look: Look) -> None:
     """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
     with status("starting", hidden=look is not Look.text):
+        from meddelinea.checks.scan import examine, require_accepted
+        from meddelinea.io.volumes import read_scan
+        from meddelinea.results.files import require_referable
         from meddelinea.results.result import Result
-        from meddelinea.segmentation.model import load_model, read_model_files
-        from meddelinea.segmentation.settings import check_settings, read_scan, segment_scan
+        from meddelinea.segmentation.model import load_model, read_model_files, require_device
+        from meddelinea.segmentation.predict import segment
 
-    described = read_model_files(job.settings.model)
-    check_settings(job.settings, tuple(described.labels))
-    check_outputs(job.source, job.outputs)
-    volume, findings = read_scan(job.source, job.settings.modality, described.modalities)
-    _warn(job.source, findings)
+    # What can be refused at once is refused before the scan is read, and all else before the network runs.
+    described = read_model_files(job.model)
+    job.sampling.labels(described.labels)
+    require_device(job.device)
+    kind = check_outputs(job.source, job.outputs)
+    scan = read_scan(job.source)
+    require_referable(scan, kind)
+    scan = examine(scan, described.modalities, job.modality)
+    require_accepted(scan)
+    _warn(scan, scan.findings)
+
     with status("loading the model", hidden=look is not Look.text):
-        model = load_model(job.settings.model, job.settings.device)
+        model = load_model(described, job.device)
     with progress_bar(hidden=look is not Look.text) as bar:
         task = bar.add_task("slices", total=None)
 
-        def tell(done: int, total: int) -> None:
+        def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
             if look is Look.events:
-                print_event({"event": "slices", "case": job.source.name, "done": done, "total": total})
+                print_event({"event": "slices", "case": scan.name, "done": done, "total": total})
 
-        segmentation = segment_scan(model, volume, job.settings, tell)
-    result = Result.of(job.source.name, volume, segmentation, findings)
-    files = write_outputs(job.source, job.outputs, result, described.card)
-    _warn(job.source, result.findings[len(findings) :])
-    summary = _summary(job.source, result, files)
+        segmentation = segment(model, scan, job.sampling, show)
+
+    result = Result.of(scan, segmentation)
+    files = write_outputs(job.outputs, result, described.card)
+    _warn(scan, result.findings[len(scan.findings) :])
+    summary = _summary(result, files)
     if look is Look.object:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     elif look is Look.events:
-        print_event({"event": "case", "case": job.source.name, "state": "done", **summary})
+        print_event({"event": "case", "case": scan.name, "state": "done", **summary})
     elif look is Look.text:
         print_result(result, files)
 
 
-def _warn(source: Path, findings: list[Finding]) -> None:
+def _warn(scan: Scan, findings: Sequence[Finding]) -> None:
     """Say on stderr what care a scan or its mask asks for, a line each."""
     for finding in findings:
-        print(f"warning: {source}: {finding.message}", file=sys.stderr)
+        print(f"warning: {scan.place}: {finding.message}", file=sys.stderr)
 
 
-def _summary(source: Path, result: Result, files: Mapping[str, Path]) -> dict[str, Any]:
+def _summary(result: Result, files: Mapping[str, Path]) -> dict[str, Any]:
     """What `--json` prints."""
     segmentation, measured = result.segmentation, result.statistics
     return {
-        "input": str(source),
+        "input": result.scan.place,
         "accepted": True,
         "findings": [asdict(finding) for finding in result.findings],
         "files": {kind: str(path) for kind, path in files.items()},

@@ -12,25 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meddelinea.cli.options import EngineName
-from meddelinea.cli.outputs import BesideMasks
+from meddelinea.cli.outputs import ExtraFolders
 from meddelinea.cli.progress import Look, print_event, progress_bar, status
 from meddelinea.errors import PartialFailureError, UsageError
-from meddelinea.segmentation.settings import Settings
 
 if TYPE_CHECKING:
     from meddelinea.folders.batch import ScanOutcome
     from meddelinea.folders.found import ScanCase
     from meddelinea.pool.pool import Engine
+    from meddelinea.scan import Modality
+    from meddelinea.segmentation.sampling import Sampling
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Scans to segment: where they are, where masks and other files go, how to do it, and who does it."""
 
     source: Path
     output: Path
-    settings: Settings
-    beside: BesideMasks
+    model: str
+    device: str
+    modality: Modality | None
+    sampling: Sampling
+    extras: ExtraFolders
     overwrite: bool
     engine: EngineName
     address: str | None
@@ -57,10 +61,7 @@ def run_batch(batch: Batch, look: Look) -> None:
     with status("starting", hidden=look is not Look.text):
         from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
         from meddelinea.folders.found import find_scans
-        from meddelinea.segmentation.model import read_model_files
-        from meddelinea.segmentation.settings import check_settings
 
-    check_settings(batch.settings, tuple(read_model_files(batch.settings.model).labels))
     found = find_scans(batch.source, batch.output)
     for path in found.others:
         print(f"warning: {path}: not a scan, skipped", file=sys.stderr)
@@ -77,10 +78,13 @@ def run_batch(batch: Batch, look: Look) -> None:
     work = segment_scans(
         found,
         batch.output,
-        batch.settings,
-        engine=_engine(batch),
+        batch.sampling,
+        model=batch.model,
+        device=batch.device,
+        modality=batch.modality,
+        extras=batch.extras,
         overwrite=batch.overwrite,
-        beside=batch.beside,
+        engine=_engine(batch),
         progress=count_slices,
     )
     # ray reports a worker that died on stdout, which is for programs.

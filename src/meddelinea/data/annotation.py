@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.io.dicom import read_frames
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import canonical_name, renumber
+from meddelinea.scan import Scan
 from meddelinea.volume import Volume
 
 #: How far a mask's voxel may lie from the scan's, as a fraction of the smallest voxel size: headers are rounded.
@@ -52,15 +52,15 @@ class LabelMap:
         """Canonical names that may occur, in the numbering's order."""
         return tuple(dict.fromkeys(canonical_name(name) for name in self.numbering.values()))
 
-    def read(self, scan: Volume, image: Path, organs: tuple[str, ...]) -> Reading:
-        """Ids of `organs` on the grid of `scan`, which was read from `image`.
+    def read(self, scan: Scan, organs: tuple[str, ...]) -> Reading:
+        """Ids of `organs` on the grid of `scan`.
 
         Raises
         ------
         InputRefusedError
             If the file cannot be read, lies on another grid, or holds an id without a meaning.
         """
-        ids = _ids_on_grid(self.path, scan, image)
+        ids = _ids_on_grid(self.path, scan)
         try:
             return renumber(ids, self.numbering, organs), ()
         except UsageError as error:
@@ -87,7 +87,7 @@ class RegionMap:
         """Canonical names of the regions."""
         return tuple(self.regions)
 
-    def read(self, scan: Volume, image: Path, organs: tuple[str, ...]) -> Reading:
+    def read(self, scan: Scan, organs: tuple[str, ...]) -> Reading:
         """As `LabelMap.read`; an id of several regions goes to that of the fewest ids among those asked for."""
 
         def precedence(name: str) -> tuple[bool, int]:
@@ -97,7 +97,7 @@ class RegionMap:
             index: min((name for name, ids in self.regions.items() if index in ids), key=precedence)
             for index in sorted({index for ids in self.regions.values() for index in ids})
         }
-        return LabelMap(self.path, numbering).read(scan, image, organs)
+        return LabelMap(self.path, numbering).read(scan, organs)
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class OrganMasks:
         """Canonical names of the organs that have a file."""
         return tuple(self.files)
 
-    def read(self, scan: Volume, image: Path, organs: tuple[str, ...]) -> Reading:
-        """Ids of `organs` on the grid of `scan`, which was read from `image`; one mask is in memory at a time.
+    def read(self, scan: Scan, organs: tuple[str, ...]) -> Reading:
+        """Ids of `organs` on the grid of `scan`; one mask is in memory at a time.
 
         Of organs of one size that overlap, the later in `organs` gets the voxels. Each remark counts the voxels that
         an organ shares with the one that held them.
@@ -122,13 +122,13 @@ class OrganMasks:
         InputRefusedError
             If a file cannot be read, lies on another grid, or is not binary.
         """
-        ids = np.zeros(scan.array.shape, np.uint8)
+        ids = np.zeros(scan.volume.array.shape, np.uint8)
         sizes = np.full(len(organs) + 1, np.inf)  # in voxels; that of the background lets every organ have it
         remarks = []
         for index, organ in enumerate(organs, start=1):
             if organ not in self.files:
                 continue
-            mask = _binary_on_grid(self.files[organ], scan, image)
+            mask = _binary_on_grid(self.files[organ], scan)
             sizes[index] = np.count_nonzero(mask)
             yields = sizes >= sizes[index]
             shared = np.bincount(ids[mask], minlength=len(sizes))
@@ -162,26 +162,28 @@ class PngStack:
         """Canonical names that the grey values stand for."""
         return tuple(self.greys)
 
-    def read(self, scan: Volume, image: Path, organs: tuple[str, ...]) -> Reading:
-        """Ids of `organs` on the grid of `scan`, which was read from the DICOM folder `image`.
+    def read(self, scan: Scan, organs: tuple[str, ...]) -> Reading:
+        """Ids of `organs` on the grid of `scan`, a DICOM series.
 
         Grey values that stand for nothing are background, and remarked on.
 
         Raises
         ------
         InputRefusedError
-            If there is not one readable PNG of the slices' size for each slice.
+            If the scan is no DICOM series, or there is not one readable PNG of the slices' size for each slice.
         """
-        frames = read_frames(image)[1]
+        if scan.series is None:
+            raise InputRefusedError(f"{scan.place}: not DICOM; expected the series that the PNG masks belong to")
+        frames = scan.series.frames
         slices = sorted((frame.path for frame in frames), key=_by_number)
         pictures = sorted((path for path in self.folder.glob("*.png") if path.name[0] != "."), key=_by_number)
         if len(slices) != len(pictures):
             raise InputRefusedError(
-                f"{self.folder}: {len(pictures)} PNG masks, but {len(slices)} slices in {image}; expected one each; "
-                "fetch the case again"
+                f"{self.folder}: {len(pictures)} PNG masks, but {len(slices)} slices in {scan.place}; expected one "
+                "each; fetch the case again"
             )
         picture_of = dict(zip(slices, pictures, strict=True))
-        columns, rows = scan.array.shape[:2]
+        columns, rows, _ = scan.series.shape
         greys = np.stack([_grey_values(picture_of[frame.path], (rows, columns)) for frame in frames])
         table, known = np.zeros(256, np.uint8), np.zeros(256, np.bool_)
         known[0] = True
@@ -195,33 +197,33 @@ class PngStack:
             found = ", ".join(map(str, np.unique(greys[foreign])))
             remarks = (f"{np.count_nonzero(foreign)} voxels of grey {found}, which stands for no organ: background",)
         upright = table[greys][:, ::-1]  # rows from the bottom, as those of the scan
-        return Volume.from_slices(upright, scan.affine).array, remarks
+        return Volume.from_slices(upright, scan.volume.affine).array, remarks
 
 
 #: Whichever way a case's labels are kept.
 Labels = LabelMap | RegionMap | OrganMasks | PngStack
 
 
-def _on_grid(path: Path, scan: Volume, image: Path) -> NDArray[Any]:
+def _on_grid(path: Path, scan: Scan) -> NDArray[Any]:
     """Voxels of a mask file that lies on the scan's grid."""
-    mask = read_volume(path)
-    if mask.array.shape != scan.array.shape:
+    mask, grid = read_volume(path), scan.volume
+    if mask.array.shape != grid.array.shape:
         raise InputRefusedError(
-            f"{path}: shape {mask.array.shape}, but {scan.array.shape} of {image}; expected a mask on the scan's grid; "
-            "fetch both again or resample the mask"
+            f"{path}: shape {mask.array.shape}, but {grid.array.shape} of {scan.place}; expected a mask on the scan's "
+            "grid; fetch both again or resample the mask"
         )
-    apart_mm = scan.corner_distance_mm(mask.affine)
-    allowed_mm = HEADER_TOLERANCE * min(scan.spacing_mm)
+    apart_mm = grid.corner_distance_mm(mask.affine)
+    allowed_mm = HEADER_TOLERANCE * min(grid.spacing_mm)
     if apart_mm > allowed_mm:
         raise InputRefusedError(
-            f"{path}: the affine differs from that of {image} by up to {apart_mm:.2f} mm; expected at most "
+            f"{path}: the affine differs from that of {scan.place} by up to {apart_mm:.2f} mm; expected at most "
             f"{allowed_mm:.2f} mm; find out which of the headers is wrong"
         )
     return mask.array
 
 
-def _ids_on_grid(path: Path, scan: Volume, image: Path) -> NDArray[np.integer]:
-    values = _on_grid(path, scan, image)
+def _ids_on_grid(path: Path, scan: Scan) -> NDArray[np.integer]:
+    values = _on_grid(path, scan)
     if values.dtype.kind in "iu":
         ids: NDArray[np.integer] = values
         return ids
@@ -236,8 +238,8 @@ def _ids_on_grid(path: Path, scan: Volume, image: Path) -> NDArray[np.integer]:
     return numbers
 
 
-def _binary_on_grid(path: Path, scan: Volume, image: Path) -> NDArray[np.bool_]:
-    ids = _ids_on_grid(path, scan, image)
+def _binary_on_grid(path: Path, scan: Scan) -> NDArray[np.bool_]:
+    ids = _ids_on_grid(path, scan)
     mask: NDArray[np.bool_] = ids != 0
     found = np.unique(ids[mask])
     if len(found) > 1:

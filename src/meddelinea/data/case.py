@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from meddelinea.data.annotation import LabelMap as LabelMap  # where a case is made, its labels are
 from meddelinea.data.annotation import Labels
 from meddelinea.errors import InputRefusedError
-from meddelinea.io.volumes import read_volume
-from meddelinea.volume import Modality, Volume
+from meddelinea.io.volumes import read_scan
+from meddelinea.scan import Modality, Scan
+from meddelinea.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +53,14 @@ class FoundCases:
     broken: Mapping[str, str]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LabelledScan:
     """A scan and its mask on the same grid.
 
     Parameters
     ----------
     scan
-        (I, J, K) grey values, with the case's modality.
+        The scan, under the case's name and with its modality.
     mask
         (I, J, K) uint8 ids 1..L of `organs`.
     organs
@@ -68,19 +69,28 @@ class LabelledScan:
         What a person should know of it, such as organs whose masks overlap, a line each.
     """
 
-    scan: Volume
+    scan: Scan
     mask: Volume
     organs: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
     @property
+    def volume(self) -> Volume:
+        """The voxels of the scan."""
+        return self.scan.volume
+
+    @property
     def air(self) -> float:
         """What lies outside the patient or the field of view: the scan's lowest value."""
-        return float(self.scan.array.min())
+        return float(self.volume.array.min())
+
+    def with_voxels(self, volume: Volume, mask: Volume) -> LabelledScan:
+        """The same case with another scan and mask, on one grid."""
+        return replace(self, scan=replace(self.scan, volume=volume), mask=mask)
 
     def with_grey(self, array: NDArray[np.float32]) -> LabelledScan:
         """The same anatomy in other grey values, (I, J, K)."""
-        return replace(self, scan=Volume(array, self.scan.affine, self.scan.modality))
+        return self.with_voxels(Volume(array, self.volume.affine), self.mask)
 
 
 def read_case(case: Case, organs: tuple[str, ...]) -> LabelledScan:
@@ -94,15 +104,19 @@ def read_case(case: Case, organs: tuple[str, ...]) -> LabelledScan:
         If a file is missing or damaged, image and labels lie on different grids, labels have no meaning, or a DICOM
         image is of another modality than the dataset says.
     """
-    raw = read_volume(case.image)
-    if raw.modality not in (None, case.modality):
+    scan = read_scan(case.image)
+    if scan.modality not in (None, case.modality):
         raise InputRefusedError(
-            f"{case.image}: modality {raw.modality} by its header; expected {case.modality} by the dataset; "
+            f"{case.image}: modality {scan.modality} by its header; expected {case.modality} by the dataset; "
             "correct the dataset's description"
         )
-    scan = Volume(raw.array, raw.affine, case.modality)
-    ids, remarks = case.labels.read(scan, case.image, organs)
+    ids, remarks = case.labels.read(scan, organs)
     unlabelled = [organ for organ in organs if organ not in case.labels.organs]
     if unlabelled:
         remarks = (*remarks, f"no labels of {', '.join(unlabelled)}: background here")
-    return LabelledScan(scan, Volume(ids, scan.affine), organs, remarks)
+    return LabelledScan(
+        scan=replace(scan, name=case.name, modality=case.modality),
+        mask=Volume(ids, scan.volume.affine),
+        organs=organs,
+        remarks=remarks,
+    )

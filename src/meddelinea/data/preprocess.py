@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddelinea.data.resample import Shape, block_mean, resample_labels, resample_linear
+from meddelinea.scan import Scan
 from meddelinea.volume import Affine, Volume, apply_affine, box_corners
 
 #: Index directions of a model slice: columns run to the patient's left, rows to the back, slices to the head. Shown
@@ -62,28 +63,28 @@ class Preprocessing:
         return cls(**found | {name: tuple(found[name]) for name in ("window_hu", "percentiles")})
 
 
-def intensity_window(volume: Volume, preprocessing: Preprocessing) -> tuple[float, float]:
+def intensity_window(scan: Scan, preprocessing: Preprocessing) -> tuple[float, float]:
     """Grey values that become -1 and 1: the CT window, or percentiles of an MR's voxels."""
-    if volume.modality != "MR":
+    if scan.modality != "MR":
         return preprocessing.window_hu
-    step = max(1, round((volume.array.size / 2e6) ** (1 / 3)))
-    low, high = np.percentile(volume.array[::step, ::step, ::step], preprocessing.percentiles)
+    array = scan.volume.array
+    step = max(1, round((array.size / 2e6) ** (1 / 3)))
+    low, high = np.percentile(array[::step, ::step, ::step], preprocessing.percentiles)
     return float(low), float(max(high, low + 1e-6))
 
 
-def to_model_grid(volume: Volume, preprocessing: Preprocessing) -> Volume:
+def to_model_grid(scan: Scan, preprocessing: Preprocessing) -> Volume:
     """The scan on the model's grid: (size, size, S) float32 in [-1, 1], axes L, P, S; -1 (air) beyond the scan.
 
     Axes are the scan's own, or the patient's where the scan is oblique by more than 5 degrees.
     """
-    low, high = intensity_window(volume, preprocessing)
-    canonical = volume.reorient(ORIENTATION)
-    factors = _block_factors(canonical.spacing_mm, preprocessing)
-    scan = block_mean(canonical, factors)
-    affine, shape = _model_grid(scan, preprocessing, low + 0.05 * (high - low))
-    model = resample_linear(scan, affine, shape, outside=low)
+    low, high = intensity_window(scan, preprocessing)
+    canonical = scan.volume.reorient(ORIENTATION)
+    coarse = block_mean(canonical, _block_factors(canonical.spacing_mm, preprocessing))
+    affine, shape = _model_grid(coarse, preprocessing, low + 0.05 * (high - low))
+    model = resample_linear(coarse, affine, shape, outside=low)
     scaled = np.clip((model.array - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
-    return Volume(scaled.astype(np.float32, copy=False), affine, volume.modality)
+    return Volume(scaled.astype(np.float32, copy=False), affine)
 
 
 def mask_to_model_grid(mask: Volume, model: Volume) -> Volume:

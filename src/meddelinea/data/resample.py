@@ -32,7 +32,7 @@ def block_mean(volume: Volume, factors: Shape) -> Volume:
     coarse = np.eye(4)
     coarse[:3, :3] = np.diag(factors)
     coarse[:3, 3] = [(f - 1) / 2 for f in factors]
-    return Volume(mean, volume.affine @ coarse, volume.modality)
+    return Volume(mean, volume.affine @ coarse)
 
 
 def resample_linear(volume: Volume, affine: Affine, shape: Shape, outside: float) -> Volume:
@@ -49,7 +49,7 @@ def resample_linear(volume: Volume, affine: Affine, shape: Shape, outside: float
     array = ndimage.affine_transform(
         volume.array, *_axis_aligned(to_source), output_shape=shape, output=np.float32, order=1, cval=outside
     )
-    return Volume(array, affine, volume.modality)
+    return Volume(array, affine)
 
 
 def resample_labels(mask: Volume, affine: Affine, shape: Shape) -> Volume:

@@ -19,15 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from meddelinea.checks.scan import examine, require_accepted
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import append_line, ensure_writable, remove_unfinished, whole, write_text
 from meddelinea.folders.found import FoundScans, ScanCase
+from meddelinea.io.volumes import read_scan
 from meddelinea.pool.local import in_this_process
 from meddelinea.pool.pool import Engine, Progress
 from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
 from meddelinea.results.result import Result
-from meddelinea.segmentation.model import load_model, read_model_files
-from meddelinea.segmentation.settings import Settings, read_scan, segment_scan
+from meddelinea.scan import Modality
+from meddelinea.segmentation.model import load_model, read_model_files, require_device
+from meddelinea.segmentation.predict import segment
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.version import __version__
 
 STATUS_FILE = "status.jsonl"
@@ -57,8 +61,8 @@ class ScanOutcome:
     warnings: tuple[str, ...] = ()
 
 
-class Beside(Protocol):
-    """What else is to be made of each case. It goes to the workers, so it can be pickled."""
+class ExtraOutputs(Protocol):
+    """What else is made of each scan beside its mask. It goes to the workers, so it can be pickled."""
 
     def paths(self, case: ScanCase) -> tuple[Path, ...]:
         """The files, which stand where the case is done."""
@@ -67,28 +71,17 @@ class Beside(Protocol):
         """Write them; `card` is the model's."""
 
 
-class Nothing:
-    """Masks and no more."""
-
-    def paths(self, case: ScanCase) -> tuple[Path, ...]:
-        return ()
-
-    def write(self, case: ScanCase, result: Result, card: str) -> None:
-        return
-
-
-#: Masks and no more.
-NOTHING: Beside = Nothing()
-
-
 def segment_scans(
     found: FoundScans,
     output: Path,
-    settings: Settings,
+    sampling: Sampling | None = None,
     *,
-    engine: Engine[ScanCase, ScanOutcome] = in_this_process,
+    model: str = "small",
+    device: str = "auto",
+    modality: Modality | None = None,
+    extras: ExtraOutputs | None = None,
     overwrite: bool = False,
-    beside: Beside = NOTHING,
+    engine: Engine[ScanCase, ScanOutcome] = in_this_process,
     progress: Progress = lambda name, done, total: None,
 ) -> Generator[ScanOutcome, None, None]:
     """Segment scans and yield what became of each as it ends; the table is written after the last, or when closed.
@@ -102,14 +95,18 @@ def segment_scans(
         From `find_scans`.
     output
         Folder of the status file and of the table of statistics; made if absent.
-    settings
-        How to segment.
+    sampling
+        How masks are sampled; the model's own way where None.
+    model, device
+        As `load_model` takes them, the model by its name or folder: each worker loads it.
+    modality
+        What the scans are where their files do not say it; None where the model tells.
+    extras
+        What else is made of each scan; None for masks and no more.
+    overwrite
+        Redo what was done before.
     engine
         Where: `in_this_process`, `on_this_machine` or `on_cluster` of `pool`.
-    overwrite
-        Segment also what was done before.
-    beside
-        What else is made of each case.
     progress
         Called with (name of the case, slices done, slices in all).
 
@@ -118,55 +115,112 @@ def segment_scans(
     WeightsMissingError, UsageError
         If the model cannot be loaded, or the engine not be had.
     InputRefusedError
-        If the output folder cannot be written.
+        If the model does not know an organ, or the output folder cannot be written.
     UsageError
         If two files would be one, or a scan be overwritten.
     """
-    _require_apart(found, beside)
-    run = uuid.uuid4().hex if overwrite else None
-    model = _model_digest(read_model_files(settings.model).folder)
-    _make_folders(output, (path for case in found.cases for path in (case.output, *beside.paths(case))))
+    sampling = sampling or Sampling()
+    files = read_model_files(model)
+    sampling.labels(files.labels)
+    require_device(device)
+    run = _Run(
+        model=model,
+        digest=_model_digest(files.folder),
+        device=device,
+        modality=modality,
+        sampling=sampling,
+        extras=extras,
+        overwritten_by=uuid.uuid4().hex if overwrite else None,
+    )
+    _require_apart(found, extras)
+    _make_folders(output, (path for case in found.cases for path in run.outputs(case)))
     ensure_writable(output / STATUS_FILE, (".jsonl",))
+
     due = []
-    with _status(output / STATUS_FILE) as tell:
+    with _status(output / STATUS_FILE) as record:
         for case in found.cases:
             remove_unfinished(case.output)
             remove_unfinished(sidecar_path(case.output))
-            if _is_done(case, _request(case, settings, model), run, beside):
-                yield tell(ScanOutcome(case=case, state="present"))
+            if run.is_done(case):
+                yield record(ScanOutcome(case=case, state="present"))
             else:
                 due.append(case)
         try:
-            with closing(engine(partial(_Segmenter, settings, model, run, beside), due, progress)) as outcomes:
+            with closing(engine(partial(_Segmenter, run), due, progress)) as outcomes:
                 for ended in outcomes:
                     outcome = ended.answer or ScanOutcome(case=ended.item, state="failed", reason=ended.reason)
                     if outcome.state == "present":  # its worker died between writing it and saying so
                         outcome = replace(outcome, state="done")
                     elif outcome.state != "done":
-                        _discard(outcome.case, beside)
-                    yield tell(outcome)
+                        run.discard(outcome.case)
+                    yield record(outcome)
         finally:
             for case in due:
-                for path in (case.output, sidecar_path(case.output), *beside.paths(case)):
+                for path in run.outputs(case):
                     remove_unfinished(path)
             _write_statistics(found.cases, output / STATISTICS_FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is the same for all scans of a run; it goes to the workers.
+
+    Parameters
+    ----------
+    model, device, modality, sampling, extras
+        As of `segment_scans`.
+    digest
+        Of the model's files: another model under the same name is another one.
+    overwritten_by
+        Name of the run whose masks alone are taken for done; None where those of earlier runs are, too.
+    """
+
+    model: str
+    digest: str
+    device: str
+    modality: Modality | None
+    sampling: Sampling
+    extras: ExtraOutputs | None
+    overwritten_by: str | None
+
+    def outputs(self, case: ScanCase) -> tuple[Path, ...]:
+        """All files of a case."""
+        extras = () if self.extras is None else self.extras.paths(case)
+        return case.output, sidecar_path(case.output), *extras
+
+    def request(self, case: ScanCase) -> str:
+        """SHA-256 of all that a mask depends on; the scan's files go by name, size and time, as in `make`."""
+        sampling = asdict(replace(self.sampling, batch_size=1))  # which changes no mask
+        scan = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files_of(case.source)]
+        asked = [__version__, self.digest, self.modality, sampling, scan]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+    def is_done(self, case: ScanCase) -> bool:
+        """Whether the case's files stand, are what is asked for, and were made by the run that is to make them."""
+        sidecar = _read_sidecar(case)
+        there = all(path.is_file() for path in self.outputs(case))
+        made = self.overwritten_by in (None, sidecar.get("run"))
+        return there and made and sidecar.get("request") == self.request(case)
+
+    def discard(self, case: ScanCase) -> None:
+        """Remove what an earlier run made of what is now refused or fails."""
+        if "request" in _read_sidecar(case):
+            for path in self.outputs(case):
+                path.unlink(missing_ok=True)
 
 
 class _Segmenter:
     """What a worker does with a case: the model is loaded once, and its network is used by one case at a time."""
 
-    def __init__(
-        self, settings: Settings, model_digest: str, run: str | None, beside: Beside, threads: int | None
-    ) -> None:
+    def __init__(self, run: _Run, threads: int | None) -> None:
         import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
         self.writing = threading.Lock()
-        self._settings, self._digest, self._run, self._beside = settings, model_digest, run, beside
-        self._files = read_model_files(settings.model)
         self._network = threading.Lock()
-        self._model = load_model(settings.model, settings.device)
+        self._run = run
+        self._model = load_model(run.model, run.device)
 
     def __call__(self, case: ScanCase, progress: Progress) -> ScanOutcome:
         try:
@@ -175,24 +229,29 @@ class _Segmenter:
             return ScanOutcome(case=case, state="refused", reason=str(error))
 
     def _segment(self, case: ScanCase, progress: Progress) -> ScanOutcome:
-        request = _request(case, self._settings, self._digest)
-        if _is_done(case, request, self._run, self._beside):
+        run, files = self._run, self._model.files
+        if run.is_done(case):
             return ScanOutcome(case=case, state="present")
+        request = run.request(case)
+
         began = time.monotonic()
-        volume, findings = read_scan(case.source, self._settings.modality, self._files.modalities)
+        scan = examine(read_scan(case.source), files.modalities, run.modality)
+        require_accepted(scan)
         read_seconds = time.monotonic() - began
+
         with self._network:
             began = time.monotonic()
-            segmentation = segment_scan(self._model, volume, self._settings, partial(progress, case.name))
-        result = Result.of(case.source.name, volume, segmentation, findings)
-        document = statistics_document(result.statistics, volume.modality, segmentation)
+            segmentation = segment(self._model, scan, run.sampling, partial(progress, case.name))
+        result = Result.of(scan, segmentation)
+        document = statistics_document(result.statistics, scan.modality, segmentation)
         remarks = {"request": request, "statistics": document}
-        if self._run is not None:
-            remarks["run"] = self._run
+        if run.overwritten_by is not None:
+            remarks["run"] = run.overwritten_by
+
         with self.writing:
-            case.output.unlink(missing_ok=True)  # an outdated mask must not stand beside the new sidecar
-            self._beside.write(case, result, self._files.card)
-            write_segmentation(segmentation, case.output, case.source, remarks=remarks)
+            if run.extras is not None:
+                run.extras.write(case, result, files.card)
+            write_segmentation(segmentation, case.output, scan, remarks=remarks)
         seconds = round(read_seconds + time.monotonic() - began, 3)
         warnings = tuple(finding.message for finding in result.findings)
         return ScanOutcome(case=case, state="done", seconds=seconds, warnings=warnings)
@@ -207,21 +266,23 @@ def status_line(outcome: ScanOutcome) -> dict[str, Any]:
 
 @contextmanager
 def _status(path: Path) -> Iterator[Callable[[ScanOutcome], ScanOutcome]]:
-    """What adds an outcome to a status file that is begun anew; a line is there when the call returns."""
+    """What records an outcome in a status file that is begun anew; the line is there when the call returns."""
     write_text("", path)
 
-    def tell(outcome: ScanOutcome) -> ScanOutcome:
+    def record(outcome: ScanOutcome) -> ScanOutcome:
         append_line(json.dumps(status_line(outcome), ensure_ascii=False), path)
         return outcome
 
-    yield tell
+    yield record
 
 
-def _require_apart(found: FoundScans, beside: Beside) -> None:
-    """Refuse files beside the masks that are a mask, a sidecar or a scan."""
+def _require_apart(found: FoundScans, extras: ExtraOutputs | None) -> None:
+    """Refuse extra outputs that are a mask, a sidecar or a scan."""
+    if extras is None:
+        return
     taken = {path.resolve() for case in found.cases for path in (case.source, case.output, sidecar_path(case.output))}
     for case in found.cases:
-        for path in beside.paths(case):
+        for path in extras.paths(case):
             if path.resolve() in taken:
                 raise UsageError(f"{path}: is a scan or a mask; choose another folder for what stands beside the masks")
 
@@ -244,26 +305,12 @@ def _model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _request(case: ScanCase, settings: Settings, model_digest: str) -> str:
-    """SHA-256 of all that a mask depends on; the scan's files go by name, size and time, as in `make`."""
-    kept = asdict(replace(settings, model=model_digest, device="", batch_size=0))  # these two change no mask
-    scan = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files_of(case.source)]
-    return hashlib.sha256(json.dumps([__version__, kept, scan]).encode()).hexdigest()
-
-
 def _files_of(scan: Path) -> list[Path]:
     if scan.is_dir():
         return sorted(path for path in scan.rglob("*") if path.is_file())
     if scan.suffix.lower() == ".nhdr":  # its voxels are in a file beside it
         return sorted(path for path in scan.parent.glob(f"{scan.stem}.*") if path.is_file())
     return [scan] if scan.exists() else []
-
-
-def _is_done(case: ScanCase, request: str, run: str | None, beside: Beside) -> bool:
-    """Whether the case's files stand, are what is asked for, and were made by this run where `run` is given."""
-    sidecar = _read_sidecar(case)
-    there = all(path.is_file() for path in (case.output, *beside.paths(case)))
-    return there and sidecar.get("request") == request and run in (None, sidecar.get("run"))
 
 
 def _read_sidecar(case: ScanCase) -> dict[str, Any]:
@@ -273,13 +320,6 @@ def _read_sidecar(case: ScanCase) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _discard(case: ScanCase, beside: Beside) -> None:
-    """Remove what an earlier run made of what is now refused or fails."""
-    if "request" in _read_sidecar(case):
-        for path in (case.output, sidecar_path(case.output), *beside.paths(case)):
-            path.unlink(missing_ok=True)
 
 
 def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:

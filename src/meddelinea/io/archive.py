@@ -10,9 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.files import ending
 
 #: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
 MAX_UNZIPPED_BYTES = 16 * 1024**3
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A file or folder itself, or of a zip the temporary folder that `unzipped` makes."""
+    if path.is_file() and ending(path, (".zip",)):
+        with unzipped(path) as folder:
+            yield folder
+    else:
+        yield path
 
 
 @contextmanager

@@ -24,7 +24,7 @@ nowhere else, an affine changes from one to the other where it is read or writte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ from pydicom.pixels import iter_pixels
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.findings import Finding, warn
-from meddelinea.io.dicom_frames import Frame, decoding, find_frames
-from meddelinea.volume import Affine, Modality, Volume
+from meddelinea.io.archive import unpacked
+from meddelinea.io.dicom_frames import decoding, find_headers, list_frames
+from meddelinea.scan import DicomSeries, Frame, Modality, Scan
+from meddelinea.volume import Affine, Volume
 
 #: How far a slice may lie from its place on the regular grid, as a fraction of a voxel. Scanners round positions.
 PLACE_TOLERANCE = 0.1
@@ -49,8 +51,8 @@ GAP_IN_THICKNESSES = 1.5
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def read_dicom(path: Path) -> Volume:
-    """Read the one CT or MR series of a folder (searched recursively), or one enhanced multi-frame file.
+def read_dicom(path: Path) -> Scan:
+    """Read the one CT or MR series of a folder (searched recursively), a zip of one, or an enhanced multi-frame file.
 
     Voxel axes are column, row counted from the image's bottom, and slice along the normal of the image plane: the order
     that dcm2niix converts to, so that masks lie voxel by voxel on files that it wrote. The rescale slope and intercept
@@ -67,20 +69,36 @@ def read_dicom(path: Path) -> Volume:
         If there is not exactly one series, it is neither CT nor MR, a file is broken, or the slices are not one
         complete regular grid.
     """
-    modality, frames = read_frames(path)
-    volume = Volume.from_slices(_stack_slices(frames)[:, ::-1], series_affine(frames), modality)
-    return replace(volume, remarks=_find_gaps(frames))
+    with unpacked(path) as place:
+        modality, series = _parse(place)
+        volume = Volume.from_slices(_stack_slices(series.frames)[:, ::-1], series_affine(series.frames))
+    return Scan(
+        volume=volume,
+        modality=modality,
+        name=path.name,
+        path=path,
+        findings=_find_gaps(series.frames),
+        series=_rename_files(series, path),
+    )
 
 
-def read_frames(path: Path) -> tuple[Modality, list[Frame]]:
-    """The slices of the one series in a folder or file, in the order of the volume's last axis, without their pixels.
+def read_series(path: Path) -> DicomSeries:
+    """The series that `read_dicom` reads, without its pixels.
 
     Raises
     ------
     InputRefusedError
         As `read_dicom`, except for pixels that cannot be decoded.
     """
-    modality, frames = find_frames(path)
+    with unpacked(path) as place:
+        _, series = _parse(place)
+    return _rename_files(series, path)
+
+
+def _parse(path: Path) -> tuple[Modality, DicomSeries]:
+    """The one series in a folder or file, its slices in order and checked to be one regular grid."""
+    modality, headers = find_headers(path)
+    frames = [frame for file, header in headers.items() for frame in list_frames(file, header)]
     if len(frames) == 1:
         raise InputRefusedError(
             f"{path}: one slice; expected a 3D volume; give the folder that holds the whole series", "too_few_slices"
@@ -93,10 +111,23 @@ def read_frames(path: Path) -> tuple[Modality, list[Frame]]:
     places_mm = np.array([frame.position_mm @ normal for frame in frames])
     for check in (_check_distinct, _check_complete, _check_apart, _check_regular):
         check(path, frames, places_mm)
-    return modality, frames
+    in_order = {frame.path: headers[frame.path] for frame in frames}
+    return modality, DicomSeries(path=path, frames=tuple(frames), headers=in_order)
 
 
-def series_affine(frames: list[Frame]) -> Affine:
+def _rename_files(series: DicomSeries, path: Path) -> DicomSeries:
+    """A series whose files were unpacked elsewhere, under the names that they have in the zip `path`."""
+    if series.path == path:
+        return series
+    name = {file: path / file.relative_to(series.path) for file in series.headers}
+    return DicomSeries(
+        path=path,
+        frames=tuple(replace(frame, path=name[frame.path]) for frame in series.frames),
+        headers={name[file]: header for file, header in series.headers.items()},
+    )
+
+
+def series_affine(frames: Sequence[Frame]) -> Affine:
     """(4, 4) affine of sorted slices, (column, row from the bottom, slice) to RAS millimetres.
 
     The slice axis is the measured step from slice to slice, not the normal, so a gantry tilt is a shear of the affine.
@@ -187,7 +218,7 @@ def _check_regular(path: Path, frames: list[Frame], places_mm: NDArray[np.float6
             )
 
 
-def _find_gaps(frames: list[Frame]) -> tuple[Finding, ...]:
+def _find_gaps(frames: Sequence[Frame]) -> tuple[Finding, ...]:
     """A remark where the slices of an even grid do not touch: a sparse scan, or every second slice lost."""
     thickness = [frame.thickness_mm for frame in frames if frame.thickness_mm]
     step_mm = float((frames[1].position_mm - frames[0].position_mm) @ frames[0].normal)
@@ -202,7 +233,7 @@ def _find_gaps(frames: list[Frame]) -> tuple[Finding, ...]:
     )
 
 
-def _stack_slices(frames: list[Frame]) -> NDArray[Any]:
+def _stack_slices(frames: Sequence[Frame]) -> NDArray[Any]:
     """(slices, rows, columns) values, rows from the top: int16, or float32 once a slice does not fit into int16."""
     rows, columns = frames[0].shape
     voxels: NDArray[Any] = np.empty((len(frames), rows, columns), np.int16)

@@ -6,17 +6,18 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.volume import Modality
+from meddelinea.scan import Frame, Modality
 
 # The functional groups of a multi-frame object that say where a frame lies and what its values mean.
 _MACROS = (
@@ -55,46 +56,8 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_UNITS = ("Z_EFF", "ED", "EDW", "PCT", "MGML", "OD")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Frame:
-    """One slice of a series: where its pixels are stored, where it lies (LPS), and what its values mean.
-
-    Parameters
-    ----------
-    path, index
-        The file, and the frame's number in it from 0 (0 where a file holds one slice).
-    position_mm
-        (3,) centre of the first pixel.
-    orientation
-        (6,) unit vectors along increasing column index (first three) and increasing row index.
-    pixel_spacing_mm
-        (2,) distance between rows, then between columns.
-    shape
-        (2,) number of rows, then of columns.
-    slope, intercept
-        Stored value times `slope` plus `intercept` is the value (Hounsfield units in a CT).
-    thickness_mm
-        Nominal thickness; None where the header does not say it.
-    """
-
-    path: Path
-    index: int
-    position_mm: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    pixel_spacing_mm: NDArray[np.float64]
-    shape: NDArray[np.int64]
-    slope: float
-    intercept: float
-    thickness_mm: float | None = None
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        """(3,) unit vector across the slice: column direction times row direction, right-handed."""
-        return np.cross(self.orientation[:3], self.orientation[3:])
-
-
-def find_frames(path: Path) -> tuple[Modality, list[Frame]]:
-    """Modality and slices of the one CT or MR series in a folder or file.
+def find_headers(path: Path) -> tuple[Modality, dict[Path, Any]]:
+    """Modality and headers, by their files, of the one CT or MR series in a folder or file.
 
     Raises
     ------
@@ -102,7 +65,7 @@ def find_frames(path: Path) -> tuple[Modality, list[Frame]]:
         If there is not exactly one series, it is neither CT nor MR, or a header is broken.
     """
     modality, headers = _one_series(path, _read_headers(path))
-    return modality, [frame for file, header in headers for frame in _list_frames(file, header)]
+    return modality, dict(headers)
 
 
 @contextmanager
@@ -126,7 +89,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def _read_headers(path: Path) -> list[tuple[Path, Any]]:
-    """Files of `path` that are DICOM, each with the part of its header that `_KEYWORDS` names."""
+    """Files of `path` that are DICOM, each with its header; what `_KEYWORDS` names in it can be read."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     headers = []
     for file in files:
@@ -134,7 +97,7 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
             continue
         with decoding(file):
             try:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
+                header = pydicom.dcmread(file, stop_before_pixels=True)
             except InvalidDicomError as error:
                 # A slice lost at either end of a series leaves no gap, so a broken one must not pass as foreign.
                 if file.suffix.lower() == ".dcm":
@@ -143,7 +106,8 @@ def _read_headers(path: Path) -> list[tuple[Path, Any]]:
                         "unreadable",
                     ) from error
                 continue
-            deque(header.iterall(), maxlen=0)  # values are converted on first use: have the bad ones fail here
+            read = Dataset({tag: header[tag] for tag in map(tag_for_keyword, _KEYWORDS) if tag in header})
+            deque(read.iterall(), maxlen=0)  # values are converted on first use: have the bad ones fail here
             headers.append((file, header))
     return headers
 
@@ -223,8 +187,14 @@ def _count_slices(files: list[tuple[Path, Any]]) -> int:
     return sum(int(header.get("NumberOfFrames") or 1) for _, header in files)
 
 
-def _list_frames(path: Path, header: Any) -> list[Frame]:
-    """The slices that one file holds: one, or one for each item of the per-frame functional groups."""
+def list_frames(path: Path, header: Any) -> list[Frame]:
+    """The slices that one file holds: one, or one for each item of the per-frame functional groups.
+
+    Raises
+    ------
+    InputRefusedError
+        If its values are not grey, or the header does not say where a slice lies and what its values mean.
+    """
     photometric = header.get("PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputRefusedError(

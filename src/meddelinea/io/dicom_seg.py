@@ -17,10 +17,11 @@ from meddelinea.files import whole
 from meddelinea.io.dicom import LPS_TO_RAS, PLACE_TOLERANCE
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, DESCRIPTION, MANUFACTURER, SERIES_NUMBER, code_of, organ_of
 from meddelinea.io.dicom_frames import decoding
-from meddelinea.io.dicom_source import DicomSource, referring, require_upright
+from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, require_upright, to_planes
 from meddelinea.io.read_back import require_same
 from meddelinea.io.volumes import SegmentationType
 from meddelinea.labels import ORGANS
+from meddelinea.scan import DicomSeries
 from meddelinea.version import __version__
 from meddelinea.volume import Volume
 
@@ -34,7 +35,7 @@ def write_dicom_seg(
     mask: Volume,
     labels: Mapping[str, int],
     path: Path,
-    source: DicomSource,
+    series: DicomSeries,
     *,
     kind: SegmentationType = "labelmap",
     model: str = "",
@@ -49,12 +50,12 @@ def write_dicom_seg(
     Parameters
     ----------
     mask
-        Label ids on the grid of `source`, in any order of axes.
+        Label ids on the grid of `series`, in any order of axes.
     labels
         Id of each organ by canonical name; organs without voxels are described too.
     path
         The file; it is written whole or not at all, and one already there is replaced.
-    source
+    series
         The series that was segmented.
     kind
         How voxels are stored.
@@ -64,23 +65,24 @@ def write_dicom_seg(
     Raises
     ------
     InputRefusedError
-        If the gantry was tilted, the mask lies on another grid, the headers of the series do not allow a DICOM-SEG, the
-        folder cannot be written, or what was written reads back differently.
+        If nothing can refer to the series, the gantry was tilted, the mask lies on another grid, the headers do not
+        allow a DICOM-SEG, the folder cannot be written, or what was written reads back differently.
     UsageError
         If the mask holds an id without a name.
     """
-    require_upright(source)
+    require_identifiers(series)
+    require_upright(series)
     ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
     table = np.zeros(max(ordered.values()) + 1, np.min_scalar_type(len(ordered)))
     table[list(ordered.values())] = np.arange(1, len(ordered) + 1)
-    numbers = table[source.planes(mask, labels)]  # consecutive, as binary and fractional files ask
-    images, order = _referred_images(source)
+    numbers = table[to_planes(mask, labels, series)]  # consecutive, as binary and fractional files ask
+    images, order = _referred_images(series)
     stored = numbers if order is None else numbers[order]
     if kind == "fractional":
         stored = stored.copy()  # highdicom scales the shares of a single segment in the array that it is given
     segments = [_segment(number, name, model, parameters or {}) for number, name in enumerate(ordered, start=1)]
     with whole(path) as unfinished:
-        with referring(source, "a DICOM-SEG"):
+        with referring(series, "a DICOM-SEG"):
             written = hd.seg.Segmentation(
                 source_images=images,
                 pixel_array=stored,
@@ -103,7 +105,7 @@ def write_dicom_seg(
         del written, stored  # as large as the scan
         read, read_labels = read_dicom_seg(unfinished)
         written_labels = {name: number for number, name in enumerate(ordered, start=1)}
-        require_same(path, source.volume(numbers), written_labels, read, read_labels)
+        require_same(path, from_planes(numbers, series), written_labels, read, read_labels)
 
 
 def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
@@ -168,16 +170,16 @@ def segment_numbers(path: Path) -> dict[str, int]:
     return labels
 
 
-def _referred_images(source: DicomSource) -> tuple[list[Any], list[int] | None]:
+def _referred_images(series: DicomSeries) -> tuple[list[Any], list[int] | None]:
     """Images to refer to: slice by slice (None), or one multi-frame file with the slice that each frame of it is."""
-    images = list(source.images.values())
+    images = list(series.headers.values())
     if not any("PerFrameFunctionalGroupsSequence" in image for image in images):
         return images, None
     if len(images) > 1:
         raise InputRefusedError(
-            f"{source.path}: {len(images)} multi-frame files; a DICOM-SEG refers to one, or to slices; write nifti"
+            f"{series.path}: {len(images)} multi-frame files; a DICOM-SEG refers to one, or to slices; write nifti"
         )
-    return images, [int(k) for k in np.argsort([frame.index for frame in source.frames])]
+    return images, [int(k) for k in np.argsort([frame.index for frame in series.frames])]
 
 
 def _segment(number: int, organ: str, model: str, parameters: Mapping[str, str]) -> hd.seg.SegmentDescription:

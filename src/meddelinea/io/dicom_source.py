@@ -10,21 +10,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DS
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.io.dicom import read_frames, series_affine
-from meddelinea.io.dicom_frames import Frame, decoding
-from meddelinea.io.volumes import dicom_place, may_be_dicom
-from meddelinea.volume import Affine, Volume
+from meddelinea.io.dicom import read_series, series_affine
+from meddelinea.io.volumes import may_be_dicom
+from meddelinea.scan import DicomSeries, Frame, Scan
+from meddelinea.volume import Volume
 
 #: How far the last slice may lie aside of the normal through the first. Readers stack slices along the normal, so this
 #: is how far they would misplace one.
@@ -46,99 +44,66 @@ _MAY_BE_EMPTY = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class DicomSource:
-    """A series that a result can refer to.
-
-    Parameters
-    ----------
-    path
-        What the user named: a folder, a file or a zip.
-    frames
-        Its slices in the order of the volume's last axis.
-    images
-        The header of each file by its path, without pixels.
-    """
-
-    path: Path
-    frames: list[Frame]
-    images: dict[Path, Any]
-
-    @property
-    def affine(self) -> Affine:
-        """(4, 4) affine of the volume that `read_volume` gives for the series."""
-        return series_affine(self.frames)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Columns, rows and slices."""
-        rows, columns = self.frames[0].shape
-        return int(columns), int(rows), len(self.frames)
-
-    @property
-    def slice_step_mm(self) -> NDArray[np.float64]:
-        """(3,) from one slice to the next, LPS; along the normal unless the gantry was tilted."""
-        step: NDArray[np.float64] = self.frames[-1].position_mm - self.frames[0].position_mm
-        return step / (len(self.frames) - 1)
-
-    def planes(self, mask: Volume, labels: Mapping[str, int]) -> NDArray[Any]:
-        """(slices, rows, columns) voxels of a mask on the grid of the series, rows from the top as DICOM stores them.
-
-        Raises
-        ------
-        InputRefusedError
-            If the mask lies on another grid.
-        UsageError
-            If it holds an id without a name.
-        """
-        aligned = mask.onto(self.affine, self.shape)
-        if aligned is None or aligned.array.size != mask.array.size:
-            raise InputRefusedError(
-                f"{self.path}: the mask of {mask.array.shape} voxels does not lie on the grid of this series "
-                f"({self.shape}); expected the mask of the very series"
-            )
-        planes = np.ascontiguousarray(aligned.slices()[:, ::-1])
-        present = set().union(*(np.unique(plane).tolist() for plane in planes))
-        unnamed = sorted(present - {0, *labels.values()})
-        if unnamed:
-            raise UsageError(f"the mask holds ids {unnamed} without a name; expected only {sorted(labels.values())}")
-        return planes
-
-    def volume(self, planes: NDArray[Any]) -> Volume:
-        """The inverse of `planes`."""
-        return Volume.from_slices(planes[:, ::-1], self.affine)
-
-
-def read_source(path: Path) -> DicomSource:
+def read_source(path: Path) -> DicomSeries:
     """Headers of the one CT or MR series in a folder, file or zip, if a result can refer to it.
 
     Raises
     ------
     InputRefusedError
-        If `path` is no DICOM series, `read_volume` would refuse it, or an identifier is missing or that of two images.
+        If `path` is no DICOM series, `read_scan` would refuse it, or as `require_identifiers`.
     """
     if not path.exists():
         raise InputRefusedError(f"{path}: no such file or folder; check the path")
     if not may_be_dicom(path):
-        raise InputRefusedError(
-            f"{path}: not DICOM; DICOM-SEG and RTSTRUCT refer to the images of a DICOM series; "
-            "give the series (folder or zip), or write nifti or nrrd"
-        )
-    with dicom_place(path) as place:
-        _, frames = read_frames(place)
-        images: dict[Path, Any] = {}
-        for frame in frames:
-            if frame.path not in images:
-                with decoding(frame.path):
-                    images[frame.path] = pydicom.dcmread(frame.path, stop_before_pixels=True)
-        _check_identifiers(images)
-    source = DicomSource(path, frames, images)
-    for header in images.values():
-        _complete(header, frames[0], float(np.linalg.norm(source.slice_step_mm)))
-    return source
+        raise _not_dicom(str(path))
+    series = read_series(path)
+    require_identifiers(series)
+    return series
 
 
-def require_upright(source: DicomSource) -> None:
+def series_of(scan: Scan) -> DicomSeries:
+    """The series that a scan was read from.
+
+    Raises
+    ------
+    InputRefusedError
+        If it was read from another kind of file.
+    """
+    if scan.series is None:
+        raise _not_dicom(scan.place)
+    return scan.series
+
+
+def require_identifiers(series: DicomSeries) -> None:
+    """Refuse a series with an image that cannot be named, or images of several series.
+
+    Raises
+    ------
+    InputRefusedError
+        If an identifier is missing, is that of two images, or differs from that of the others.
+    """
+    first_path, first = next(iter(series.headers.items()))
+    seen: dict[str, Path] = {}
+    for path, header in series.headers.items():
+        missing = [keyword for keyword in _IDENTIFIERS if not header.get(keyword)]
+        if missing:
+            raise InputRefusedError(
+                f"{path}: no {', '.join(missing)} (anonymised?), so nothing can refer to this image; "
+                "export the series again with its identifiers, or write nifti"
+            )
+        for keyword in _IDENTIFIERS[2:]:
+            if header[keyword].value != first[keyword].value:
+                raise InputRefusedError(
+                    f"{path}: {keyword} differs from that of {first_path.name}; expected one series; write nifti"
+                )
+        other = seen.setdefault(str(header.SOPInstanceUID), path)
+        if other != path:
+            raise InputRefusedError(
+                f"{path}: has the SOPInstanceUID of {other.name}, so a reference would mean either; write nifti"
+            )
+
+
+def require_upright(series: DicomSeries) -> None:
     """Refuse a series that was acquired with a tilted gantry, as its slices do not stack along their normal.
 
     Raises
@@ -146,30 +111,63 @@ def require_upright(source: DicomSource) -> None:
     InputRefusedError
         If the last slice lies more than `MAX_DRIFT_MM` aside of the normal through the first.
     """
-    step, normal = source.slice_step_mm, source.frames[0].normal
-    aside_mm = float(np.linalg.norm(step - (step @ normal) * normal)) * (len(source.frames) - 1)
+    step, normal = series.slice_step_mm, series.frames[0].normal
+    aside_mm = float(np.linalg.norm(step - (step @ normal) * normal)) * (len(series.frames) - 1)
     if aside_mm > MAX_DRIFT_MM:
         degrees = np.rad2deg(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
         raise InputRefusedError(
-            f"{source.path}: the gantry was tilted by {degrees:.2f} degrees; viewers stack the slices of a DICOM-SEG "
+            f"{series.path}: the gantry was tilted by {degrees:.2f} degrees; viewers stack the slices of a DICOM-SEG "
             f"straight and would misplace organs by up to {aside_mm:.1f} mm; write rtstruct or nifti"
         )
 
 
+def to_planes(mask: Volume, labels: Mapping[str, int], series: DicomSeries) -> NDArray[Any]:
+    """(slices, rows, columns) voxels of a mask on the grid of a series, rows from the top as DICOM stores them.
+
+    Raises
+    ------
+    InputRefusedError
+        If the mask lies on another grid.
+    UsageError
+        If it holds an id without a name.
+    """
+    aligned = mask.onto(series_affine(series.frames), series.shape)
+    if aligned is None or aligned.array.size != mask.array.size:
+        raise InputRefusedError(
+            f"{series.path}: the mask of {mask.array.shape} voxels does not lie on the grid of this series "
+            f"({series.shape}); expected the mask of the very series"
+        )
+    planes = np.ascontiguousarray(aligned.slices()[:, ::-1])
+    present = set().union(*(np.unique(plane).tolist() for plane in planes))
+    unnamed = sorted(present - {0, *labels.values()})
+    if unnamed:
+        raise UsageError(f"the mask holds ids {unnamed} without a name; expected only {sorted(labels.values())}")
+    return planes
+
+
+def from_planes(planes: NDArray[Any], series: DicomSeries) -> Volume:
+    """The inverse of `to_planes`."""
+    return Volume.from_slices(planes[:, ::-1], series_affine(series.frames))
+
+
 @contextmanager
-def referring(source: DicomSource, kind: str) -> Iterator[None]:
+def referring(series: DicomSeries, kind: str) -> Iterator[None]:
     """Turn whatever a header's odd value leads to while a `kind` of file is written into a refusal.
 
-    Warnings are kept in: they quote patients' names, and what the file must hold is read back anyway.
+    What results carry over from the headers is completed before, in memory. Warnings are kept in: they quote patients'
+    names, and what the file must hold is read back anyway.
     """
+    slice_mm = float(np.linalg.norm(series.slice_step_mm))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|highdicom")
         try:
+            for header in series.headers.values():
+                _complete(header, series.frames[0], slice_mm)
             yield
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputRefusedError(
-                f"{source.path}: the headers of this series do not allow {kind} ({reason}); write nifti"
+                f"{series.path}: the headers of this series do not allow {kind} ({reason}); write nifti"
             ) from error
 
 
@@ -195,24 +193,8 @@ def _complete(header: Any, frame: Frame, slice_mm: float) -> None:
     measures.SpacingBetweenSlices = DS(slice_mm, auto_format=True)
 
 
-def _check_identifiers(images: dict[Path, Any]) -> None:
-    """Every image can be named, and all are of one series."""
-    first_path, first = next(iter(images.items()))
-    seen: dict[str, Path] = {}
-    for path, header in images.items():
-        missing = [keyword for keyword in _IDENTIFIERS if not header.get(keyword)]
-        if missing:
-            raise InputRefusedError(
-                f"{path}: no {', '.join(missing)} (anonymised?), so nothing can refer to this image; "
-                "export the series again with its identifiers, or write nifti"
-            )
-        for keyword in _IDENTIFIERS[2:]:
-            if header[keyword].value != first[keyword].value:
-                raise InputRefusedError(
-                    f"{path}: {keyword} differs from that of {first_path.name}; expected one series; write nifti"
-                )
-        other = seen.setdefault(str(header.SOPInstanceUID), path)
-        if other != path:
-            raise InputRefusedError(
-                f"{path}: has the SOPInstanceUID of {other.name}, so a reference would mean either; write nifti"
-            )
+def _not_dicom(place: str) -> InputRefusedError:
+    return InputRefusedError(
+        f"{place}: not DICOM; DICOM-SEG and RTSTRUCT refer to the images of a DICOM series; "
+        "give the series (folder or zip), or write nifti or nrrd"
+    )

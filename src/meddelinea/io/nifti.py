@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.findings import Finding, refuse, warn
+from meddelinea.scan import Scan
 from meddelinea.volume import Volume
 
 # Codes of the header's spatial unit that are neither millimetres (2) nor unstated (0), and their size in millimetres.
@@ -23,13 +24,13 @@ _SLICES = 16
 _SIZE_TOLERANCE = 0.01
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path) -> Scan:
     """Read a `.nii` or `.nii.gz` file; the scale slope and intercept of its header are applied.
 
     Integer files without scaling keep their type, so a long CT stays int16 in memory; scaled files and floating-point
     files become float32. The affine is the sform where its code is set, else the qform where its code is set, else the
     spacings with the first axis to the left (`nibabel`'s best affine). A file that states no unit is in millimetres.
-    What the header leaves open or says twice, and differently, is in the volume's remarks.
+    What the header leaves open or says twice, and differently, is among the scan's findings.
 
     Raises
     ------
@@ -50,13 +51,14 @@ def read_nifti(path: Path) -> Volume:
             f"{path}: not a readable NIfTI file ({reason}); expected a whole one: is it complete?", "unreadable"
         ) from error
     try:
-        return _placed(array, image)
+        volume = _placed(array, image)
     except InputRefusedError as error:
         raise InputRefusedError(f"{path}: {error}", error.code) from error
+    return Scan(volume=volume, name=path.name, path=path, findings=_findings(image.header))
 
 
-def from_nibabel(image: nib.Nifti1Image) -> Volume:
-    """The volume of an image that nibabel loaded or made, with voxels and affine as `read_nifti` has them.
+def from_nibabel(image: nib.Nifti1Image) -> Scan:
+    """The scan of an image that nibabel loaded or made, with voxels and affine as `read_nifti` has them.
 
     Raises
     ------
@@ -65,9 +67,11 @@ def from_nibabel(image: nib.Nifti1Image) -> Volume:
     """
     _check_kind("the image", image)
     if hasattr(image.dataobj, "slope"):  # still in its file
-        return _placed(_values(image), image)
-    array = np.asarray(image.dataobj).reshape(image.shape[:3])
-    return _placed(array.astype(np.float32) if array.dtype.kind == "f" else array, image)
+        array = _values(image)
+    else:
+        array = np.asarray(image.dataobj).reshape(image.shape[:3])
+        array = array.astype(np.float32) if array.dtype.kind == "f" else array
+    return Scan(volume=_placed(array, image), findings=_findings(image.header))
 
 
 def to_nibabel(volume: Volume) -> nib.Nifti1Image:
@@ -106,7 +110,7 @@ def _check_kind(name: str, image: Any) -> None:
 def _placed(array: NDArray[Any], image: Any) -> Volume:
     """The voxels where the header of their image says, in millimetres."""
     unit_mm = _UNIT_MM.get(int(image.header["xyzt_units"]) & 0b111, 1.0)
-    return Volume(array, np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine, remarks=_remarks(image.header))
+    return Volume(array, np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine)
 
 
 def _unzipped_bytes(path: Path) -> int:
@@ -130,7 +134,7 @@ def _check_length(path: Path, stored: Any, held: int) -> None:
         )
 
 
-def _remarks(header: Any) -> tuple[Finding, ...]:
+def _findings(header: Any) -> tuple[Finding, ...]:
     """What a header leaves open, or says twice and differently, about where the voxels lie.
 
     Programs differ in which of the two forms they read, so a scan whose forms disagree on the directions has been

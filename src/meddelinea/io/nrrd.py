@@ -8,6 +8,7 @@ import nrrd
 import numpy as np
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.scan import Scan
 from meddelinea.volume import Affine, Volume
 
 LPS = "left-posterior-superior"
@@ -25,7 +26,7 @@ _TO_RAS = {
 _MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
 
 
-def read_nrrd(path: Path) -> Volume:
+def read_nrrd(path: Path) -> Scan:
     """Read a 3D NRRD whose header says where its axes point in the patient; a missing origin counts as zero.
 
     A file without an anatomical `space` is refused: left and right would be a guess.
@@ -65,11 +66,12 @@ def read_nrrd(path: Path) -> Volume:
     affine[:3, :3] = directions.T
     affine[:3, 3] = header.get("space origin", np.zeros(3))
     try:
-        return Volume(
+        volume = Volume(
             array.astype(array.dtype.newbyteorder("="), copy=False), np.diag([*_TO_RAS[space.lower()], 1]) @ affine
         )
     except InputRefusedError as error:
         raise InputRefusedError(f"{path}: {error}", error.code) from error
+    return Scan(volume=volume, name=path.name, path=path)
 
 
 def write_nrrd(volume: Volume, path: Path) -> None:

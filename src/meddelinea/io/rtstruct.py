@@ -19,10 +19,11 @@ from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
 from meddelinea.io.contours import Polygon, fill, outlines
 from meddelinea.io.dicom_codes import DESCRIPTION, MANUFACTURER, SERIES_NUMBER, precoordinated
-from meddelinea.io.dicom_frames import Frame, decoding
-from meddelinea.io.dicom_source import DicomSource, referring
+from meddelinea.io.dicom_frames import decoding
+from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, to_planes
 from meddelinea.io.read_back import require_same
 from meddelinea.labels import colour_of
+from meddelinea.scan import DicomSeries, Frame
 from meddelinea.version import __version__
 from meddelinea.volume import Volume
 
@@ -33,7 +34,7 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 
 
 def write_rtstruct(
-    mask: Volume, labels: Mapping[str, int], path: Path, source: DicomSource, *, model: str = ""
+    mask: Volume, labels: Mapping[str, int], path: Path, series: DicomSeries, *, model: str = ""
 ) -> None:
     """Write a mask as an RTSTRUCT, rasterise its contours again, and keep the file only if they give the mask.
 
@@ -44,12 +45,12 @@ def write_rtstruct(
     Parameters
     ----------
     mask
-        Label ids on the grid of `source`, in any order of axes.
+        Label ids on the grid of `series`, in any order of axes.
     labels
         Id of each organ by canonical name.
     path
         The file; it is written whole or not at all, and one already there is replaced.
-    source
+    series
         The series that was segmented.
     model
         What made the mask.
@@ -57,22 +58,23 @@ def write_rtstruct(
     Raises
     ------
     InputRefusedError
-        If the mask lies on another grid, the headers of the series do not allow an RTSTRUCT, the folder cannot be
-        written, or what was written gives another mask.
+        If nothing can refer to the series, the mask lies on another grid, the headers do not allow an RTSTRUCT, the
+        folder cannot be written, or what was written gives another mask.
     UsageError
         If the mask holds an id without a name.
     """
-    planes = source.planes(mask, labels)
+    require_identifiers(series)
+    planes = to_planes(mask, labels, series)
     boxes = ndimage.find_objects(planes)
     found = {name: index for name, index in labels.items() if index <= len(boxes) and boxes[index - 1] is not None}
     with whole(path) as unfinished:
-        with referring(source, "an RTSTRUCT"):
-            _structure_set(planes, boxes, found, source, model).save_as(unfinished, enforce_file_format=True)
-        read, read_labels = read_rtstruct(unfinished, source)
-        require_same(path, source.volume(planes), found, read, read_labels)
+        with referring(series, "an RTSTRUCT"):
+            _structure_set(planes, boxes, found, series, model).save_as(unfinished, enforce_file_format=True)
+        read, read_labels = read_rtstruct(unfinished, series)
+        require_same(path, from_planes(planes, series), found, read, read_labels)
 
 
-def read_rtstruct(path: Path, source: DicomSource) -> tuple[Volume, dict[str, int]]:
+def read_rtstruct(path: Path, series: DicomSeries) -> tuple[Volume, dict[str, int]]:
     """The pixels whose centres lie inside the contours of an RTSTRUCT, on the grid of the series that it refers to.
 
     Returns
@@ -85,8 +87,8 @@ def read_rtstruct(path: Path, source: DicomSource) -> tuple[Volume, dict[str, in
     InputRefusedError
         If the file is damaged, is no RTSTRUCT, or refers to other images.
     """
-    places = {_image_key(_reference(frame, source)): k for k, frame in enumerate(source.frames)}
-    columns, rows, slices = source.shape
+    places = {_image_key(_reference(frame, series)): k for k, frame in enumerate(series.frames)}
+    columns, rows, slices = series.shape
     array = np.zeros((slices, rows, columns), np.uint8)
     labels: dict[str, int] = {}
     with decoding(path):
@@ -102,21 +104,21 @@ def read_rtstruct(path: Path, source: DicomSource) -> tuple[Volume, dict[str, in
                 k = places.get(_image_key(contour.ContourImageSequence[0]))
                 if k is None:
                     raise InputRefusedError(f"{path}: a contour of {names[number]} is about an image of another series")
-                polygons.setdefault(k, []).append(_to_pixels(contour.ContourData, source.frames[k]))
+                polygons.setdefault(k, []).append(_to_pixels(contour.ContourData, series.frames[k]))
             for k, on_slice in polygons.items():
                 array[k][fill(on_slice, (rows, columns))] = number
-    return source.volume(array), labels
+    return from_planes(array, series), labels
 
 
 def _structure_set(
     planes: NDArray[Any],
     boxes: list[tuple[slice, slice, slice]],
     found: Mapping[str, int],
-    source: DicomSource,
+    series: DicomSeries,
     model: str,
 ) -> Dataset:
     """The whole RTSTRUCT: which images it is about, and for each organ a name, its contours and what it is."""
-    image = next(iter(source.images.values()))
+    image = next(iter(series.headers.values()))
     file = hd.SOPClass(
         study_instance_uid=image.StudyInstanceUID,
         series_instance_uid=hd.UID(),
@@ -149,7 +151,7 @@ def _structure_set(
     file.StructureSetDate, file.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     file.FrameOfReferenceUID = image.FrameOfReferenceUID
     file.PositionReferenceIndicator = image.get("PositionReferenceIndicator") or ""
-    file.ReferencedFrameOfReferenceSequence = [_referred(source, image)]
+    file.ReferencedFrameOfReferenceSequence = [_referred(series, image)]
     file.ApprovalStatus = "UNAPPROVED"
     file.StructureSetROISequence = []
     file.ROIContourSequence = []
@@ -164,8 +166,8 @@ def _structure_set(
         contours.ROIDisplayColor = list(colour_of(name))
         slices, rows, columns = boxes[index - 1]
         contours.ContourSequence = [
-            _contour(polygon + np.array([columns.start, rows.start]), frame, source)
-            for frame, plane in zip(source.frames[slices], planes[slices, rows, columns], strict=True)
+            _contour(polygon + np.array([columns.start, rows.start]), frame, series)
+            for frame, plane in zip(series.frames[slices], planes[slices, rows, columns], strict=True)
             for polygon in outlines(plane == index)
         ]
         observation.ObservationNumber = number
@@ -178,24 +180,24 @@ def _structure_set(
     return file
 
 
-def _referred(source: DicomSource, image: Any) -> Dataset:
+def _referred(series: DicomSeries, image: Any) -> Dataset:
     """The frame of reference, study, series and images that the contours are about."""
-    series = Dataset()
-    series.SeriesInstanceUID = image.SeriesInstanceUID
-    series.ContourImageSequence = [_reference(frame, source) for frame in source.frames]
+    images = Dataset()
+    images.SeriesInstanceUID = image.SeriesInstanceUID
+    images.ContourImageSequence = [_reference(frame, series) for frame in series.frames]
     study = Dataset()
     study.ReferencedSOPClassUID = _STUDY_CLASS
     study.ReferencedSOPInstanceUID = image.StudyInstanceUID
-    study.RTReferencedSeriesSequence = [series]
+    study.RTReferencedSeriesSequence = [images]
     frame_of_reference = Dataset()
     frame_of_reference.FrameOfReferenceUID = image.FrameOfReferenceUID
     frame_of_reference.RTReferencedStudySequence = [study]
     return frame_of_reference
 
 
-def _reference(frame: Frame, source: DicomSource) -> Dataset:
+def _reference(frame: Frame, series: DicomSeries) -> Dataset:
     """A reference to the image that a slice is of, with the frame's number in a multi-frame file."""
-    image = source.images[frame.path]
+    image = series.headers[frame.path]
     reference = Dataset()
     reference.ReferencedSOPClassUID = image.SOPClassUID
     reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
@@ -208,12 +210,12 @@ def _image_key(reference: Any) -> tuple[str, int]:
     return str(reference.ReferencedSOPInstanceUID), int(reference.get("ReferencedFrameNumber") or 1)
 
 
-def _contour(polygon: Polygon, frame: Frame, source: DicomSource) -> Dataset:
+def _contour(polygon: Polygon, frame: Frame, series: DicomSeries) -> Dataset:
     """One closed polygon, from (column, row) pixels to patient millimetres (LPS)."""
     along, down = _axes(frame)
     points = frame.position_mm + polygon[:, :1] * along + polygon[:, 1:] * down
     contour = Dataset()
-    contour.ContourImageSequence = [_reference(frame, source)]
+    contour.ContourImageSequence = [_reference(frame, series)]
     contour.ContourGeometricType = "CLOSED_PLANAR"
     contour.NumberOfContourPoints = len(points)
     contour.ContourData = points.round(DECIMALS).ravel().tolist()

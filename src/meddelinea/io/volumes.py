@@ -5,14 +5,12 @@ Patient coordinates are RAS everywhere outside this package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import READ_SUFFIXES, SCAN_SUFFIXES, ending, ensure_writable, whole
-from meddelinea.io.archive import unzipped
+from meddelinea.scan import Scan
 from meddelinea.volume import Volume
 
 #: How a DICOM-SEG stores voxels: one image of ids, or for each organ one of bits or one of shares.
@@ -20,6 +18,11 @@ SegmentationType = Literal["labelmap", "binary", "fractional"]
 
 
 def read_volume(path: Path) -> Volume:
+    """The voxels alone of what `read_scan` reads: for masks, and where it does not matter what was measured."""
+    return read_scan(path).volume
+
+
+def read_scan(path: Path) -> Scan:
     """Read a scan: `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, a DICOM folder, a zip of one, or one multi-frame DICOM file.
 
     The voxels are read when this returns, so a truncated file is found out here. The modality is known from DICOM
@@ -50,8 +53,7 @@ def read_volume(path: Path) -> Volume:
         )
     from meddelinea.io.dicom import read_dicom
 
-    with dicom_place(path) as place:
-        return read_dicom(place)
+    return read_dicom(path)
 
 
 def may_be_dicom(path: Path) -> bool:
@@ -63,16 +65,6 @@ def may_be_dicom(path: Path) -> bool:
     return ending(path, (".zip", ".dcm")) is not None or _has_dicom_mark(path)
 
 
-@contextmanager
-def dicom_place(path: Path) -> Iterator[Path]:
-    """Folder or file of a DICOM series: `path` itself, or a temporary folder with what a zip holds."""
-    if path.is_file() and ending(path, (".zip",)):
-        with unzipped(path) as folder:
-            yield folder
-    else:
-        yield path
-
-
 def write_volume(volume: Volume, path: Path) -> None:
     """Write a `.nii`, `.nii.gz` or `.nrrd` file whole or not at all; a file already there is replaced.
 
@@ -81,12 +73,17 @@ def write_volume(volume: Volume, path: Path) -> None:
     InputRefusedError
         If the ending is another, or the folder is missing, not writable or full.
     """
+    ensure_writable(path)
+    with whole(path) as part:
+        write_voxels(volume, part)
+
+
+def write_voxels(volume: Volume, path: Path) -> None:
+    """Write as `write_volume` does, but straight to `path`: for a name inside `files.whole_together`."""
     from meddelinea.io.nifti import write_nifti
     from meddelinea.io.nrrd import write_nrrd
 
-    ensure_writable(path)
-    with whole(path) as part:
-        (write_nrrd if ending(path, (".nrrd",)) else write_nifti)(volume, part)
+    (write_nrrd if ending(path, (".nrrd",)) else write_nifti)(volume, path)
 
 
 def _has_dicom_mark(path: Path) -> bool:

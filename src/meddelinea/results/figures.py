@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
 from meddelinea.labels import colour_of
+from meddelinea.scan import Modality, Scan
 from meddelinea.volume import Volume
 
 #: Abdominal soft-tissue window: level 40, width 400 HU.
@@ -92,13 +93,13 @@ def telling_slices(mask: NDArray[Any], axis: int, count: int) -> list[int]:
     return sorted(chosen)
 
 
-def preview(image: Volume, mask: Volume, labels: Mapping[str, int], path: Path, title: str) -> None:
+def preview(scan: Scan, mask: Volume, labels: Mapping[str, int], path: Path, title: str) -> None:
     """Draw a mask on its scan: three axial levels, a coronal and a sagittal plane, and a legend with volumes.
 
     Parameters
     ----------
-    image
-        The scan; a CT is shown in the abdominal soft-tissue window, an MR between its 1st and 99th percentile.
+    scan
+        A CT is shown in the abdominal soft-tissue window, an MR between its 1st and 99th percentile.
     mask
         Label ids (uint8) on the scan's grid.
     labels
@@ -113,10 +114,10 @@ def preview(image: Volume, mask: Volume, labels: Mapping[str, int], path: Path, 
     InputRefusedError
         If the two shapes differ.
     """
-    if image.array.shape != mask.array.shape:
-        raise InputRefusedError(f"the mask is {mask.array.shape} voxels, the scan {image.array.shape}; expected equal")
-    image, mask = image.reorient("LAS"), mask.reorient("LAS")
-    window = _window(image)
+    if scan.volume.shape != mask.shape:
+        raise InputRefusedError(f"the mask is {mask.shape} voxels, the scan {scan.volume.shape}; expected equal")
+    image, mask = scan.volume.reorient("LAS"), mask.reorient("LAS")
+    window = _window(image, scan.modality)
     axial = telling_slices(mask.array, 2, AXIAL_LEVELS)[::-1]  # from the head down, as one pages through a scan
     (coronal,) = telling_slices(mask.array, 1, 1)
     (sagittal,) = telling_slices(mask.array, 0, 1)
@@ -147,15 +148,16 @@ def preview(image: Volume, mask: Volume, labels: Mapping[str, int], path: Path, 
         figure.savefig(part, format="png", facecolor="black")
 
 
-def plane_pictures(image: Volume, mask: Volume, labels: Mapping[str, int]) -> dict[str, bytes]:
+def plane_pictures(scan: Scan, mask: Volume, labels: Mapping[str, int]) -> dict[str, bytes]:
     """The planes that show the organs best, each as a PNG: `axial`, `coronal`, `sagittal`, drawn as `preview` does.
 
     Parameters
     ----------
-    image, mask, labels
+    scan, mask, labels
         As of `preview`, with shapes that are equal.
     """
-    image, mask = image.reorient("LAS"), mask.reorient("LAS")
+    image, mask = scan.volume.reorient("LAS"), mask.reorient("LAS")
+    window = _window(image, scan.modality)
     pictures = {}
     for axis, plane in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
         (index,) = telling_slices(mask.array, axis, 1)
@@ -165,7 +167,7 @@ def plane_pictures(image: Volume, mask: Volume, labels: Mapping[str, int]) -> di
         figure = Figure(figsize=(PLANE_INCHES, height), dpi=100, facecolor="black")
         FigureCanvasAgg(figure)
         ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        _draw(ax, cut, labels, _window(image))
+        _draw(ax, cut, labels, window)
         ax.set_axis_off()
         stream = io.BytesIO()
         figure.savefig(stream, format="png", facecolor="black")
@@ -173,9 +175,9 @@ def plane_pictures(image: Volume, mask: Volume, labels: Mapping[str, int]) -> di
     return pictures
 
 
-def _window(image: Volume) -> tuple[float, float]:
+def _window(image: Volume, modality: Modality | None) -> tuple[float, float]:
     """Grey values that are black and white."""
-    if image.modality != "MR":
+    if modality != "MR":
         return WINDOW_HU
     low, high = np.percentile(image.array[::4, ::4, ::2], (1, 99))
     return float(low), float(max(high, low + 1e-6))

@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from meddelinea.errors import UsageError
-from meddelinea.files import MASK_SUFFIXES, ending, stem, write_json
-from meddelinea.io.volumes import SegmentationType, write_volume
+from meddelinea.files import MASK_SUFFIXES, ending, ensure_writable, json_text, stem, whole_together, write_json
+from meddelinea.io.volumes import SegmentationType, write_voxels
 from meddelinea.results.review import review_organs
 from meddelinea.results.statistics import OrganStatistics
+from meddelinea.scan import Modality, Scan
 
 if TYPE_CHECKING:
     from meddelinea.segmentation.predict import Segmentation
@@ -66,7 +67,7 @@ def output_type(mask: Path, wanted: str | None = None) -> OutputType:
     raise UsageError(f"{mask}: {wanted} is written as {' or '.join(suffixes)}; rename the output")
 
 
-def require_referable(source: Path, kind: OutputType) -> None:
+def require_referable(scan: Scan, kind: OutputType) -> None:
     """Refuse a scan whose images an output of this kind could not refer to; any scan does for nifti and nrrd.
 
     Raises
@@ -76,9 +77,10 @@ def require_referable(source: Path, kind: OutputType) -> None:
         dicom_seg, was acquired with a tilted gantry.
     """
     if kind in ("dicom_seg", "rtstruct"):
-        from meddelinea.io.dicom_source import read_source, require_upright
+        from meddelinea.io.dicom_source import require_identifiers, require_upright, series_of
 
-        series = read_source(source)
+        series = series_of(scan)
+        require_identifiers(series)
         if kind == "dicom_seg":
             require_upright(series)
 
@@ -86,7 +88,7 @@ def require_referable(source: Path, kind: OutputType) -> None:
 def write_segmentation(
     segmentation: Segmentation,
     path: Path,
-    source: Path,
+    scan: Scan,
     *,
     kind: OutputType | None = None,
     segmentation_type: SegmentationType = "labelmap",
@@ -94,8 +96,8 @@ def write_segmentation(
 ) -> None:
     """Write the mask and the sidecar that says how it was made.
 
-    The sidecar of a NIfTI or a NRRD comes first, so that a mask never stands without the names of its labels. DICOM
-    files hold the names; they come first, as they are read back and kept only if they are right.
+    A NIfTI or a NRRD and its sidecar are replaced together, so that no mask stands without the names of its labels.
+    A DICOM file holds the names; it comes first, as it is read back and kept only if it is right.
 
     Parameters
     ----------
@@ -103,8 +105,9 @@ def write_segmentation(
         The mask and how it was made.
     path
         Where the mask goes; the sidecar goes to `sidecar_path(path)`.
-    source
-        The scan. Only its name is recorded: folders often hold patients' names. DICOM outputs refer to its images.
+    scan
+        What was segmented. Only its name is recorded: folders often hold patients' names. DICOM outputs refer to the
+        images of its series.
     kind
         What to write; by default what the ending of `path` says.
     segmentation_type
@@ -127,31 +130,33 @@ def write_segmentation(
         "samples": segmentation.samples,
         "seed": segmentation.seed,
     }
-    sidecar = {"labels": segmentation.labels, **made, "input": source.name, **(remarks or {})}
+    sidecar = {"labels": segmentation.labels, **made, "input": scan.name, **(remarks or {})}
     mask, labels, model = segmentation.mask, segmentation.labels, segmentation.model
     match output_type(path, kind):
         case "dicom_seg":
             from meddelinea.io.dicom_seg import write_dicom_seg
-            from meddelinea.io.dicom_source import read_source
+            from meddelinea.io.dicom_source import series_of
 
             parameters = {name: str(value) for name, value in made.items() if value is not None}
             write_dicom_seg(
-                mask, labels, path, read_source(source), kind=segmentation_type, model=model, parameters=parameters
+                mask, labels, path, series_of(scan), kind=segmentation_type, model=model, parameters=parameters
             )
             write_json(sidecar, sidecar_path(path))
         case "rtstruct":
-            from meddelinea.io.dicom_source import read_source
+            from meddelinea.io.dicom_source import series_of
             from meddelinea.io.rtstruct import write_rtstruct
 
-            write_rtstruct(mask, labels, path, read_source(source), model=model)
+            write_rtstruct(mask, labels, path, series_of(scan), model=model)
             write_json(sidecar, sidecar_path(path))
         case _:
-            write_json(sidecar, sidecar_path(path))
-            write_volume(mask, path)
+            ensure_writable(path)
+            with whole_together(path, sidecar_path(path)) as (mask_file, sidecar_file):
+                write_voxels(mask, mask_file)
+                sidecar_file.write_text(json_text(sidecar), encoding="utf-8")
 
 
 def statistics_document(
-    statistics: Mapping[str, OrganStatistics], modality: str | None, segmentation: Segmentation
+    statistics: Mapping[str, OrganStatistics], modality: Modality | None, segmentation: Segmentation
 ) -> dict[str, Any]:
     """The measurements as plain JSON types, as `statistics.schema.json` in this package describes them.
 

@@ -47,9 +47,9 @@ def write_scan_report(path: Path, result: Result, card: str) -> None:
     page = environment.get_template("page.html.j2").render(
         name=result.name,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        shape=" x ".join(map(str, scan.array.shape)),
-        spacing=" x ".join(f"{mm:.3g}" for mm in scan.spacing_mm),
-        orientation=scan.orientation,
+        shape=" x ".join(map(str, scan.volume.shape)),
+        spacing=" x ".join(f"{mm:.3g}" for mm in scan.volume.spacing_mm),
+        orientation=scan.volume.orientation,
         modality=scan.modality,
         unit="" if scan.modality == "MR" else "HU",
         findings=result.findings,

@@ -8,31 +8,31 @@ from pathlib import Path
 
 import nibabel as nib
 
-from meddelinea.checks.scan import as_modality, check_volume, raise_refusals
+from meddelinea.checks.scan import examine, require_accepted
 from meddelinea.errors import UsageError
 from meddelinea.findings import Finding
 from meddelinea.io.nifti import from_nibabel, to_nibabel
-from meddelinea.io.volumes import read_volume
+from meddelinea.io.volumes import read_scan
 from meddelinea.labels import canonical_name
 from meddelinea.results.files import write_segmentation
 from meddelinea.results.mask_check import check_mask
 from meddelinea.results.review import OrganReview, review_organs
 from meddelinea.results.statistics import OrganStatistics, organ_statistics
+from meddelinea.scan import Modality, Scan
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model, load_model
 from meddelinea.segmentation.predict import Segmentation
-from meddelinea.segmentation.predict import segment as segment_volume
-from meddelinea.volume import Modality, Volume
+from meddelinea.segmentation.predict import segment as segment_scan
+from meddelinea.segmentation.sampling import Sampling
+from meddelinea.volume import Volume
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """The organs of a scan.
 
     Parameters
     ----------
-    name
-        File name of the scan, or what stands for it.
     scan
         The scan as it was segmented, its modality known.
     segmentation
@@ -43,17 +43,22 @@ class Result:
         What is to be known of the scan and of its mask; empty when there is nothing.
     """
 
-    name: str
-    scan: Volume
+    scan: Scan
     segmentation: Segmentation
     statistics: dict[str, OrganStatistics]
-    findings: list[Finding]
+    findings: tuple[Finding, ...]
 
     @classmethod
-    def of(cls, name: str, scan: Volume, segmentation: Segmentation, findings: list[Finding]) -> Result:
-        """The result with its organs measured, and what their sizes ask to be said added to `findings` of the scan."""
-        statistics = organ_statistics(scan, segmentation.mask, segmentation.labels)
-        return cls(name, scan, segmentation, statistics, [*findings, *check_mask(statistics)])
+    def of(cls, scan: Scan, segmentation: Segmentation) -> Result:
+        """Measures the organs, and adds warnings about implausible sizes to the scan's findings."""
+        statistics = organ_statistics(scan.volume, segmentation.mask, segmentation.labels)
+        findings = (*scan.findings, *check_mask(statistics))
+        return cls(scan=scan, segmentation=segmentation, statistics=statistics, findings=findings)
+
+    @property
+    def name(self) -> str:
+        """File name of the scan, or what stands for it."""
+        return self.scan.name
 
     @property
     def mask(self) -> Volume:
@@ -75,25 +80,30 @@ class Result:
         """Probability in per cent that a voxel's label is wrong, uint8 on the grid of the scan."""
         if self.segmentation.uncertainty is None:
             raise UsageError("this segmentation has no uncertainty; expected one that a model made")
-        return uncertainty_percent(self.segmentation.uncertainty, self.scan)
+        return uncertainty_percent(self.segmentation.uncertainty, self.scan.volume)
 
     def to_nibabel(self) -> nib.Nifti1Image:
         """The mask as an image of nibabel's."""
         return to_nibabel(self.mask)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask, `.nii.gz`, `.nii` or `.nrrd`, and beside it the `.json` that names its organs.
+        """Write the mask, and beside it the `.json` that names its organs.
+
+        Parameters
+        ----------
+        path
+            Ends in `.nii.gz`, `.nii` or `.nrrd`; or in `.dcm` for a DICOM-SEG, where the scan is a DICOM series.
 
         Raises
         ------
         UsageError, InputRefusedError
             If the name ends otherwise, or cannot be written.
         """
-        write_segmentation(self.segmentation, Path(path), Path(self.name))
+        write_segmentation(self.segmentation, Path(path), self.scan)
 
 
 def segment(
-    scan: str | Path | Volume | nib.Nifti1Image,
+    scan: str | Path | Scan | Volume | nib.Nifti1Image,
     model: str | Path | Model = "small",
     *,
     organs: tuple[str, ...] | list[str] | None = None,
@@ -101,6 +111,7 @@ def segment(
     scheduler: str | None = None,
     samples: int = 1,
     seed: int = 0,
+    batch_size: int = 16,
     modality: Modality | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -110,13 +121,14 @@ def segment(
     Parameters
     ----------
     scan
-        NIfTI or NRRD file, DICOM folder or zip, an image of nibabel's, or a `Volume`. Hounsfield units for a CT.
+        NIfTI or NRRD file, DICOM folder or zip; an image of nibabel's, a `Volume`, or a `Scan` that was read before.
+        Hounsfield units for a CT.
     model
         Name of a shipped model, a folder, or what `load_model` gave: load it once for many scans.
     organs
         Only these; all that the model knows where None.
-    steps, scheduler, samples, seed
-        How masks are sampled; the model's own way where None.
+    steps, scheduler, samples, seed, batch_size
+        How masks are sampled, see `Sampling`; the model's own way where None.
     modality
         `"CT"` or `"MR"`, where the file does not say it and the model knows both.
     device
@@ -129,27 +141,31 @@ def segment(
     InputRefusedError
         If a mask of the scan would be wrong; its `findings` say why.
     UsageError
-        If an option cannot be meant.
+        If an option is invalid.
     WeightsMissingError
         If there is no such model.
     """
-    loaded = model if isinstance(model, Model) else load_model(model, device)
-    trained = loaded.files.modalities
-    if isinstance(scan, str | Path):
-        name, volume = Path(scan).name, read_volume(Path(scan))
-    else:
-        name, volume = "the scan", scan if isinstance(scan, Volume) else from_nibabel(scan)
-    volume = as_modality(name, volume, trained, modality)
-    findings = check_volume(volume, trained)
-    raise_refusals(name, findings)
-    segmentation = segment_volume(
-        loaded,
-        volume,
+    sampling = Sampling(
         steps=steps,
         scheduler=scheduler,
         samples=samples,
         seed=seed,
+        batch_size=batch_size,
         organs=None if organs is None else tuple(canonical_name(organ) for organ in organs),
-        progress=progress,
     )
-    return Result.of(name, volume, segmentation, findings)
+    loaded = model if isinstance(model, Model) else load_model(model, device)
+    examined = examine(_as_scan(scan), loaded.files.modalities, modality)
+    require_accepted(examined)
+    return Result.of(examined, segment_scan(loaded, examined, sampling, progress))
+
+
+def _as_scan(scan: str | Path | Scan | Volume | nib.Nifti1Image) -> Scan:
+    match scan:
+        case str() | Path():
+            return read_scan(Path(scan))
+        case Scan():
+            return scan
+        case Volume():
+            return Scan(volume=scan)
+        case _:
+            return from_nibabel(scan)

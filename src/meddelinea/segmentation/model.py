@@ -18,16 +18,17 @@ from meddelinea.segmentation.hub import HubModel
 
 if TYPE_CHECKING:
     from meddelinea.methods.protocol import Pipeline
+    from meddelinea.scan import Modality
     from meddelinea.segmentation.calibration import Calibration
-    from meddelinea.volume import Modality
 
 #: In the folder of a model that was calibrated (`meddelinea benchmark calibration`).
 CALIBRATION_FILE = "calibration.json"
 #: Models that ship inside the package.
 SHIPPED = ("small",)
+DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFiles:
     """What the files of a model's folder say, read without its weights.
 
@@ -116,30 +117,43 @@ def read_model_files(model: str | Path) -> ModelFiles:
         labels = LabelIds.read(folder / "labels.json").one_each()
         preprocessing = read_json(folder / "preprocessing.json")
         cases = TrainingCases.read(folder)
-        modalities = tuple(preprocessing["modalities"])
-        least_component_share = float(preprocessing["least_component_share"])
         return ModelFiles(
-            str(HubModel.of_folder(folder) or folder.name),
-            folder,
-            labels,
-            Preprocessing.from_json(preprocessing),
-            modalities,
-            least_component_share,
-            {"train": [scan.name for scan in cases.train], "validation": [scan.name for scan in cases.validation]},
-            _licence(_card(folder)),
-            _calibration(folder / CALIBRATION_FILE),
+            name=str(HubModel.of_folder(folder) or folder.name),
+            folder=folder,
+            labels=labels,
+            preprocessing=Preprocessing.from_json(preprocessing),
+            modalities=tuple(preprocessing["modalities"]),
+            least_component_share=float(preprocessing["least_component_share"]),
+            training_cases={
+                "train": [scan.name for scan in cases.train],
+                "validation": [scan.name for scan in cases.validation],
+            },
+            licence=_licence(_card(folder)),
+            calibration=_calibration(folder / CALIBRATION_FILE),
         )
     except (InputRefusedError, OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
 
 
-def load_model(model: str | Path = "small", device: str = "auto") -> Model:
+def require_device(device: str) -> None:
+    """Refuse a device of another name, before any work.
+
+    Raises
+    ------
+    UsageError
+        If it is none of `DEVICES`.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"unknown device {device!r}; expected one of {', '.join(DEVICES)}", parameter="device")
+
+
+def load_model(model: str | Path | ModelFiles = "small", device: str = "auto") -> Model:
     """Load a model onto a device.
 
     Parameters
     ----------
     model
-        As `model_folder` takes it.
+        As `model_folder` takes it, or what `read_model_files` made of it.
     device
         `cpu`, `cuda`, or `auto`: CUDA where there is one.
 
@@ -154,10 +168,11 @@ def load_model(model: str | Path = "small", device: str = "auto") -> Model:
 
     from meddelinea.methods.known import load_pipeline
 
-    model_files = read_model_files(model)
+    require_device(device)
+    model_files = model if isinstance(model, ModelFiles) else read_model_files(model)
     available = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not available):
-        raise UsageError(f"device '{device}' is not available here; use auto or cpu")
+    if device == "cuda" and not available:
+        raise UsageError(f"device '{device}' is not available here; use auto or cpu", parameter="device")
     try:
         with _no_bar():
             pipeline = load_pipeline(model_files.folder)

@@ -1,10 +1,10 @@
-"""A volume in, an organ mask on the same grid out."""
+"""A scan in, an organ mask on the same grid out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,17 +12,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from meddelinea.checks.scan import unknown_modality
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import InputRefusedError
+from meddelinea.methods.protocol import Sampler
+from meddelinea.scan import Scan
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence, Shares
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.postprocess import remove_small_components
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.version import __version__
-from meddelinea.volume import Modality, Volume
+from meddelinea.volume import Volume
 
 #: How much finer than the model's grid, in the plane, organs are told apart: their shares are interpolated before the
 #: largest is taken, which draws boundaries more smoothly than interpolating the organs afterwards.
@@ -31,7 +33,7 @@ FINER = 2
 SHARES_BYTES = 128 * 1024**2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Segmentation:
     """A mask and how it was made.
 
@@ -41,8 +43,12 @@ class Segmentation:
         uint8 organ ids on the grid of the input.
     labels
         Name -> id of the organs that were asked for, found or not.
-    model, version, steps, scheduler, samples, seed
-        What repeats it; steps, scheduler and samples are None where the model does not sample, as baselines do not.
+    model, version
+        Name of the model, and version of this package.
+    steps, scheduler, samples
+        How the model sampled; None where it does not sample, as baselines do not.
+    seed
+        Seed of the noise.
     seconds
         Time from volume to mask.
     confidence
@@ -69,16 +75,7 @@ class Segmentation:
 
 
 def segment(
-    model: Model,
-    volume: Volume,
-    *,
-    steps: int | None = None,
-    scheduler: str | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    batch_size: int = 16,
-    organs: tuple[str, ...] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    model: Model, scan: Scan, sampling: Sampling | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Segmentation:
     """Segment the organs of a scan.
 
@@ -91,99 +88,100 @@ def segment(
     ----------
     model
         From `load_model`.
-    volume
-        The scan: Hounsfield units for a CT.
-    steps, scheduler
-        Sampling steps and a name of `SCHEDULERS`; the model's own where None. A model that does not sample has no
-        use for them, nor for samples.
-    samples
-        Masks drawn of each slice, each from noise of its own; the organ with the highest mean probability is taken.
-    seed
-        Seed of the noise.
-    batch_size
-        Slices at a time; fewer where the model knows so many organs that their shares would exceed `SHARES_BYTES`.
-    organs
-        Canonical names to keep; all that the model knows where None.
+    scan
+        The scan, its modality known: `checks.scan.examine` decides that and says whether the mask can be right.
+    sampling
+        How masks are sampled; the model's own way where None.
     progress
         Called with (slices done, slices in all).
 
     Raises
     ------
     InputRefusedError
-        If the model does not know an organ, or the scan's modality is not known (`with_modality`).
+        If the model does not know an organ, or the scan's modality is not known.
     UsageError
-        If the scheduler is unknown, or the steps, the samples or the batch size are out of range.
+        If the model's scheduler cannot take so many steps.
     """
     began = time.monotonic()
-    volume = with_modality(volume, model.files.modalities)
-    known = model.files.labels
-    labels = known if organs is None else {name: known[name] for name in organs if name in known}
-    unknown = [name for name in organs or () if name not in known]
-    if unknown:
+    if scan.modality is None:
         raise InputRefusedError(
-            f"the model knows no {', '.join(unknown)}; expected some of: {', '.join(known)}", "unknown_organ"
+            f"{scan.place}: its modality is not known; expected CT or MR; state it",
+            "modality_unknown",
+            parameter="modality",
         )
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size}; expected at least 1 slice at a time")
-    if samples < 1:
-        raise UsageError(f"samples {samples}; expected at least 1 mask a slice")
-    _, used_steps, used_scheduler = model.pipeline.sampler(steps, scheduler)
-    calibration = model.files.calibration
+    sampling, files = sampling or Sampling(), model.files
+    labels = sampling.labels(files.labels)
+    sampler = model.pipeline.sampler(sampling.steps, sampling.scheduler)
 
-    grid = to_model_grid(volume, model.files.preprocessing)
-    columns, rows, count = grid.array.shape
-    ids = np.zeros((count, FINER * rows, FINER * columns), np.uint8)
-    evidence = Shares((count, rows, columns), len(known) + 1)
-    sampling = Sampling(steps, scheduler, samples, seed, batch_size)
-    for chunk, shares in sample_shares(model, grid, fingerprint(volume), sampling):
-        evidence.add(chunk.start, shares, shares if calibration is None else calibration.probabilities(shares))
+    # Slice by slice, the shares of all organs: kept of them are each pixel's organ and the evidence for it.
+    grid = to_model_grid(scan, files.preprocessing)
+    columns, rows, slices = grid.shape
+    ids = np.zeros((slices, FINER * rows, FINER * columns), np.uint8)
+    evidence = Shares((slices, rows, columns), len(files.labels) + 1)
+    case = fingerprint(scan.volume)
+    for chunk, shares in sample_shares(model, grid, sampler=sampler, sampling=sampling, case=case):  # (B, L + 1, ...)
+        probabilities = shares if files.calibration is None else files.calibration.probabilities(shares)
+        evidence.add(chunk.start, shares, probabilities)
         ids[chunk.start : chunk.stop] = torch.cat([_largest_share(share[None]) for share in shares]).cpu().numpy()
         if progress is not None:
-            progress(chunk.stop, count)
-    kept = np.zeros(256, np.uint8)
-    kept[list(labels.values())] = list(labels.values())
-    cleaned = remove_small_components(kept[ids], model.files.least_component_share)
+            progress(chunk.stop, slices)
+
+    # The mask: the organs that were asked for, without small pieces, on the grid of the scan.
+    wanted = np.zeros(256, np.uint8)
+    wanted[list(labels.values())] = list(labels.values())
+    ids = remove_small_components(wanted[ids], files.least_component_share)
     to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
     to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
-    mask = to_source_grid(Volume.from_slices(cleaned, grid.affine @ to_grid), volume)
-    confidence = evidence.confidence(_kept(cleaned, evidence.label), labels, grid.voxel_ml)
-    if calibration is not None:
-        confidence = {name: calibration.corrected(organ) for name, organ in confidence.items()}
+    mask = to_source_grid(Volume.from_slices(ids, grid.affine @ to_grid), scan.volume)
+
+    # How sure the model is of it.
+    confidence = evidence.confidence(_kept(ids, evidence.label), labels, grid.voxel_ml)
+    if files.calibration is not None:
+        confidence = {name: files.calibration.corrected(organ) for name, organ in confidence.items()}
     uncertainty = Volume.from_slices(evidence.uncertainty(), grid.affine)
-    seconds = time.monotonic() - began
-    drawn = None if used_scheduler is None else samples
-    made = (model.files.name, __version__, used_steps, used_scheduler, drawn, seed)
-    return Segmentation(mask, dict(labels), *made, seconds, confidence, uncertainty, calibration)
+
+    return Segmentation(
+        mask=mask,
+        labels=labels,
+        model=files.name,
+        version=__version__,
+        steps=sampler.steps,
+        scheduler=sampler.scheduler,
+        samples=None if sampler.scheduler is None else sampling.samples,
+        seed=sampling.seed,
+        seconds=time.monotonic() - began,
+        confidence=confidence,
+        uncertainty=uncertainty,
+        calibration=files.calibration,
+    )
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How masks are sampled, as `segment` has it."""
-
-    steps: int | None = None
-    scheduler: str | None = None
-    samples: int = 1
-    seed: int = 0
-    batch_size: int = 16
-
-
-def sample_shares(model: Model, grid: Volume, scan: str, sampling: Sampling) -> Iterator[tuple[range, Tensor]]:
+def sample_shares(
+    model: Model, grid: Volume, *, sampler: Sampler, sampling: Sampling, case: str
+) -> Iterator[tuple[range, Tensor]]:
     """The shares of all organs in each slice of a scan, a batch of slices after the other.
 
     Parameters
     ----------
+    model
+        From `load_model`.
     grid
         The scan on the model's grid, from `to_model_grid`.
-    scan
-        Its `fingerprint`, which keys the noise.
+    sampler
+        The model's, as `sampling` asks for it.
+    sampling
+        How many samples are drawn with which seed, and how many slices are taken at a time: fewer where the model knows
+        so many organs that their shares would exceed `SHARES_BYTES`.
+    case
+        The scan's `fingerprint`, which keys the noise.
 
     Yields
     ------
     The slices' numbers, and their shares (B, L + 1, rows, columns), which sum to 1 in each pixel.
     """
-    method, _, used_scheduler = model.pipeline.sampler(sampling.steps, sampling.scheduler)
-    drawn = 1 if used_scheduler is None else sampling.samples
-    slices, case = grid.slices(), int(scan[:16], 16)  # (S, rows, columns)
+    samples = 1 if sampler.scheduler is None else sampling.samples
+    key = int(case[:16], 16)
+    slices = grid.slices()  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     share_bytes = 4 * (len(model.files.labels) + 1) * slices.shape[1] * slices.shape[2]
     batch_size = max(1, min(sampling.batch_size, SHARES_BYTES // share_bytes))
@@ -191,9 +189,9 @@ def sample_shares(model: Model, grid: Volume, scan: str, sampling: Sampling) -> 
         chunk = range(start, min(start + batch_size, len(slices)))
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(model.pipeline.device)
         shares = torch.zeros((), device=images.device)
-        for sample in range(drawn):
-            keys = [NoiseKey(sampling.seed, case, index, sample) for index in chunk]
-            shares = shares + method.segment(images, keys).softmax(dim=1) / drawn
+        for sample in range(samples):
+            keys = [NoiseKey(sampling.seed, key, index, sample) for index in chunk]
+            shares = shares + sampler.method.segment(images, keys).softmax(dim=1) / samples  # (B, L + 1, rows, columns)
         yield chunk, shares
 
 
@@ -209,21 +207,6 @@ def _kept(cleaned: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bo
     squares = cleaned.reshape(slices, rows, FINER, columns, FINER)
     still: NDArray[np.bool_] = (squares == label[:, :, None, :, None]).any(axis=(2, 4))
     return still
-
-
-def with_modality(volume: Volume, modalities: tuple[Modality, ...]) -> Volume:
-    """The scan with its modality; where its file does not say it, the only one that the model was trained on.
-
-    Raises
-    ------
-    InputRefusedError
-        If the file does not say it and the model knows several.
-    """
-    if volume.modality is not None:
-        return volume
-    if len(modalities) > 1:
-        raise unknown_modality(modalities)
-    return replace(volume, modality=modalities[0])
 
 
 def _with_neighbours(slices: NDArray[np.float32], chunk: range, offsets: list[int]) -> NDArray[np.float32]:

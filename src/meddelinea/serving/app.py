@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import LabelIds, colour_of
+from meddelinea.scan import Modality
 from meddelinea.segmentation.model import ModelFiles, read_model_files
 from meddelinea.serving.comparison import compare_masks
 from meddelinea.serving.dispatcher import Dispatcher
@@ -25,7 +26,7 @@ from meddelinea.serving.limits import Limits
 from meddelinea.serving.monai_label import monai_label_routes
 from meddelinea.serving.worker import Worker
 from meddelinea.version import __version__
-from meddelinea.volume import Modality, Volume
+from meddelinea.volume import Volume
 
 STATIC = Path(__file__).parent / "static"
 

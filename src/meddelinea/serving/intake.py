@@ -11,10 +11,10 @@ from fastapi import HTTPException
 from starlette.concurrency import run_in_threadpool
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.scan import Modality
 from meddelinea.serving.jobs import Job, JobStore, QueueFullError
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.uploads import recognise
-from meddelinea.volume import Modality
 
 
 class Intake:

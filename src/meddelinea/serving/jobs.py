@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from meddelinea.errors import MedDelineaError, UsageError
+from meddelinea.scan import Modality
 from meddelinea.serving.limits import Limits
-from meddelinea.volume import Modality
 
 State = Literal["receiving", "queued", "running", "done", "refused", "failed", "cancelled"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from meddelinea.serving.uploads import screen
 
 if TYPE_CHECKING:
     from meddelinea.results.result import Result
+    from meddelinea.scan import Modality
     from meddelinea.segmentation.model import Model
-    from meddelinea.volume import Modality
 
 
 def segment_upload(
@@ -44,27 +45,27 @@ def segment_upload(
         return _segment(model, upload, modality, limits, progress)
     except MedDelineaError as error:  # the server's own path is of no use to the sender
         said = str(error).replace(f"{upload}: ", "").replace(str(upload), "the upload")
-        return JobOutcome(state="refused", message=said.removeprefix("the scan: "))
+        return JobOutcome(state="refused", message=said)
 
 
 def _segment(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
 ) -> JobOutcome:
     from meddelinea.data.fingerprint import fingerprint
-    from meddelinea.io.volumes import read_volume
+    from meddelinea.io.volumes import read_scan
     from meddelinea.results.result import segment
 
     screen(upload, limits.unpacked_bytes)
-    scan = read_volume(upload)
+    scan = replace(read_scan(upload), name="scan")  # an upload has no name
     result = segment(scan, model, modality=modality if scan.modality is None else None, progress=progress)
     scan = result.scan
     return JobOutcome(
         state="done",
         warnings=tuple(finding.message for finding in result.findings),
-        scan=fingerprint(scan),
+        scan=fingerprint(scan.volume),
         modality=scan.modality,
-        shape=tuple(scan.array.shape),
-        spacing_mm=tuple(round(mm, 3) for mm in scan.spacing_mm),
+        shape=scan.volume.shape,
+        spacing_mm=tuple(round(mm, 3) for mm in scan.volume.spacing_mm),
         files=tuple(write_results(result, model, upload)),
     )
 
@@ -79,12 +80,12 @@ def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile
     from meddelinea.results.files import require_referable, sidecar_path, statistics_document, write_segmentation
     from meddelinea.results.page import write_scan_report
 
-    folder, made = upload.parent, result.segmentation
+    folder, scan, made = upload.parent, result.scan, result.segmentation
     mask = folder / "mask.nii.gz"
-    write_segmentation(made, mask, Path("scan"))  # an upload has no name
-    document = statistics_document(result.statistics, result.scan.modality, made)
+    write_segmentation(made, mask, scan)
+    document = statistics_document(result.statistics, scan.modality, made)
     write_json(document, folder / "statistics.json")
-    write_volume(result.scan, folder / "scan.nii")  # not compressed: it is looked at more often than it is sent far
+    write_volume(scan.volume, folder / "scan.nii")  # not compressed: it is looked at more often than it is sent far
     write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
     write_scan_report(folder / "report.html", result, model.files.card)
     files = [
@@ -96,8 +97,8 @@ def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile
         ResultFile("scan", "scan.nii", "Scan (NIfTI)"),
     ]
     try:
-        require_referable(upload, "dicom_seg")
+        require_referable(scan, "dicom_seg")
     except InputRefusedError:
         return files
-    write_segmentation(made, folder / "segmentation.dcm", upload, kind="dicom_seg")
+    write_segmentation(made, folder / "segmentation.dcm", scan, kind="dicom_seg")
     return [*files, ResultFile("dicom_seg", "segmentation.dcm", "Mask (DICOM-SEG)")]

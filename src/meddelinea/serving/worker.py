@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from meddelinea.scan import Modality
 from meddelinea.serving.jobs import JobOutcome
 from meddelinea.serving.limits import Limits
-from meddelinea.volume import Modality
 
 #: Seconds that a worker gets to stop by itself.
 GRACE_SECONDS = 5.0

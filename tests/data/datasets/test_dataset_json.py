@@ -11,7 +11,7 @@ from meddelinea.data.case import read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import InputRefusedError
 from meddelinea.labels import AMOS
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 from support.dataset_folders import Subject, check, describe, known, put, put_pair
 
 AMOS_NAMES = {

@@ -9,7 +9,7 @@ from meddelinea.data.case import read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import InputRefusedError
 from meddelinea.labels import ABDOMENATLAS_1_1
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 from support.dataset_folders import ATLAS_FILES, ATLAS_IDS, TOTALSEGMENTATOR, Subject, check, known, put, put_atlas_case
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -29,17 +27,17 @@ def canonical(case: LabelledScan) -> LabelledScan:
     InputRefusedError
         If scan and mask lie on different grids, or the scan is not a CT: perturbations are in Hounsfield units.
     """
-    scan, mask = case.scan, case.mask
-    if scan.modality != "CT":
-        raise InputRefusedError(f"modality {scan.modality}; expected a CT: the perturbations are in Hounsfield units")
+    scan, mask, modality = case.volume, case.mask, case.scan.modality
+    if modality != "CT":
+        raise InputRefusedError(f"modality {modality}; expected a CT: the perturbations are in Hounsfield units")
     if scan.shape != mask.shape or not np.allclose(scan.affine, mask.affine, atol=1e-3):
         raise InputRefusedError(
             f"a scan of {scan.shape} voxels and a mask of {mask.shape}; expected one grid; resample the mask to it"
         )
     turned = scan.reorient(ORIENTATION)
-    grey = Volume(np.ascontiguousarray(turned.array, np.float32), turned.affine, scan.modality)
+    grey = np.ascontiguousarray(turned.array, np.float32)
     ids = np.ascontiguousarray(Volume(mask.array, scan.affine).reorient(ORIENTATION).array, np.uint8)
-    return replace(case, scan=grey, mask=Volume(ids, turned.affine))
+    return case.with_voxels(Volume(grey, turned.affine), Volume(ids, turned.affine))
 
 
 def body(scan: Volume) -> NDArray[np.bool_]:

@@ -22,12 +22,12 @@ def thin_slices(case: LabelledScan, slice_mm: float) -> LabelledScan:
 
     Linear along K, from the first slice's centre to the last one's; a slice takes the labels of the nearest.
     """
-    i, j, k = case.scan.array.shape
-    step = slice_mm / case.scan.spacing_mm[2]
+    i, j, k = case.volume.array.shape
+    step = slice_mm / case.volume.spacing_mm[2]
     slices = int((k - 1) / step + 1e-6) + 1
-    affine = case.scan.affine @ np.diag([1.0, 1.0, step, 1.0])
-    scan = resample_linear(case.scan, affine, (i, j, slices), outside=case.air)
-    return LabelledScan(scan, resample_labels(case.mask, affine, (i, j, slices)), case.organs)
+    affine = case.volume.affine @ np.diag([1.0, 1.0, step, 1.0])
+    scan = resample_linear(case.volume, affine, (i, j, slices), outside=case.air)
+    return case.with_voxels(scan, resample_labels(case.mask, affine, (i, j, slices)))
 
 
 def thick_slices(case: LabelledScan, slice_mm: float) -> LabelledScan:
@@ -38,8 +38,8 @@ def thick_slices(case: LabelledScan, slice_mm: float) -> LabelledScan:
     slices, those of either). A scan with slices at least as thick is returned as it is, and one that is thinner than a
     slab becomes a single slice.
     """
-    i, j, k = case.scan.array.shape
-    thickness = slice_mm / case.scan.spacing_mm[2]  # in slices
+    i, j, k = case.volume.array.shape
+    thickness = slice_mm / case.volume.spacing_mm[2]  # in slices
     if thickness <= 1.0:
         return case
     slabs = max(1, int(k / thickness + 1e-6))
@@ -47,12 +47,12 @@ def thick_slices(case: LabelledScan, slice_mm: float) -> LabelledScan:
     reach = np.minimum(low + thickness, np.arange(1, k + 1)) - np.maximum(low, np.arange(k))
     weights = np.clip(reach, 0.0, None)
     weights /= weights.sum(axis=1, keepdims=True)
-    mean = np.matmul(case.scan.array, weights.T.astype(np.float32))
+    mean = np.matmul(case.volume.array, weights.T.astype(np.float32))
     place = np.diag([1.0, 1.0, thickness, 1.0])
     place[2, 3] = (min(thickness, k) - 1.0) / 2.0
-    affine = case.scan.affine @ place
+    affine = case.volume.affine @ place
     mask = resample_labels(case.mask, affine, (i, j, slabs))
-    return LabelledScan(Volume(mean, affine, case.scan.modality), mask, case.organs)
+    return case.with_voxels(Volume(mean, affine), mask)
 
 
 def turned(case: LabelledScan, angle_deg: float) -> LabelledScan:
@@ -60,17 +60,17 @@ def turned(case: LabelledScan, angle_deg: float) -> LabelledScan:
 
     Positive angles are anticlockwise seen from the head. Linear; what comes from outside the scan is air.
     """
-    affine = case.scan.affine
+    affine = case.volume.affine
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     rotation = Rotation.from_rotvec(normal / np.linalg.norm(normal) * angle_deg, degrees=True).as_matrix()
-    centre = affine[:3, :3] @ ((np.array(case.scan.array.shape) - 1) / 2) + affine[:3, 3]
+    centre = affine[:3, :3] @ ((np.array(case.volume.array.shape) - 1) / 2) + affine[:3, 3]
     motion = np.eye(4)
     motion[:3, :3] = rotation
     motion[:3, 3] = centre - rotation @ centre
     moved: Affine = motion @ affine
-    shape = case.scan.shape
-    scan = resample_linear(Volume(case.scan.array, moved, case.scan.modality), affine, shape, outside=case.air)
-    return LabelledScan(scan, resample_labels(Volume(case.mask.array, moved), affine, shape), case.organs)
+    shape = case.volume.shape
+    scan = resample_linear(Volume(case.volume.array, moved), affine, shape, outside=case.air)
+    return case.with_voxels(scan, resample_labels(Volume(case.mask.array, moved), affine, shape))
 
 
 def off_centre(case: LabelledScan, shift_mm: float) -> LabelledScan:
@@ -78,12 +78,12 @@ def off_centre(case: LabelledScan, shift_mm: float) -> LabelledScan:
 
     Nothing is interpolated. What leaves the field is lost, with its labels; air comes in.
     """
-    shift = round(shift_mm / case.scan.spacing_mm[0])
-    kept = max(0, len(case.scan.array) - shift)
-    grey, ids = np.full_like(case.scan.array, case.air), np.zeros_like(case.mask.array)
-    grey[shift:], ids[shift:] = case.scan.array[:kept], case.mask.array[:kept]
+    shift = round(shift_mm / case.volume.spacing_mm[0])
+    kept = max(0, len(case.volume.array) - shift)
+    grey, ids = np.full_like(case.volume.array, case.air), np.zeros_like(case.mask.array)
+    grey[shift:], ids[shift:] = case.volume.array[:kept], case.mask.array[:kept]
     mask = Volume(ids, case.mask.affine)
-    return LabelledScan(Volume(grey, case.scan.affine, case.scan.modality), mask, case.organs)
+    return case.with_voxels(Volume(grey, case.volume.affine), mask)
 
 
 def square_field(case: LabelledScan, side_mm: float) -> LabelledScan:
@@ -97,19 +97,19 @@ def square_field(case: LabelledScan, side_mm: float) -> LabelledScan:
 def round_field(case: LabelledScan, diameter_mm: float) -> LabelledScan:
     """A round field of view about the body's centre, with air in the corners: the scanner's circle of measurement."""
     centre = _body_centre(case)
-    i_mm, j_mm, _ = case.scan.spacing_mm
-    i, j = np.ogrid[: case.scan.array.shape[0], : case.scan.array.shape[1]]
+    i_mm, j_mm, _ = case.volume.spacing_mm
+    i, j = np.ogrid[: case.volume.array.shape[0], : case.volume.array.shape[1]]
     inside = ((i - centre[0]) * i_mm) ** 2 + ((j - centre[1]) * j_mm) ** 2 <= (diameter_mm / 2) ** 2
-    grey = np.where(inside[:, :, None], case.scan.array, np.float32(case.air))
+    grey = np.where(inside[:, :, None], case.volume.array, np.float32(case.air))
     ids = np.where(inside[:, :, None], case.mask.array, np.uint8(0))
-    scan = Volume(grey, case.scan.affine, case.scan.modality)
-    padded = LabelledScan(scan, Volume(ids, case.mask.affine), case.organs)
+    scan = Volume(grey, case.volume.affine)
+    padded = case.with_voxels(scan, Volume(ids, case.mask.affine))
     return _cropped(padded, *_square(case, centre, diameter_mm))
 
 
 def half_of_slices(case: LabelledScan, part: Literal["lower", "middle", "upper"]) -> LabelledScan:
     """Half of the slices, as of a scan that was planned for a neighbouring region, such as a chest or a pelvis."""
-    slices = case.scan.array.shape[2]
+    slices = case.volume.array.shape[2]
     half = (slices + 1) // 2
     start = {"lower": 0, "middle": (slices - half) // 2, "upper": slices - half}[part]
     return _cropped(case, slice(None), slice(None), slice(start, start + half))
@@ -117,7 +117,7 @@ def half_of_slices(case: LabelledScan, part: Literal["lower", "middle", "upper"]
 
 def _body_centre(case: LabelledScan) -> tuple[float, float]:
     """Centre of the box around the body, as indices along I and J."""
-    inside = body(case.scan)
+    inside = body(case.volume)
     i, j = (np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2)))
     return (i[0] + i[-1]) / 2, (j[0] + j[-1]) / 2
 
@@ -125,7 +125,7 @@ def _body_centre(case: LabelledScan) -> tuple[float, float]:
 def _square(case: LabelledScan, centre: tuple[float, float], side_mm: float) -> tuple[slice, slice, slice]:
     """The box of a square about a place, cut to the scan."""
     sides = []
-    for middle, mm in zip(centre, case.scan.spacing_mm, strict=False):
+    for middle, mm in zip(centre, case.volume.spacing_mm, strict=False):
         voxels = max(1, round(side_mm / mm))
         start = round(middle - (voxels - 1) / 2)
         sides.append(slice(max(0, start), max(0, start + voxels)))
@@ -136,6 +136,6 @@ def _cropped(case: LabelledScan, i: slice, j: slice, k: slice) -> LabelledScan:
     """The voxels of a box, where they are in the patient."""
     move = np.eye(4)
     move[:3, 3] = [side.start or 0 for side in (i, j, k)]
-    affine = case.scan.affine @ move
-    scan = Volume(np.ascontiguousarray(case.scan.array[i, j, k]), affine, case.scan.modality)
-    return LabelledScan(scan, Volume(np.ascontiguousarray(case.mask.array[i, j, k]), affine), case.organs)
+    affine = case.volume.affine @ move
+    scan = Volume(np.ascontiguousarray(case.volume.array[i, j, k]), affine)
+    return case.with_voxels(scan, Volume(np.ascontiguousarray(case.mask.array[i, j, k]), affine))

@@ -51,7 +51,7 @@ _REACH = 4.0  # Gaussian widths after which an edge has ended
 
 def windowed(case: LabelledScan, low_hu: float, high_hu: float) -> LabelledScan:
     """Values beyond a window lost: scans exported as they were looked at, or published clipped."""
-    return case.with_grey(np.clip(case.scan.array, low_hu, high_hu))
+    return case.with_grey(np.clip(case.volume.array, low_hu, high_hu))
 
 
 def noisy(case: LabelledScan, sigma_hu: float) -> LabelledScan:
@@ -60,8 +60,8 @@ def noisy(case: LabelledScan, sigma_hu: float) -> LabelledScan:
     The same for the same scan, and the same pattern at each strength. The scan's lowest and highest value stay: where
     it was clipped, what lies far beyond would not come back with noise.
     """
-    grey = case.scan.array
-    draw = np.random.default_rng(int(fingerprint(case.scan)[:16], 16))
+    grey = case.volume.array
+    draw = np.random.default_rng(int(fingerprint(case.volume)[:16], 16))
     noise = draw.standard_normal(grey.shape, np.float32) * np.float32(sigma_hu)
     clipped = (grey == grey.min()) | (grey == grey.max())
     return case.with_grey(np.where(clipped, grey, grey + noise))
@@ -77,13 +77,13 @@ def sharp_kernel(case: LabelledScan, sigma_mm: float, amount: float) -> Labelled
 
     `amount` times the difference from a Gaussian blur is added.
     """
-    grey = case.scan.array
+    grey = case.volume.array
     return case.with_grey(grey + np.float32(amount) * (grey - _blurred(case, sigma_mm)))
 
 
 def without_table(case: LabelledScan) -> LabelledScan:
     """All outside the body set to air: a scan that was cleaned or defaced before it was shared."""
-    return case.with_grey(np.where(body(case.scan), case.scan.array, np.float32(case.air)))
+    return case.with_grey(np.where(body(case.volume), case.volume.array, np.float32(case.air)))
 
 
 def contrast_phase(case: LabelledScan, mean_hu: Mapping[str, float]) -> LabelledScan:
@@ -106,7 +106,7 @@ def contrast_phase(case: LabelledScan, mean_hu: Mapping[str, float]) -> Labelled
     wanted = [index for index, organ in enumerate(case.organs, start=1) if organ in mean_hu and voxels[index]]
     if not wanted:
         return case
-    sigma = [_EDGE_MM / mm for mm in case.scan.spacing_mm]
+    sigma = [_EDGE_MM / mm for mm in case.volume.spacing_mm]
     boxes = ndimage.find_objects(ids)
     fields = {index: _blurred_organ(ids, index, boxes[index - 1], sigma) for index in wanted}
     # What a field of height 1 over each organ adds to the mean of each.
@@ -114,18 +114,18 @@ def contrast_phase(case: LabelledScan, mean_hu: Mapping[str, float]) -> Labelled
     for column, (box, field) in enumerate(fields.values()):
         sums = np.bincount(ids[box].ravel(), weights=field.ravel(), minlength=len(voxels))
         shares[:, column] = sums[wanted] / voxels[wanted]
-    means = np.bincount(ids.ravel(), weights=case.scan.array.ravel(), minlength=len(voxels))[wanted] / voxels[wanted]
+    means = np.bincount(ids.ravel(), weights=case.volume.array.ravel(), minlength=len(voxels))[wanted] / voxels[wanted]
     targets = np.array([mean_hu[case.organs[index - 1]] for index in wanted])
-    grey = case.scan.array.copy()
+    grey = case.volume.array.copy()
     for height, (box, field) in zip(np.linalg.solve(shares, targets - means), fields.values(), strict=True):
         grey[box] += np.float32(height) * field
     return case.with_grey(grey)
 
 
 def _blurred(case: LabelledScan, sigma_mm: float) -> NDArray[np.float32]:
-    i_mm, j_mm, _ = case.scan.spacing_mm
+    i_mm, j_mm, _ = case.volume.spacing_mm
     blurred: NDArray[np.float32] = ndimage.gaussian_filter(
-        case.scan.array, (sigma_mm / i_mm, sigma_mm / j_mm, 0.0), mode="nearest"
+        case.volume.array, (sigma_mm / i_mm, sigma_mm / j_mm, 0.0), mode="nearest"
     )
     return blurred
 

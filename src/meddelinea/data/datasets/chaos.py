@@ -8,7 +8,7 @@ from pathlib import Path
 from meddelinea.data.annotation import PngStack
 from meddelinea.data.case import Case, FoundCases
 from meddelinea.errors import InputRefusedError
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 
 #: Lowest and highest grey value of each organ in the masks of MRI, which are drawn at 63, 126, 189 and 252, and of CT.
 GREYS: Mapping[Modality, Mapping[str, tuple[int, int]]] = {

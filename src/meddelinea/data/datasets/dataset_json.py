@@ -14,7 +14,7 @@ from meddelinea.data.datasets.matching import joined, match, root_with, volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import READ_SUFFIXES, stem
 from meddelinea.labels import AMOS
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 
 #: AMOS 2022: ids up to the first are CT, ids up to the second MRI.
 AMOS_LAST_CT, AMOS_LAST_MR = 500, 600

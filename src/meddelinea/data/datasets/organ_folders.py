@@ -12,7 +12,7 @@ from meddelinea.data.datasets.matching import volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import stem
 from meddelinea.labels import ABDOMENATLAS_1_0, ABDOMENATLAS_1_1, ORGANS, canonical_name
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 
 
 def find_abdomenatlas(source: Path) -> FoundCases:

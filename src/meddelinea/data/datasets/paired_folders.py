@@ -14,7 +14,7 @@ from meddelinea.data.datasets.matching import joined, match, volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import stem, visible
 from meddelinea.labels import BTCV, CHAOS_MR
-from meddelinea.volume import Modality
+from meddelinea.scan import Modality
 
 
 def find_btcv(source: Path) -> FoundCases:
