@@ -253,6 +253,7 @@ def test_the_few_shot_table(base: Path, pairs: Path, tmp_path: Path, capsys: pyt
     assert not set(document["given"]) & set(document["tested"])
     assert [row["volumes"] for row in document["rows"]] == [0, 1, 2]
     assert printed.count("\n| ") == 5  # head, rule, k = 0, 1, 2
+    assert printed.endswith((tmp_path / "out" / "few_shot.md").read_text())
     for row in document["rows"]:
         assert [case["case"] for case in row["cases"]] == document["tested"]
         assert {score["organ"] for score in row["cases"][0]["scores"]} == set(document["organs"])
