@@ -11,7 +11,8 @@ from meddelinea.diffusion.objective import Objective
 from meddelinea.methods.dynunet import nnunet_widths
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model
-from meddelinea.training.config import RunConfig, load_config
+from meddelinea.training.config import RunConfig
+from meddelinea.training.run_file import load_config
 from support.tiny_models import SIZES, blobs, write_store
 from support.training_runs import train
 

@@ -9,9 +9,12 @@ import pytest
 
 from meddelinea.benchmark.loading import measure_loading
 from meddelinea.data.store import SliceStore
+from meddelinea.models.presets import build_codec, find_preset
+from meddelinea.models.transformer import DiTBlock
 from meddelinea.training.batches import TrainingBatches
+from meddelinea.training.run import Run as TrainingRun
 from support.cli import Run
-from support.tiny_models import run_config, write_blobs
+from support.tiny_models import SIZES, run_config, write_blobs
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,30 @@ def test_a_slow_disk_and_slow_augmentation_show_where_they_are(
     assert measured.augmented[0] >= 0.34
     assert 0 < measured.step < 0.3  # on batches that are there
     assert (measured.batch_size, measured.device) == (4, "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_step_is_the_runs_own(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_codec(find_preset("small", SIZES)).save_pretrained(tmp_path / "codec")
+    config = run_config(
+        "base",
+        store,
+        tmp_path / "out",
+        model={"codec": tmp_path / "codec"},
+        gradient_checkpointing=True,
+        accumulation=2,
+    )
+    step, averaged = TrainingRun.step, []
+
+    def watched(run: TrainingRun) -> dict[str, float]:
+        figures = step(run)
+        assert all(block.gradient_checkpointing for block in run.stage.modules() if isinstance(block, DiTBlock))
+        averaged.append(run.ema.optimization_step)
+        return figures
+
+    monkeypatch.setattr(TrainingRun, "step", watched)
+    assert measure_loading(config, 4, (0,)).step > 0
+    assert averaged == [1, 2, 3, 4]  # two that are not timed, and two of two batches each
     assert not (tmp_path / "out").exists()
 
 

@@ -36,7 +36,7 @@ def test_a_model_that_is_not_there_is_exit_code_5(run: Run, scan: Path, tmp_path
     ("words", "where", "parameter", "ending"),
     [
         (("check", "scan.nii.gz"), "segmentation.model.read_model_files", "modality", " (--modality)"),
-        (("train", "run.yaml"), "training.config.load_config", "overrides", " (--set)"),
+        (("train", "run.yaml"), "training.run_file.load_config", "overrides", " (--set)"),
         (
             ("benchmark", "accuracy", "a.yaml", "o", "--test"),
             "benchmark.bench_file.read_bench_file",

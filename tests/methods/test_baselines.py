@@ -30,7 +30,7 @@ from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.training.adapt import AdaptSettings
 from meddelinea.training.checkpoint import load_checkpoint
-from meddelinea.training.config import load_config
+from meddelinea.training.run_file import load_config
 from meddelinea.volume import Volume
 from support.scans import as_ct
 from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store

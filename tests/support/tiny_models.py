@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from meddelinea.data.preprocess import Preprocessing
-from meddelinea.data.store import SliceStore, StoredCase, read_manifest
+from meddelinea.data.store import StoredCase, read_manifest
 from meddelinea.data.store_writer import begin_store, compile_store, write_record, write_slices
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.models.presets import build_codec, build_control, build_dit, build_mask_head, find_preset
+from meddelinea.training.cases import open_cases
 from meddelinea.training.config import RunConfig
-from meddelinea.training.result import write_model_files
+from meddelinea.training.result import training_cases, write_model_files
 
 ORGANS = ("spleen", "liver", "gallbladder")
 SIDE = 64
@@ -125,6 +126,7 @@ def write_model(root: Path) -> Path:
     )
     pipeline.save_pretrained(root / "model")
     config = run_config("model", store, root / "run", data={"validation": CASES[2:]})
-    train, validation, test = (SliceStore(store, names) for names in (config.data.train, config.data.validation, ()))
-    write_model_files(root / "model", ORGANS, train, validation, test, config)
+    cases = open_cases(config.data)
+    write_model_files(root / "model", ORGANS, cases, config=config)
+    training_cases(config, cases).write(root / "model")
     return root / "model"

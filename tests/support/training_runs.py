@@ -17,6 +17,6 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
 
 def adapt(base: Path, store: Path, cases: tuple[str, ...], output: Path, settings: AdaptSettings) -> Adaptation:
     """Adapt to the end; returns what came of it."""
-    for _ in adapting.adapt(base, store, cases, output, settings):
+    for _ in adapting.adapt(base, store, cases=cases, output=output, settings=settings):
         pass
     return Adaptation.read(output)

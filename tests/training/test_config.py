@@ -10,7 +10,8 @@ import yaml
 
 from meddelinea.benchmark.bench_file import read_bench_file
 from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
-from meddelinea.training.config import RunConfig, load_config
+from meddelinea.training.config import RunConfig
+from meddelinea.training.run_file import load_config
 
 LEAST: dict[str, Any] = {"stage": "base", "output": "out", "steps": 10, "data": {"store": "s", "train": ["a", "b"]}}
 

@@ -19,7 +19,8 @@ from meddelinea.errors import UsageError
 from meddelinea.methods.network import NetworkSizes
 from meddelinea.models.presets import AutoencoderSizes, Preset
 from meddelinea.training import engine
-from meddelinea.training.config import RunConfig, SplitConfig, load_config
+from meddelinea.training.config import RunConfig, SplitConfig
+from meddelinea.training.run_file import load_config
 from support.cli import Run
 
 Document = dict[str, Any]

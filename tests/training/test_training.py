@@ -42,8 +42,9 @@ from meddelinea.models.transformer import DiTBlock
 from meddelinea.training import clock, engine
 from meddelinea.training.cases import choose_cases, mixed_datasets
 from meddelinea.training.checkpoint import Checkpoint, load_checkpoint
-from meddelinea.training.config import OptimiserConfig, RunConfig, load_config
+from meddelinea.training.config import OptimiserConfig, RunConfig
 from meddelinea.training.run import Run, learning_rate_factor
+from meddelinea.training.run_file import load_config
 from meddelinea.training.stages import BaseStage, build_stage
 from meddelinea.training.validation import validation_dice
 from support.tiny_models import CASES, ORGANS, SIDE, SIZES, blobs, change_cases, run_config, write_blobs, write_store
@@ -194,7 +195,7 @@ import os, signal, sys
 from pathlib import Path
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.training import checkpoint
-from meddelinea.training.config import load_config
+from meddelinea.training.run_file import load_config
 from meddelinea.training.engine import train
 
 moment = sys.argv[2]
@@ -474,7 +475,7 @@ def test_validation_dice_equals_counting_voxels(store: Path, tmp_path: Path) -> 
             assert np.allclose(image, wanted, atol=1e-6)
         return nn.functional.one_hot(torch.from_numpy(guess), len(ORGANS) + 1).permute(0, 3, 1, 2).float()
 
-    figures = validation_dice(predict, ORGANS, held_out, config, torch.device("cpu"))
+    figures = validation_dice(predict, ORGANS, store=held_out, config=config, device=torch.device("cpu"))
 
     assert set(guesses) == {(case, index) for case in (0, 1) for index in (0, 2, 4)}
     dice: dict[str, float] = {}
@@ -499,7 +500,7 @@ def test_validation_without_any_organ_gives_no_figures(store: Path, tmp_path: Pa
     def predict(images: Tensor, masks: Tensor, keys: list[NoiseKey]) -> Tensor:
         return torch.zeros(len(masks), len(ORGANS) + 1, 64, 64)
 
-    assert validation_dice(predict, ORGANS, SliceStore(store), config, torch.device("cpu")) == {}
+    assert validation_dice(predict, ORGANS, store=SliceStore(store), config=config, device=torch.device("cpu")) == {}
 
 
 def test_a_tensorboard_log_appears(parts: dict[str, Path]) -> None:
@@ -561,7 +562,7 @@ def test_patience_ends_a_run_and_keeps_its_best_weights(
     course = iter([0.2, 0.5, 0.4, 0.3, 0.9, 0.1])
     seen: list[dict[str, Tensor]] = []
 
-    def dice(predict: Any, *_: Any) -> dict[str, float]:
+    def dice(predict: Any, *_: Any, **__: Any) -> dict[str, float]:
         seen.append({name: value.clone() for name, value in predict.__self__.state_dict().items()})
         return {"dice": next(course)}
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from meddelinea.errors import UsageError
 from meddelinea.training.checkpoint import load_checkpoint
-from meddelinea.training.config import ENDLESS, RunConfig, load_config
+from meddelinea.training.config import ENDLESS, RunConfig
 from meddelinea.training.engine import Progress, train
 from meddelinea.training.metrics_log import MetricsLog
+from meddelinea.training.run_file import load_config
 
 
 @dataclass(frozen=True)

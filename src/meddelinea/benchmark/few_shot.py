@@ -113,7 +113,7 @@ def few_shot_table(
     for count in sorted(volumes):
         began = time.monotonic()
         adapted = work / f"k{count}"
-        for part, step in adapt(files.folder, work / "store", given[:count], adapted, settings):
+        for part, step in adapt(files.folder, work / "store", cases=given[:count], output=adapted, settings=settings):
             if progress is not None:
                 progress(f"k = {count}, {part}", step.step, step.steps)
         seconds = time.monotonic() - began

@@ -80,7 +80,7 @@ def adapt(
             name, reason = next(iter(prepared.failed.items()))
             raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out", parameter="cases")
         settings = AdaptSettings(steps=steps, learning_rate=learning_rate, decoder=decoder, seed=seed)
-        for part, progress in run_adaptation(base.folder, store, chosen, output, settings):
+        for part, progress in run_adaptation(base.folder, store, cases=chosen, output=output, settings=settings):
             figures = progress.figures
             dice = f", Dice {figures['dice']:.3f}" if "dice" in figures else ""
             description = f"{part}, loss {figures['total']:.3f}{dice}"

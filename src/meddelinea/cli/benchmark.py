@@ -212,7 +212,7 @@ def loading(
     """
     with status("measuring"):
         from meddelinea.benchmark.loading import measure_loading
-        from meddelinea.training.config import load_config
+        from meddelinea.training.run_file import load_config
 
         silence_diffusers()
         measured = measure_loading(load_config(run_file, tuple(overrides or ())), batches)

@@ -29,9 +29,9 @@ def train(
         from accelerate import PartialState
 
         from meddelinea.training.cases import mixed_datasets
-        from meddelinea.training.config import load_config
         from meddelinea.training.curves import write_curves
         from meddelinea.training.engine import train as run_stage
+        from meddelinea.training.run_file import load_config
 
     config = load_config(run_file, tuple(overrides or ()))
     for warning in mixed_datasets(config):

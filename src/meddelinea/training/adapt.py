@@ -20,10 +20,11 @@ from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.files import read_json, write_json, write_text
-from meddelinea.training.config import OptimiserConfig, load_config
+from meddelinea.training.config import OptimiserConfig
 from meddelinea.training.engine import Progress
 from meddelinea.training.engine import train as run_training
 from meddelinea.training.metrics_log import MetricsLog
+from meddelinea.training.run_file import load_config
 
 #: From so many patients on, a quarter of them is held out; fewer take turns in being left out.
 PATIENTS_TO_HOLD_OUT_FROM = 4
@@ -113,17 +114,13 @@ Step = tuple[str, Progress]
 
 
 def adapt(
-    base: Path,
-    store: Path,
-    cases: tuple[str, ...],
-    output: Path,
-    settings: AdaptSettings | None = None,
+    base: Path, store: Path, *, cases: tuple[str, ...], output: Path, settings: AdaptSettings | None = None
 ) -> Iterator[Step]:
     """Adapt a model to the organs and scans of a store, a training step each time that the next one is asked for.
 
     ::
 
-        for part, progress in adapt(base, store, cases, output):
+        for part, progress in adapt(base, store, cases=cases, output=output):
             print(part, progress.step)
         result = Adaptation.read(output)
 

@@ -44,6 +44,7 @@ class TrainingBatches(Dataset[Batch]):
         self,
         store: SliceStore,
         config: DataConfig,
+        *,
         batch_size: int,
         seed: int,
         rank: int,

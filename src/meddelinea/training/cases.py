@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from meddelinea.data.mixing import mixing_warnings
 from meddelinea.data.splits import Split, few_shot, split_by_patient
-from meddelinea.data.store import read_manifest
+from meddelinea.data.store import SliceStore, read_manifest
 from meddelinea.data.training_cases import FILE, SeenScan, TrainingCases
 from meddelinea.training.config import DataConfig, ModelConfig, RunConfig
 
@@ -26,6 +27,21 @@ def choose_cases(data: DataConfig) -> Split:
     if data.train_share < 1.0:
         chosen = replace(chosen, train=few_shot(chosen.train, data.train_share, data.split.seed if data.split else 0))
     return chosen
+
+
+class CaseStores(NamedTuple):
+    """Slices of the cases that a run is trained on, validated on and tested on."""
+
+    train: SliceStore
+    validation: SliceStore
+    test: SliceStore
+
+
+def open_cases(data: DataConfig) -> CaseStores:
+    """The slices of a run's cases, see `choose_cases`."""
+    chosen = choose_cases(data)
+    names = (chosen.train, chosen.validation, chosen.test)
+    return CaseStores(*(SliceStore(data.store, part) for part in names))
 
 
 def inherited_cases(model: ModelConfig) -> tuple[SeenScan, ...]:

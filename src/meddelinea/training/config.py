@@ -1,13 +1,11 @@
-"""Run files: everything that a training run is, checked before it starts."""
+"""Everything that a training run is, checked before it starts."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
@@ -15,7 +13,7 @@ from meddelinea.data.augment import Augmentation
 from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import SchedulerName, make_scheduler, prepared
 from meddelinea.diffusion.schedule import TIMESTEPS
-from meddelinea.errors import InputRefusedError, UsageError, first_fault
+from meddelinea.errors import UsageError, first_fault
 from meddelinea.methods.known import METHODS, pipeline_of
 from meddelinea.models.presets import PresetName
 from meddelinea.models.segmenter import TrainableDecoder
@@ -310,28 +308,11 @@ class RunConfig(Strict):
         UsageError
             If the settings are unknown, out of range, or contradict each other.
         """
-        return _checked(_laid_over(self.model_dump(), settings), "changed settings")
+        return check(laid_over(self.model_dump(), settings), "changed settings")
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """Read a run file and apply `key=value` overrides; dots reach into sections, values are YAML.
-
-    A file may name another in `extends`, relative to itself: its own settings are laid over that one's.
-
-    Raises
-    ------
-    InputRefusedError
-        If the file cannot be read.
-    UsageError
-        If a key is unknown, a value out of range, or settings contradict each other.
-    """
-    content = _read(path, ())
-    for override in overrides:
-        _override(content, override)
-    return _checked(content, str(path))
-
-
-def _checked(content: dict[str, Any], place: str) -> RunConfig:
+def check(content: dict[str, Any], place: str) -> RunConfig:
+    """The run of plain settings; `place` is named where they are refused, by UsageError."""
     # As JSON, so that a list may be a tuple and a text a path, but `true` no number and "3" none either.
     document = to_json(content, inf_nan_mode="constants", fallback=str)
     try:
@@ -340,54 +321,10 @@ def _checked(content: dict[str, Any], place: str) -> RunConfig:
         raise UsageError(f"{place}: {first_fault(error)}") from error
 
 
-class _Loader(yaml.SafeLoader):
-    """Takes `1e-3` for a number as YAML 1.2 does; YAML 1.1 takes it for a text."""
-
-
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
-
-
-def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
-    """A run file's settings over those of the file that it extends."""
-    if path.resolve() in extended_by:
-        raise InputRefusedError(f"{path}: extends itself; name another file in 'extends'")
-    try:
-        content: Any = yaml.load(path.read_text(), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict):
-        raise InputRefusedError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
-    if "extends" not in content:
-        return content
-    ground = _read(path.parent / str(content.pop("extends")), (*extended_by, path.resolve()))
-    return _laid_over(ground, content)
-
-
-def _laid_over(ground: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def laid_over(ground: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings over others: a section changes those that it names, any other value replaces the one before."""
     merged = dict(ground)
     for key, value in settings.items():
         below = merged.get(key)
-        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    """Apply one `key=value`; sections that the file leaves out or empty are made."""
-    key, equals, value = override.partition("=")
-    if not key or not equals:
-        raise UsageError(f"{override}: expected key=value", parameter="overrides")
-    *outer, last = key.split(".")
-    section = content
-    for name in outer:
-        if section.get(name) is None:
-            section[name] = {}
-        section = section[name]
-        if not isinstance(section, dict):
-            raise UsageError(
-                f"{override}: {name} is a single value ({section!r}), not a section", parameter="overrides"
-            )
-    try:
-        section[last] = yaml.load(value, _Loader)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{override}: the value is not YAML", parameter="overrides") from error

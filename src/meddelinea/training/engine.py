@@ -74,8 +74,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Iterator[Progress]:
     run.open()
 
     # Where there is nothing to train, only measure.
-    if run.share >= 1.0 and run.done == 0 and run.held_out.cases:
-        run.record(run.measure(run.held_out))
+    if run.share >= 1.0 and run.done == 0 and run.cases.validation.cases:
+        run.record(run.measure(run.cases.validation))
 
     while run.share < 1.0:
         # One optimiser step, and now and then the Dice of the averaged weights on the validation cases.

@@ -13,7 +13,7 @@ from meddelinea.data.training_cases import TrainingCases
 from meddelinea.files import remove_unfinished, whole_folder, write_json
 from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
-from meddelinea.training.cases import inherited_cases
+from meddelinea.training.cases import CaseStores, inherited_cases
 from meddelinea.training.config import RunConfig
 from meddelinea.training.stages import build_stage
 
@@ -23,28 +23,25 @@ LEAST_COMPONENT_SHARE = 0.1
 SCALE_SLICES = 256
 
 
-def write_result(
-    config: RunConfig, weights: dict[str, Tensor], train: SliceStore, validation: SliceStore, test: SliceStore
-) -> None:
+def write_result(config: RunConfig, weights: dict[str, Tensor], cases: CaseStores) -> None:
     """Write the trained components into the run's folder, whole or not at all.
 
     Parameters
     ----------
     weights
         The stage's whole state; it is put into a stage that is neither wrapped nor sharded.
-    train, validation, test
-        The run's cases.
+    cases
+        What it was trained on.
     """
-    result = build_stage(config, train.manifest.organs)
+    result = build_stage(config, cases.train.manifest.organs)
     result.load_state_dict(weights)
     result.eval()
     remove_unfinished(config.result)  # of a run that was killed while it wrote this
     with whole_folder(config.result) as folder:
-        result.finish(folder, _masks(train, SCALE_SLICES))
+        result.finish(folder, _masks(cases.train, SCALE_SLICES))
         if (folder / "model_index.json").is_file():  # a whole model, and no component
-            write_model_files(folder, result.organs, train, validation, test, config)
-        else:
-            training_cases(config, train, validation, test).write(folder)
+            write_model_files(folder, result.organs, cases, config=config)
+        training_cases(config, cases).write(folder)
 
 
 def _masks(store: SliceStore, count: int) -> Tensor:
@@ -53,17 +50,10 @@ def _masks(store: SliceStore, count: int) -> Tensor:
     return torch.stack([torch.from_numpy(store.mask(*store.place(number))).long() for number in chosen])
 
 
-def write_model_files(
-    folder: Path,
-    organs: tuple[str, ...],
-    train: SliceStore,
-    validation: SliceStore,
-    test: SliceStore,
-    config: RunConfig,
-) -> None:
-    """Write `labels.json`, `preprocessing.json`, `training_cases.json` and `run.json` into a model's folder."""
-    manifest = train.manifest
-    modalities = sorted({case.modality for case in train.cases})
+def write_model_files(folder: Path, organs: tuple[str, ...], cases: CaseStores, *, config: RunConfig) -> None:
+    """Write `labels.json`, `preprocessing.json` and `run.json` into a model's folder."""
+    manifest = cases.train.manifest
+    modalities = sorted({case.modality for case in cases.train.cases})
     contents = {
         "labels.json": {"labels": organ_ids(organs)},
         "preprocessing.json": {
@@ -75,12 +65,11 @@ def write_model_files(
     }
     for name, content in contents.items():
         write_json(content, folder / name)
-    training_cases(config, train, validation, test).write(folder)
 
 
-def training_cases(config: RunConfig, train: SliceStore, validation: SliceStore, test: SliceStore) -> TrainingCases:
+def training_cases(config: RunConfig, cases: CaseStores) -> TrainingCases:
     """The run's cases by role, and those that what it started from was trained on.
 
     A scan that the codec or the base has seen is no test case of the whole model.
     """
-    return TrainingCases.of_stores(train, validation, test).after(inherited_cases(config.model))
+    return TrainingCases.of_stores(*cases).after(inherited_cases(config.model))

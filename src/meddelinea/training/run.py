@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import MedDelineaError
 from meddelinea.files import write_json, write_text
-from meddelinea.methods.protocol import Batch, Stage
-from meddelinea.models.transformer import DiTBlock
+from meddelinea.methods.protocol import Batch
 from meddelinea.training.batches import TrainingBatches
-from meddelinea.training.cases import choose_cases
+from meddelinea.training.cases import open_cases
 from meddelinea.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -37,7 +36,7 @@ from meddelinea.training.config import OptimiserConfig, RunConfig
 from meddelinea.training.metrics_log import MetricsLog
 from meddelinea.training.result import write_result
 from meddelinea.training.sharding import gather, scatter, shard
-from meddelinea.training.stages import build_stage
+from meddelinea.training.stages import build_stage, prepare
 from meddelinea.training.validation import validation_dice
 
 #: What the networks' products are computed in; the weights, and all else, are float32.
@@ -79,8 +78,8 @@ class Run:
         The run.
     accelerator
         Its devices and processes.
-    store, held_out, test
-        Slices of the training, validation and test cases.
+    cases, dataset
+        Slices of the training, validation and test cases, and the batches that are drawn of the first.
     stage, parameters
         What is trained, and those of its parameters that are.
     optimiser, ema
@@ -106,22 +105,22 @@ class Run:
         set_seed(config.seed)
 
         # The cases, and how batches are drawn from them.
-        cases = choose_cases(config.data)
-        self.store, self.held_out, self.test = (
-            SliceStore(config.data.store, names) for names in (cases.train, cases.validation, cases.test)
-        )
+        self.cases = open_cases(config.data)
         self.dataset = TrainingBatches(
-            self.store,
+            self.cases.train,
             config.data,
-            config.batch_size,
-            config.seed,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
         )
         self.batches: Iterator[Batch] = iter(())
 
         # What is trained. Shards need no wrapper: their gradients are averaged as they are spread.
-        self.stage = _build(config, self.store.manifest.organs, self.accelerator)
+        self.stage = build_stage(config, self.cases.train.manifest.organs)
+        prepare(self.stage, config)
+        if config.sharding:
+            shard(self.stage.to(self.device), self.device, self.accelerator.num_processes)
         self.wrapped: nn.Module = self.stage if config.sharding else self.accelerator.prepare(self.stage)
         self.wrapped.train()
         self.parameters = [p for p in self.stage.parameters() if p.requires_grad]
@@ -260,8 +259,8 @@ class Run:
         if math.isfinite(loss if self.scaler.is_enabled() else loss + norm):
             return
         step, accumulation, path = self.done + 1, self.config.accumulation, self.config.output / "not_finite.json"
-        micro_steps = range(self.done * accumulation, step * accumulation)
-        slices = [(self.store.cases[c].name, index) for micro in micro_steps for c, index in self.dataset.slices(micro)]
+        drawn = [self.dataset.slices(micro) for micro in range(self.done * accumulation, step * accumulation)]
+        slices = [(self.cases.train.cases[case].name, index) for places in drawn for case, index in places]
         if self.main:
             write_json({"step": step, "loss": str(loss), "gradient_norm": str(norm), "slices": slices}, path)
         named = ", ".join(f"{name} {index}" for name, index in slices[:4])
@@ -275,18 +274,20 @@ class Run:
         """Dice of the averaged weights; every process measures, since each holds a part of a sharded model."""
         with in_place(self.ema.shadow_params, self.parameters):
             self.stage.eval()
-            figures = validation_dice(self.stage.predict, self.stage.organs, cases, self.config, self.device)
+            figures = validation_dice(
+                self.stage.predict, self.stage.organs, store=cases, config=self.config, device=self.device
+            )
             self.stage.train()
         return figures
 
     def validates(self) -> bool:
         """Whether the validation cases are to be measured after this step."""
         every = self.config.validation.every
-        return bool(self.held_out.cases) and (self.share >= 1.0 or (bool(every) and self.done % every == 0))
+        return bool(self.cases.validation.cases) and (self.share >= 1.0 or (bool(every) and self.done % every == 0))
 
     def validate(self) -> dict[str, float]:
         """Dice on the validation cases; the best weights are kept, and the run ends where patience does."""
-        figures = self.measure(self.held_out)
+        figures = self.measure(self.cases.validation)
         (dice,) = self._agreed(figures.get("dice", -1.0))
         if dice > self.best.dice:
             self.best = Best(self.done, dice, [p.detach().clone() for p in self.ema.shadow_params])
@@ -326,31 +327,17 @@ class Run:
         """Write the result: the averaged weights, the best of them where patience chose, measured on the test cases."""
         if self.config.validation.patience and self.best.weights:
             self.ema.shadow_params = self.best.weights
-        figures = self.measure(self.test) if self.test.cases else {}
+        test = self.cases.test
+        figures = self.measure(test) if test.cases else {}
         copy_into(self.ema.shadow_params, self.parameters)
         weights = gather(self.stage.state_dict())
         if self.main:
-            if self.test.cases:
-                cases = [case.name for case in self.test.cases]
-                write_json({"cases": cases, **figures}, self.config.output / "test.json")
-            write_result(self.config, weights, self.store, self.held_out, self.test)
+            if test.cases:
+                names = [case.name for case in test.cases]
+                write_json({"cases": names, **figures}, self.config.output / "test.json")
+            write_result(self.config, weights, self.cases)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-
-
-def _build(config: RunConfig, organs: tuple[str, ...], accelerator: Accelerator) -> Stage:
-    """The stage with its switches set, on this process's device where it is sharded."""
-    stage = build_stage(config, organs)
-    if not config.sharding:  # which takes contiguous parameters only
-        # Convolutions over few channels run up to twice as fast on a CPU with channels last.
-        stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for block in (module for module in stage.modules() if isinstance(module, DiTBlock)):
-        block.gradient_checkpointing = config.gradient_checkpointing
-        if config.compile:
-            block.compile()
-    if config.sharding:
-        shard(stage.to(accelerator.device), accelerator.device, accelerator.num_processes)
-    return stage
 
 
 @contextmanager

@@ -22,7 +22,7 @@ BATCH = 16
 
 @torch.no_grad()
 def validation_dice(
-    predict: Predict, known: tuple[str, ...], store: SliceStore, config: RunConfig, device: torch.device
+    predict: Predict, known: tuple[str, ...], *, store: SliceStore, config: RunConfig, device: torch.device
 ) -> dict[str, float]:
     """Dice of each organ, over the voxels of a case and then averaged over the cases that hold the organ.
 
@@ -45,12 +45,14 @@ def validation_dice(
     organs = store.manifest.organs
     to_store = torch.tensor([0, *(organs.index(name) + 1 if name in organs else 0 for name in known)], device=device)
     factor = shrink_factors(config.data, store.manifest.preprocessing.size)[0]
+    reach, pairs = config.data.neighbours, config.data.neighbour_pairs
+
+    # Of each case the overlap and the sizes of each organ, in pixels of the slices that are measured.
     rows = []
     for case, stored in enumerate(store.cases):
         overlap, found_size, true_size = np.zeros((3, len(organs)))
         indices = list(range(0, stored.slices, config.validation.stride))
         for chunk in (indices[i : i + BATCH] for i in range(0, len(indices), BATCH)):
-            reach, pairs = config.data.neighbours, config.data.neighbour_pairs
             pixels = torch.from_numpy(np.stack([store.image(case, i, reach, pairs) for i in chunk]))
             masks = torch.from_numpy(np.stack([store.mask(case, i) for i in chunk])).long().to(device)
             masks = masks[:, factor // 2 :: factor, factor // 2 :: factor]
@@ -63,6 +65,8 @@ def validation_dice(
             found_size += _pixels(found, len(organs))
             true_size += _pixels(masks, len(organs))
         rows.append(np.where(true_size > 0, 2.0 * overlap / np.maximum(found_size + true_size, 1.0), np.nan))
+
+    # Means over the cases that hold an organ, then over the organs.
     table = np.array(rows).reshape(-1, len(organs))
     seen = ~np.isnan(table).all(axis=0)
     dice = {organ: float(np.nanmean(table[:, i])) for i, organ in enumerate(organs) if seen[i]}
