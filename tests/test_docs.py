@@ -1,5 +1,6 @@
 """The documents hold together: links lead somewhere, tables are whole, and what they name is in the code."""
 
+import ast
 import csv
 import importlib
 import json
@@ -51,6 +52,15 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 def test_files_named_in_a_document_exist(path: Path) -> None:
     named = re.findall(r"(?<![\w/.-])((?:src|tests|recipes|benchmarks|examples|docs)/[\w./-]*\w)", path.read_text())
     assert [file for file in named if not (ROOT / file).exists() and "RECIPE" not in file] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_names_that_a_document_imports_exist(path: Path) -> None:
+    for block in re.findall(r"^```python$(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL):
+        for statement in ast.walk(ast.parse(block)):
+            if isinstance(statement, ast.ImportFrom):
+                module = importlib.import_module(str(statement.module))
+                assert [alias.name for alias in statement.names if not hasattr(module, alias.name)] == []
 
 
 def test_the_readme_fits_the_first_minute() -> None:
