@@ -93,8 +93,8 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
 def test_outputs_of_one_scan_are_refused_of_a_folder(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     for words, says in (
-        (("--statistics", tmp_path / "statistics.json"), "are of one scan"),
-        (("--report", tmp_path / "report.html"), "name a folder each"),
+        (("--statistics", tmp_path / "statistics.json"), "apply to one scan"),
+        (("--report", tmp_path / "report.html"), "expected a folder"),
     ):
         met, _, err = predict("-i", tmp_path, "-o", tmp_path / "masks", *words)
         assert met == 2

@@ -11,7 +11,7 @@ import typer
 from meddelinea.cli.options import DeviceOption, JsonOption, QuietOption
 from meddelinea.cli.outputs import Outputs
 from meddelinea.cli.predict import Job, run
-from meddelinea.cli.progress import Look
+from meddelinea.cli.progress import OutputMode
 from meddelinea.errors import InputRefusedError, WeightsMissingError
 
 
@@ -42,7 +42,7 @@ def demo(
         ),
         device=device,
     )
-    run(job, Look.choose(as_json=as_json, progress_json=False, quiet=quiet))
+    run(job, OutputMode.choose(as_json=as_json, progress_json=False, quiet=quiet))
 
 
 def _demo_scan() -> Path:

@@ -1,4 +1,4 @@
-"""The files that `predict` leaves of one scan: which are wanted, whether they can be, and writing them."""
+"""The files that `predict` writes: which are requested, whether they can be written, and writing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Where the results go (None: not wanted), and what kind of file the mask is as the user said it, if at all."""
+    """Paths of the results of one scan, None for those not requested, and the requested kind of mask file, if any."""
 
     mask: Path
     output_type: str | None = None
@@ -30,7 +30,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class ExtraFolders:
-    """Folders for what is made of each scan beside its mask, under the mask's name; None: not wanted.
+    """Folders for the files of each scan besides its mask, named after the mask; None for those not requested.
 
     Parameters
     ----------
@@ -57,17 +57,17 @@ class ExtraFolders:
         return Outputs(mask=case.output, preview=preview, report=report, uncertainty=uncertainty)
 
     def paths(self, case: ScanCase) -> tuple[Path, ...]:
-        """As `folders.batch.ExtraOutputs` has it."""
+        """See `folders.batch.ExtraOutputs`."""
         of = self.of(case)
         return tuple(path for path in (of.preview, of.report, of.uncertainty) if path is not None)
 
     def write(self, case: ScanCase, result: Result, card: str) -> None:
-        """As `folders.batch.ExtraOutputs` has it."""
+        """See `folders.batch.ExtraOutputs`."""
         _write_extras(self.of(case), result, card)
 
 
 def check_outputs(source: Path, outputs: Outputs) -> OutputType:
-    """What kind of file the mask becomes; outputs that cannot be written are refused before the long work."""
+    """The kind of file that the mask becomes. Outputs that cannot be written are refused now, before the long work."""
     from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable
     from meddelinea.results.files import sidecar_path
 
@@ -99,7 +99,7 @@ def check_outputs(source: Path, outputs: Outputs) -> OutputType:
 
 
 def write_outputs(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
-    """Write what was asked for, the mask last: where it stands, all stands. `card` is the model's."""
+    """Write the requested files, the mask last: if it exists, all of them do. `card` is the model's."""
     from meddelinea.files import write_json
     from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
 
@@ -116,7 +116,7 @@ def write_outputs(outputs: Outputs, result: Result, card: str) -> dict[str, Path
 
 
 def _write_extras(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
-    """Uncertainty, picture and report, as far as they are wanted."""
+    """Write the uncertainty, the picture and the report, if they are requested."""
     from meddelinea.io.volumes import write_volume
 
     files, made = {}, result.segmentation
@@ -139,12 +139,12 @@ def _write_extras(outputs: Outputs, result: Result, card: str) -> dict[str, Path
 
 
 def _kinds(outputs: Outputs) -> tuple[OutputType, SegmentationType]:
-    """What kind of file the mask becomes, and how a DICOM-SEG stores voxels."""
+    """The kind of file that the mask becomes, and how a DICOM-SEG stores its voxels."""
     from meddelinea.results.files import SEGMENTATION_TYPES, output_type
 
     kind, stored = output_type(outputs.mask, outputs.output_type), outputs.segmentation_type
     if stored is not None and kind != "dicom_seg":
-        raise UsageError(f"--segmentation-type {stored} is about dicom_seg, and {outputs.mask} is {kind}; leave it out")
+        raise UsageError(f"--segmentation-type {stored} is for dicom_seg, but {outputs.mask} is {kind}; leave it out")
     for known in SEGMENTATION_TYPES:
         if stored in (None, known):
             return kind, known

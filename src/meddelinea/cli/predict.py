@@ -25,7 +25,7 @@ from meddelinea.cli.options import (
     refusal_as_json,
 )
 from meddelinea.cli.outputs import ExtraFolders, Outputs, check_outputs, write_outputs
-from meddelinea.cli.progress import Look, print_event, progress_bar, status
+from meddelinea.cli.progress import OutputMode, print_event, progress_bar, status
 from meddelinea.cli.table import print_result
 from meddelinea.errors import UsageError
 from meddelinea.segmentation.sampling import Sampling
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One scan to segment: where it is, where the results go, and how to do it."""
+    """One scan to segment: its source, its outputs, and how to segment it."""
 
     source: Path
     outputs: Outputs
@@ -141,7 +141,7 @@ def predict(
         batch_size=batch_size,
         organs=organ_names(organs),
     )
-    look = Look.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
+    mode = OutputMode.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
     outputs = Outputs(
         mask=output,
         output_type=output_type,
@@ -154,12 +154,12 @@ def predict(
     if is_batch(source, output):
         if outputs != Outputs(mask=output, preview=preview, report=report, uncertainty=uncertainty):
             raise UsageError(
-                "--statistics, --output-type and --segmentation-type are of one scan; a folder gets NIfTI masks and a "
-                "statistics.csv of all"
+                "--statistics, --output-type and --segmentation-type apply to one scan; many get NIfTI masks and one "
+                "statistics.csv"
             )
         for folder in (preview, report, uncertainty):
             if folder is not None and folder.suffix:
-                raise UsageError(f"{folder}: of many scans --preview, --report and --uncertainty name a folder each")
+                raise UsageError(f"{folder}: expected a folder as --preview, --report and --uncertainty of many scans")
         batch = Batch(
             source=source,
             output=output,
@@ -173,9 +173,11 @@ def predict(
             address=address,
             workers=workers,
         )
-        run_batch(batch, look)
+        run_batch(batch, mode)
     elif overwrite or engine is not EngineName.local or address is not None or workers is not None:
-        raise UsageError("--overwrite, --engine, --address and --workers are of a folder or list, with a folder as -o")
+        raise UsageError(
+            "--overwrite, --engine, --address and --workers apply to many scans; give a folder as -i and as -o"
+        )
     else:
         with refusal_as_json(source, wanted=as_json):
             job = Job(
@@ -186,12 +188,13 @@ def predict(
                 modality=read_modality(modality),
                 sampling=sampling,
             )
-            run(job, look)
+            run(job, mode)
 
 
-def run(job: Job, look: Look) -> None:
-    """Do the job, then print what was found: a table, one JSON object, the last of many, or nothing."""
-    with status("starting", hidden=look is not Look.text):
+def run(job: Job, mode: OutputMode) -> None:
+    """Segment one scan, write its results, and report them on stdout."""
+    hidden = mode is not OutputMode.text
+    with status("starting", hidden) as state:
         from meddelinea.checks.scan import examine, require_accepted
         from meddelinea.io.volumes import read_scan
         from meddelinea.results.files import require_referable
@@ -199,49 +202,53 @@ def run(job: Job, look: Look) -> None:
         from meddelinea.segmentation.model import load_model, read_model_files, require_device
         from meddelinea.segmentation.predict import segment
 
-    # What can be refused at once is refused before the scan is read, and all else before the network runs.
-    described = read_model_files(job.model)
-    job.sampling.labels(described.labels)
-    require_device(job.device)
-    kind = check_outputs(job.source, job.outputs)
-    scan = read_scan(job.source)
-    require_referable(scan, kind)
-    scan = examine(scan, described.modalities, job.modality)
-    require_accepted(scan)
-    _warn(scan, scan.findings)
+        # Whatever can be refused is refused early: before the scan is read if possible, else before the network runs.
+        described = read_model_files(job.model)
+        job.sampling.labels(described.labels)
+        require_device(job.device)
+        kind = check_outputs(job.source, job.outputs)
 
-    with status("loading the model", hidden=look is not Look.text):
+        state.update("reading the scan")
+        scan = read_scan(job.source)
+        require_referable(scan, kind)
+        scan = examine(scan, described.modalities, job.modality)
+        require_accepted(scan)
+        _warn(scan, scan.findings)
+
+        state.update("loading the model")
         model = load_model(described, job.device)
-    with progress_bar(hidden=look is not Look.text) as bar:
+
+    with progress_bar(hidden) as bar:
         task = bar.add_task("slices", total=None)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
-            if look is Look.events:
+            if mode is OutputMode.events:
                 print_event({"event": "slices", "case": scan.name, "done": done, "total": total})
 
         segmentation = segment(model, scan, job.sampling, show)
 
-    result = Result.of(scan, segmentation)
-    files = write_outputs(job.outputs, result, described.card)
+    with status("writing the results", hidden):
+        result = Result.of(scan, segmentation)
+        files = write_outputs(job.outputs, result, described.card)
     _warn(scan, result.findings[len(scan.findings) :])
     summary = _summary(result, files)
-    if look is Look.object:
+    if mode is OutputMode.object:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
-    elif look is Look.events:
+    elif mode is OutputMode.events:
         print_event({"event": "case", "case": scan.name, "state": "done", **summary})
-    elif look is Look.text:
+    elif mode is OutputMode.text:
         print_result(result, files)
 
 
 def _warn(scan: Scan, findings: Sequence[Finding]) -> None:
-    """Say on stderr what care a scan or its mask asks for, a line each."""
+    """Print findings as warnings on stderr, one line each."""
     for finding in findings:
         print(f"warning: {scan.place}: {finding.message}", file=sys.stderr)
 
 
 def _summary(result: Result, files: Mapping[str, Path]) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     segmentation, measured = result.segmentation, result.statistics
     return {
         "input": result.scan.place,

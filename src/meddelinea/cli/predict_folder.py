@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from meddelinea.cli.options import EngineName
 from meddelinea.cli.outputs import ExtraFolders
-from meddelinea.cli.progress import Look, print_event, progress_bar, status
+from meddelinea.cli.progress import OutputMode, print_event, progress_bar, status
 from meddelinea.errors import PartialFailureError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Scans to segment: where they are, where masks and other files go, how to do it, and who does it."""
+    """Many scans to segment: their source, their outputs, how to segment them, and the processes that do it."""
 
     source: Path
     output: Path
@@ -50,7 +50,7 @@ def is_batch(source: Path, output: Path) -> bool:
     return source.is_dir() and ending(output, MASK_SUFFIXES) is None
 
 
-def run_batch(batch: Batch, look: Look) -> None:
+def run_batch(batch: Batch, mode: OutputMode) -> None:
     """Segment the scans, and report each that has no mask.
 
     Raises
@@ -58,7 +58,7 @@ def run_batch(batch: Batch, look: Look) -> None:
     PartialFailureError
         If there is one.
     """
-    with status("starting", hidden=look is not Look.text):
+    with status("starting", hidden=mode is not OutputMode.text):
         from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
         from meddelinea.folders.found import find_scans
 
@@ -68,11 +68,11 @@ def run_batch(batch: Batch, look: Look) -> None:
     total = len(found.cases)
     outcomes: list[ScanOutcome] = []
     screen = sys.stdout
-    if look is Look.events:
+    if mode is OutputMode.events:
         print_event({"event": "begin", "cases": total})
 
     def count_slices(name: str, done: int, total: int) -> None:
-        if look is Look.events:
+        if mode is OutputMode.events:
             print_event({"event": "slices", "case": name, "done": done, "total": total}, screen)
 
     work = segment_scans(
@@ -88,25 +88,25 @@ def run_batch(batch: Batch, look: Look) -> None:
         progress=count_slices,
     )
     # ray reports a worker that died on stdout, which is for programs.
-    with redirect_stdout(sys.stderr), progress_bar(hidden=look is not Look.text) as bar, closing(work):
+    with redirect_stdout(sys.stderr), progress_bar(hidden=mode is not OutputMode.text) as bar, closing(work):
         task = bar.add_task("scans", total=total)
         for outcome in work:
             outcomes.append(outcome)
             bar.update(task, completed=len(outcomes), description=outcome.case.name)
             for warning in outcome.warnings:
                 print(f"warning: {outcome.case.source}: {warning}", file=sys.stderr)
-            if look is Look.events:
+            if mode is OutputMode.events:
                 print_event({"event": "case", **status_line(outcome)}, screen)
 
     states = Counter(outcome.state for outcome in outcomes)
     counts = {state: states[state] for state in ("done", "present", "refused", "failed")}
     files = {name: str(batch.output / name) for name in (STATUS_FILE, STATISTICS_FILE)}
-    if look is Look.events:
+    if mode is OutputMode.events:
         print_event({"event": "end", **counts})
-    elif look is Look.object:
+    elif mode is OutputMode.object:
         document = {"files": files, **counts, "cases": [status_line(outcome) for outcome in outcomes]}
         print(json.dumps(document, indent=2, ensure_ascii=False))
-    elif look is Look.text:
+    elif mode is OutputMode.text:
         print(
             f"{batch.output}: {counts['done']} done, {counts['present']} already there, {counts['refused']} refused, "
             f"{counts['failed']} failed; see {', '.join(files.values())}"

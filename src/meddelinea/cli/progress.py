@@ -21,7 +21,7 @@ from meddelinea.errors import UsageError
 Report = Callable[[str, int, int], None]
 
 
-class Look(Enum):
+class OutputMode(Enum):
     """What a command prints on stdout: text for people, one JSON object, one object per event, or nothing."""
 
     text = auto()
@@ -30,8 +30,8 @@ class Look(Enum):
     nothing = auto()
 
     @classmethod
-    def choose(cls, *, as_json: bool, progress_json: bool, quiet: bool) -> Look:
-        """The look that the options `--json`, `--progress-json` and `--quiet` ask for.
+    def choose(cls, *, as_json: bool, progress_json: bool, quiet: bool) -> OutputMode:
+        """The mode that the options `--json`, `--progress-json` and `--quiet` ask for.
 
         Raises
         ------
