@@ -21,7 +21,7 @@ from meddelinea.diffusion.objective import Objective
 from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.io.volumes import write_volume
 from meddelinea.methods.dynunet import DynUNetPipeline, nnunet_widths
-from meddelinea.methods.known import METHODS, load_pipeline, method_of, pipeline_of
+from meddelinea.methods.known import load_pipeline
 from meddelinea.methods.network import Network, NetworkPipeline, PixelClassifier, supervision_weights
 from meddelinea.methods.protocol import Batch, Recipe
 from meddelinea.methods.unet import UNetPipeline
@@ -393,14 +393,6 @@ def test_a_network_stands_on_no_component(store: Path, tmp_path: Path) -> None:
     model = {"method": "unet", "codec": tmp_path / "codec"}
     with pytest.raises(UsageError, match=r"model\.codec"):
         train(run_config("model", store, tmp_path / "run", model=model))
-
-
-def test_every_method_of_the_list_is_found_by_its_name_and_by_its_pipelines(tmp_path: Path) -> None:
-    for method in METHODS:
-        assert method_of(pipeline_of(method).__name__) == method
-    assert len({pipeline_of(method) for method in METHODS}) == len(METHODS)
-    with pytest.raises(UsageError, match="unknown method 'vnet'; expected one of meddelinea"):
-        pipeline_of("vnet")
 
 
 def test_a_model_with_settings_of_another_version_is_refused(trained: dict[str, Path], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError
+from meddelinea.methods.known import load_pipeline
 from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.methods.protocol import Batch
@@ -629,13 +630,14 @@ def test_cases_are_drawn_by_share_and_recorded(store: Path, parts: dict[str, Pat
     assert few.train == tuple(parted["train"])
 
 
-def test_a_model_goes_on_with_other_organs(store: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["meddelinea", "direct"])
+def test_a_model_goes_on_with_other_organs(store: Path, parts: dict[str, Path], tmp_path: Path, method: str) -> None:
     """Organs that it knew keep their channel and colour whatever their new number; a new one starts as unlikely."""
-    first = train(control_config(store, parts, tmp_path / "first")) / "pipeline"
+    first = train(control_config(store, parts, tmp_path / "first", model={"method": method})) / "pipeline"
     organs = ("liver", "kidney stone", "spleen")
-    config = run_config("model", store, tmp_path / "second", model={"pipeline": first})
+    config = run_config("model", store, tmp_path / "second", model={"method": method, "pipeline": first})
     stage = build_stage(config, organs)
-    before = MedDelineaPipeline.from_pretrained(first)
+    before = load_pipeline(first)
     assert torch.equal(stage.method.segmenter.palette[[0, 1, 3]], before.palette[[0, 2, 1]])
     assert float(torch.cdist(stage.method.segmenter.palette[2:3], before.palette).min()) >= 1.0
 

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
 from meddelinea.benchmark.chain import Chain, ChainSettings, StageCost, read_chain, train_chain
 from meddelinea.benchmark.held_out import ShowProgress, run_test
@@ -176,11 +174,10 @@ def _run_trial(
 
     model = load_model(chain.model)
     found = run_test(model, tested, read_manifest(bench.store).organs, title, progress)
-    modules = [module for module in model.pipeline.components.values() if isinstance(module, torch.nn.Module)]
     return Trial(
         method=name,
         part=part.name,
-        parameters=sum(p.numel() for module in modules for p in module.parameters()),
+        parameters=sum(p.numel() for network in model.pipeline.networks for p in network.parameters()),
         trained_parameters=chain.trained_parameters if chain.stages else None,
         stages=chain.stages,
         cpu_hours=hours,

@@ -33,7 +33,8 @@ def build_parts(recipe: Recipe) -> Parts:
     codec = load_codec(preset, recipe.codec)
     dit = load_dit(recipe.dit)
     head = None if recipe.trainable_decoder == "none" else build_mask_head(preset, codec, len(recipe.organs))
-    return Parts(codec, dit, build_control(preset, dit, recipe.slices), head)
+    control = build_control(preset, dit, recipe.slices)
+    return Parts(codec=codec, dit=dit, control=control, mask_head=head)
 
 
 class ControlledPipeline(SlicePipeline):
@@ -59,7 +60,13 @@ class ControlledPipeline(SlicePipeline):
 
     def segmenter(self) -> Segmenter:
         """The components put together."""
-        return Segmenter(self.codec, self.dit, self.control, self.mask_head, self.palette.to(self.dit.dtype))
+        return Segmenter(
+            codec=self.codec,
+            dit=self.dit,
+            control=self.control,
+            mask_head=self.mask_head,
+            colours=self.palette.to(self.dit.dtype),
+        )
 
     def change_organs(self, organs: tuple[str, ...]) -> None:
         """Carry colours and the mask head's channels over to other organs, by their names."""

@@ -31,7 +31,7 @@ class Direct(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L_seg, every slice with weight one."""
         ones = torch.ones(len(batch.images), device=batch.images.device)
-        loss = segmentation_loss(self._logits(batch.images), batch.masks, ones, self.pixel_loss)
+        loss = segmentation_loss(self._logits(batch.images), batch.masks, ones, pixel_loss=self.pixel_loss)
         return {"segmentation": loss, "total": loss}
 
     @torch.no_grad()

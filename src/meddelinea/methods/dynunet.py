@@ -83,7 +83,8 @@ class DynUNet(ModelMixin, ConfigMixin):
         state = self.state_dict()
         for name, value in state.items():
             if name.startswith(("output_block.", "coarse.")):
-                state[name] = carry_classes(value, known, wanted, UNLIKELY if name.endswith("bias") else 0.0)
+                new = UNLIKELY if name.endswith("bias") else 0.0
+                state[name] = carry_classes(value, known, wanted, new=new)
         copy.load_state_dict(state)
         return copy
 

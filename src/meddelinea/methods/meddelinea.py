@@ -31,7 +31,7 @@ class MedDelinea(nn.Module):
         How `segment` samples: a scheduler of diffusers, see `diffusion.sampling`, and its number of steps.
     """
 
-    def __init__(self, segmenter: Segmenter, objective: Objective, scheduler: SchedulerMixin, steps: int) -> None:
+    def __init__(self, segmenter: Segmenter, objective: Objective, scheduler: SchedulerMixin, *, steps: int) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.objective = objective
@@ -57,7 +57,7 @@ class MedDelinea(nn.Module):
             estimate = self.prediction.clean(output, noisy, t)  # (B, 4, h, w): Eq. (1)
             logits = self.segmenter.decode(estimate, image, tokens)  # (B, L + 1, H, W)
             weights = segmentation_weights(schedule, t, objective.segmentation_weighting)  # (B,)
-            losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, objective.pixel_loss)
+            losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, pixel_loss=objective.pixel_loss)
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
 
@@ -93,4 +93,4 @@ class MedDelinea(nn.Module):
             return self.prediction.epsilon(output, noisy, t), tokens
 
         device = image.latent.device
-        return sample(denoise, noise, self.scheduler, self.steps, device=device, on_step=on_step)
+        return sample(denoise, noise, self.scheduler, steps=self.steps, device=device, on_step=on_step)

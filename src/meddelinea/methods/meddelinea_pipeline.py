@@ -98,7 +98,7 @@ class MedDelineaPipeline(ControlledPipeline):
         self.register_to_config(default_steps=recipe.steps)
         segmenter = self.segmenter()
         segmenter.freeze(recipe.trainable_decoder)
-        return MedDelinea(segmenter, recipe.objective, self.scheduler, recipe.steps)
+        return MedDelinea(segmenter, recipe.objective, self.scheduler, steps=recipe.steps)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
         """The components as a method, on the pipeline's device and in evaluation mode, see `Pipeline`."""
@@ -108,7 +108,7 @@ class MedDelineaPipeline(ControlledPipeline):
     def _method(self, steps: int | None, scheduler: SchedulerMixin) -> MedDelinea:
         objective = Objective(prediction_type=self.config.prediction_type)
         steps = int(self.config.default_steps) if steps is None else steps
-        return MedDelinea(self.segmenter(), objective, scheduler, steps).to(self.device).eval()
+        return MedDelinea(self.segmenter(), objective, scheduler, steps=steps).to(self.device).eval()
 
     @property
     def num_timesteps(self) -> int:

@@ -56,14 +56,14 @@ class PixelClassifier(nn.Module):
         masks = batch.masks[:, None].float()  # (B, 1, H, W)
         total = torch.zeros((), device=batch.images.device)
         for logits, weight in zip(outputs, supervision_weights(len(outputs)), strict=True):
-            mask = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()
-            total = total + weight * segmentation_loss(logits, mask, ones, self.pixel_loss)
+            mask = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()  # (B, H, W), ...
+            total = total + weight * segmentation_loss(logits, mask, ones, pixel_loss=self.pixel_loss)
         return {"segmentation": total, "total": total}
 
     @torch.no_grad()
     def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:
         """Images (B, slices, H, W) -> logits (B, L + 1, H, W); there is no noise in it."""
-        logits: Tensor = self.network(images)[0]
+        logits: Tensor = self.network(images)[0]  # (B, L + 1, H, W)
         return logits
 
 

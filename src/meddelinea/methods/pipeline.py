@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from meddelinea.errors import UsageError
 from meddelinea.methods.protocol import Sampler
@@ -52,7 +52,10 @@ class SegmentationOutput(BaseOutput):
 
 
 class SlicePipeline(DiffusionPipeline, ABC):
-    """A `Pipeline` whose organs and neighbours are in its configuration."""
+    """A `Pipeline` whose organs and neighbours are in its configuration.
+
+    Parameters of its `__init__` without a default are its components, those with one its settings: so diffusers has it.
+    """
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -68,6 +71,11 @@ class SlicePipeline(DiffusionPipeline, ABC):
     def neighbour_pairs(self) -> int:
         """Pairs of neighbours in an image's channels, 2 pairs + 1 in all."""
         return int(self.config.neighbour_pairs)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those of its parts that have weights."""
+        return [part for part in self.components.values() if isinstance(part, nn.Module)]
 
     @property
     @abstractmethod

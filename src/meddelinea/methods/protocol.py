@@ -76,8 +76,8 @@ class Pipeline(Protocol):
         """Where it computes."""
 
     @property
-    def components(self) -> Mapping[str, Any]:
-        """Its parts by name: networks, and a scheduler where it samples."""
+    def networks(self) -> list[nn.Module]:
+        """Those of its parts that have weights."""
 
     def to(self, device: str) -> Self:
         """Move its parts to a device, in place."""

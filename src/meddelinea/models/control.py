@@ -75,11 +75,13 @@ class ControlDiT(ModelMixin, ConfigMixin):
         self.zero_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         nn.init.zeros_(self.zero_conv.weight)
         nn.init.zeros_(self.zero_conv.bias)  # type: ignore[arg-type]
-        self.x_embedder = PatchEmbedder(2 * latent_channels, patch_size, width, latent_size // patch_size)
+        self.x_embedder = PatchEmbedder(2 * latent_channels, patch_size, width, base=latent_size // patch_size)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
-        self.stem = ImageStem(tuple(stem_channels), stem_finest, stem_slices, width) if stem_channels else None
+        self.stem = None
+        if stem_channels:
+            self.stem = ImageStem(tuple(stem_channels), finest=stem_finest, slices=stem_slices, width=width)
 
     @classmethod
     def copy_of(

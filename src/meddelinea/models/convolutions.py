@@ -58,7 +58,7 @@ class ConvUnit(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.norm1 = InstanceNorm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.norm2 = InstanceNorm(channels_out)
@@ -95,7 +95,7 @@ class ImageStem(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], finest: int, slices: int, width: int) -> None:
         super().__init__()
-        self.finest = nn.Conv2d(slices, channels[0], finest, finest)
+        self.finest = nn.Conv2d(slices, channels[0], finest, stride=finest)
         self.units = nn.ModuleList([ConvUnit(channels[0], channels[0])])
         self.units.extend(ConvUnit(fine, coarse, stride=2) for fine, coarse in pairwise(channels))
         self.proj = nn.Conv2d(channels[-1], width, 1)

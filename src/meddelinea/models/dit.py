@@ -85,7 +85,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.patch_size = patch_size
         self.latent_channels = latent_channels
         self.out_channels = latent_channels * (2 if learn_sigma else 1)
-        self.x_embedder = PatchEmbedder(latent_channels, patch_size, width, latent_size // patch_size)
+        self.x_embedder = PatchEmbedder(latent_channels, patch_size, width, base=latent_size // patch_size)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = ClassEmbedder(classes, width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))

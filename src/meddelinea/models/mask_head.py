@@ -51,7 +51,7 @@ class MaskHead(Protocol):
         """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `carry_classes`."""
 
 
-def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], new: float) -> Tensor:
+def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], *, new: float) -> Tensor:
     """Rows of an output layer for other organs: (len(known) + 1, ...) -> (len(wanted) + 1, ...), the background first.
 
     An organ of both keeps its row; one that is not known gets the value `new`, zero for weights and `UNLIKELY` for a
@@ -82,7 +82,8 @@ class PlainMaskHead(ModelMixin, ConfigMixin):
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> PlainMaskHead:
         """A copy for the `wanted` organs, see `MaskHead`."""
-        return _carried(self, PlainMaskHead.from_config(self.config, organs=len(wanted)), known, wanted)
+        copy = PlainMaskHead.from_config(self.config, organs=len(wanted))
+        return _carried(self, copy, known=known, wanted=wanted)
 
     def forward(
         self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor, return_dict: bool = True
@@ -136,7 +137,8 @@ class GuidedMaskHead(ModelMixin, ConfigMixin):
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> GuidedMaskHead:
         """A copy for the `wanted` organs, see `MaskHead`."""
-        return _carried(self, GuidedMaskHead.from_config(self.config, organs=len(wanted)), known, wanted)
+        copy = GuidedMaskHead.from_config(self.config, organs=len(wanted))
+        return _carried(self, copy, known=known, wanted=wanted)
 
     def forward(
         self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor, return_dict: bool = True
@@ -159,11 +161,11 @@ class GuidedMaskHead(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=logits) if return_dict else (logits,)
 
 
-def _carried(head: Head, copy: Head, known: Sequence[str], wanted: Sequence[str]) -> Head:
+def _carried(head: Head, copy: Head, *, known: Sequence[str], wanted: Sequence[str]) -> Head:
     """`copy`, with the weights of `head` but for the classes of its last convolution, which are carried over."""
     state = head.state_dict()
     for name, new in (("conv_out.weight", 0.0), ("conv_out.bias", UNLIKELY)):
         old = state[name].unflatten(0, (len(known) + 1, -1))  # (classes, pixels, ...): the order of PixelShuffle
-        state[name] = carry_classes(old, known, wanted, new).flatten(0, 1)
+        state[name] = carry_classes(old, known, wanted, new=new).flatten(0, 1)
     copy.load_state_dict(state)
     return copy

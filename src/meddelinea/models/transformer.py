@@ -86,10 +86,10 @@ class PatchEmbedder(nn.Module):
         Tokens along each side at the resolution that the weights are trained at, see `position_embedding`.
     """
 
-    def __init__(self, channels: int, patch_size: int, width: int, base: int) -> None:
+    def __init__(self, channels: int, patch_size: int, width: int, *, base: int) -> None:
         super().__init__()
         self.base = base
-        self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
         # Drawn as for the linear layer that it is: a convolution's default would take it for one of few inputs.
         nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ class PatchEmbedder(nn.Module):
         patches = self.proj(latent)  # (B, D, h/p, w/p)
         _, D, rows, columns = patches.shape
         x = patches.flatten(2).transpose(1, 2)  # (B, T, D)
-        return x + position_embedding(D, (rows, columns), self.base, x.device).to(x.dtype)  # (B, T, D)
+        return x + position_embedding(D, (rows, columns), self.base, device=x.device).to(x.dtype)  # (B, T, D)
 
 
 class Attention(nn.Module):

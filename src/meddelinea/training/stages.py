@@ -63,11 +63,11 @@ class CodecStage(Stage):
         painted = self.codec.to_pixels(features)  # (B, 3, H, W)
 
         logits = 4.0 * palette_logits(painted[len(images) :], self.colours)  # (B/2, L + 1, H, W)
+        ones = torch.ones(len(masks), device=masks.device)
         losses = {
             "pixels": F.l1_loss(painted, pixels),
             "kl": self.weights.kl * 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean(),
-            "palette": self.weights.palette
-            * segmentation_loss(logits, masks, torch.ones(len(masks), device=masks.device), "cross_entropy"),
+            "palette": self.weights.palette * segmentation_loss(logits, masks, ones, pixel_loss="cross_entropy"),
         }
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
