@@ -103,7 +103,8 @@ def _print_summary(summary: Summary) -> None:
     paper = summary.mean_over_paper_organs
     if paper.organs:
         count = len(paper.organs) + len(paper.absent)
-        table.add_row(f"mean, {len(paper.organs)} of paper's {count}", *_figures(paper), measured)
+        which = f"{len(paper.organs)} of paper's {count}" if paper.absent else f"the paper's {count}"
+        table.add_row(f"mean over {which}", *_figures(paper), measured)
     Console().print(table)
     if left_out := summary.mean_over_organs.infinite_distances:
         print(f"distances leave out organs that were missed or invented ({left_out} infinite); Dice counts them as 0")

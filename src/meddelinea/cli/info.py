@@ -19,7 +19,10 @@ from meddelinea.version import __version__
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", show_default="small", help="small, or a model's folder.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", show_default="small", help="small, a model's folder, or owner/name on the hub."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -32,7 +32,12 @@ class ModalityName(StrEnum):
     MR = "MR"
 
 
-ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help="Model to use: small, or a model's folder.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help="Model: small, a model's folder, or owner/name on the Hugging Face hub."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device to run on: auto, cpu or cuda.")]
 ModalityOption = Annotated[
     ModalityName | None,

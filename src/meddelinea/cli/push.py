@@ -15,18 +15,20 @@ def push(
     repository: Annotated[
         str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub, made if there is none.")
     ],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository one that only you can read.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a private repository, which only you can read.")
+    ] = False,
 ) -> None:
     """Upload a model to the Hugging Face hub.
 
-    Others use it as --model OWNER/NAME. Uploaded are its weights, its JSON files and its README.md. Read them first:
-    training_cases.json holds the names of the scans that it was trained on, and run.json paths of this computer.
+    Others can then use it as --model OWNER/NAME. Its weights, its JSON files and its README.md are uploaded. Read them
+    first: training_cases.json names the scans that it was trained on, and run.json contains paths of this computer.
     """
     from meddelinea.segmentation.hub import HubModel
 
     target = HubModel.parse(repository)
     if target is None or target.revision is not None:
-        raise UsageError(f"{repository!r} is no repository; expected owner/name", parameter="repository")
+        raise UsageError(f"{repository!r} is not a repository; expected owner/name", parameter="repository")
     with status("checking the model"):
         from meddelinea.segmentation.model import load_model
 
