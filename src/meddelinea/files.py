@@ -6,7 +6,9 @@ full disk or a killed process leaves what stood there before.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -99,8 +101,13 @@ def whole_together(path: Path, *others: Path) -> Iterator[tuple[Path, ...]]:
     parts = tuple(_hidden(each) for each in (path, *others))
     try:
         yield parts
+        moves = list(zip(parts, (path, *others), strict=True))
+        for part, each in moves:  # what could fail is found out before the older `path` is gone
+            part.stat()
+            if each.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.unlink(missing_ok=True)
-        for part, each in reversed(list(zip(parts, (path, *others), strict=True))):
+        for part, each in reversed(moves):
             part.replace(each)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -125,8 +132,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = _hidden(path)
             path.rename(old)
-            part.rename(path)
-            shutil.rmtree(old)
+            try:
+                part.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             part.rename(path)
     except OSError as error:
