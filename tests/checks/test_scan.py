@@ -10,7 +10,7 @@ import slicerio
 from scipy.spatial.transform import Rotation
 
 from meddelinea.checks.scan import examine, require_accepted
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.findings import Finding, warn
 from meddelinea.io.nifti import read_nifti
 from meddelinea.io.volumes import read_scan
@@ -305,3 +305,40 @@ def test_messages_are_one_line(body: Volume) -> None:
     findings = [finding for array in spoiled for finding in check(spoil(body, array))]
     assert len(findings) >= len(spoiled)
     assert all("\n" not in finding.message for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "said", "trained", "decided"),
+    [
+        ("MR", None, ("CT",), "MR"),
+        ("MR", "MR", ("CT", "MR"), "MR"),
+        (None, "MR", ("CT",), "MR"),
+        (None, "MR", ("CT", "MR"), "MR"),
+        (None, None, ("MR",), "MR"),
+        (None, None, ("CT", "MR"), None),
+    ],
+)
+def test_the_modality_is_the_files_or_the_users_or_the_models(
+    body: Volume,
+    in_file: Modality | None,
+    said: Modality | None,
+    trained: tuple[Modality, ...],
+    decided: Modality | None,
+) -> None:
+    examined = examine(Scan(volume=body, modality=in_file), trained, said)
+    assert examined.modality == decided
+    codes = {finding.code for finding in examined.findings}
+    assert ("modality_unknown" in codes) == (decided is None)
+    assert ("modality" in codes) == (decided is not None and decided not in trained)
+
+
+def test_a_user_who_contradicts_the_file_is_refused(body: Volume) -> None:
+    with pytest.raises(UsageError, match=r"scan\.nii: the file says CT; leave modality MR out") as conflict:
+        examine(replace(as_ct(body), path=Path("scan.nii")), ("CT", "MR"), "MR")
+    assert conflict.value.parameter == "modality"
+
+
+def test_an_open_modality_asks_for_the_parameter(body: Volume) -> None:
+    with pytest.raises(InputRefusedError, match="expected CT or MR") as refusal:
+        require_accepted(examine(Scan(volume=body), ("CT", "MR")))
+    assert refusal.value.parameter == "modality"

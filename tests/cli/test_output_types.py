@@ -1,6 +1,7 @@
 """`predict` writes the kind of file that a name or an option asks for, or refuses before the work."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from meddelinea.io.dicom_source import read_source
 from meddelinea.io.rtstruct import read_rtstruct
 from meddelinea.io.volumes import read_volume
 from support.cli import Run, save, written
+from support.counting import Openings
 from support.dicom_series import OBLIQUE, rewritten, write_ct
 
 #: Large enough for a scan of a body.
@@ -122,3 +124,28 @@ def test_a_scan_that_cannot_be_referred_to_is_refused_before_the_work(
     assert said in err
     assert written(tmp_path) == []
     assert not fake_model
+
+
+@pytest.mark.usefixtures("fake_model")
+@pytest.mark.parametrize("words", [["m.nii.gz"], ["m.dcm"], ["m.dcm", "--output-type", "rtstruct"]], ids=" ".join)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_series_is_unpacked_and_parsed_once(
+    run: Run, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], packed: bool
+) -> None:
+    source = Path(shutil.make_archive(str(series), "zip", series)) if packed else series
+    openings = Openings(monkeypatch)
+    code, _, err = run("predict", "-i", source, "-o", tmp_path / words[0], *words[1:])
+    assert (code, err) == (0, "")
+    files = [file.name for file in series.iterdir()]
+    assert {name: openings.parsed[name] for name in files} == dict.fromkeys(files, 1)
+    assert openings.unpacked == ({source.name: 1} if packed else {})
+
+
+@pytest.mark.usefixtures("fake_model")
+def test_an_image_of_a_zip_is_named_by_its_place_in_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    stripped = rewritten(tmp_path / "in", lambda image: image.__delattr__("StudyInstanceUID"))
+    source = shutil.make_archive(str(stripped), "zip", stripped)
+    code, _, err = run("predict", "-i", source, "-o", tmp_path / "m.dcm")
+    assert code == 3
+    assert f"{source}/" in err

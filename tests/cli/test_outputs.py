@@ -13,6 +13,7 @@ import pytest
 
 from meddelinea.cli.main import main
 from meddelinea.io.volumes import write_volume
+from meddelinea.segmentation import model as model_module
 from meddelinea.volume import Volume
 from support.tiny_models import write_model
 
@@ -99,3 +100,16 @@ def test_outputs_of_one_scan_are_refused_of_a_folder(predict: Predict, tmp_path:
         met, _, err = predict("-i", tmp_path, "-o", tmp_path / "masks", *words)
         assert met == 2
         assert says in err
+
+
+def test_the_models_folder_is_read_once(predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[object] = []
+    read = model_module.read_model_files
+
+    def read_model_files(model: str | Path) -> model_module.ModelFiles:
+        described.append(model)
+        return read(model)
+
+    monkeypatch.setattr(model_module, "read_model_files", read_model_files)
+    assert predict("-o", tmp_path / "mask.nii.gz", "--quiet")[0] == 0
+    assert len(described) == 1

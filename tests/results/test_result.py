@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +19,13 @@ from diffusers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 import meddelinea
 from meddelinea import load_model, segment
 from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.io.dicom_seg import read_dicom_seg
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment as segment_scan
 from meddelinea.volume import Volume
+from support.dicom_series import write_ct
 from support.scans import as_ct
 from support.tiny_models import ORGANS, write_model
 
@@ -100,3 +107,46 @@ def test_a_model_is_loaded_without_a_word(tmp_path: Path, capfd: pytest.CaptureF
     load_model(folder, "cpu")
     assert capfd.readouterr() == ("", "")
     assert is_progress_bar_enabled()
+
+
+def test_what_the_reader_and_the_checks_find_reaches_the_result(model: Model, scan: Volume, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.clip(scan.array, -125, 275), None)
+    image.header.set_zooms(scan.spacing_mm)
+    image.to_filename(tmp_path / "scan.nii")
+    codes = [finding.code for finding in segment(tmp_path / "scan.nii", model).findings]
+    assert codes[0] == "no_geometry"  # of the header, said by its reader
+    assert "windowed" in codes[1:]
+
+
+def test_a_mask_and_its_sidecar_are_replaced_together_or_not_at_all(
+    model: Model, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, sidecar = tmp_path / "mask.nii.gz", tmp_path / "mask.json"
+    segment(path, model, seed=1).save(mask)
+    before = mask.read_bytes(), sidecar.read_bytes()
+    other = segment(path, model, seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("meddelinea.results.files.json_text", lambda document: refuse())
+        with pytest.raises(InputRefusedError, match=re.escape(f"{mask}: cannot be written")):
+            other.save(mask)
+    assert (mask.read_bytes(), sidecar.read_bytes()) == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mask.json", "mask.nii.gz"]
+    other.save(mask)
+    assert json.loads(sidecar.read_text())["seed"] == 2
+    assert mask.read_bytes() != before[0]
+
+
+def refuse() -> str:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_scan_that_was_read_as_dicom_is_saved_as_dicom(model: Model, tmp_path: Path) -> None:
+    folder = write_ct(tmp_path / "ct", spacing_mm=(6.0, 7.0, 9.0))
+    result = segment(folder, model)
+    shutil.rmtree(folder)  # the result does not need it any more
+    result.save(tmp_path / "mask.dcm")
+    read, labels = read_dicom_seg(tmp_path / "mask.dcm")
+    on_scan = read.onto(result.mask.affine, result.mask.shape)
+    assert on_scan is not None
+    for organ, number in labels.items():
+        assert np.array_equal(on_scan.array == number, result.mask.array == result.labels[organ])

@@ -19,6 +19,7 @@ from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.protocol import Sampler
+from meddelinea.scan import Scan
 from meddelinea.segmentation import predict
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model
@@ -302,8 +303,21 @@ def test_an_impossible_request_is_refused(model: Model, scan: Volume, options: d
         segment(model, as_ct(scan), Sampling(**options))
 
 
-@pytest.mark.parametrize(("organs", "words"), [(("liver", "liver"), "twice: liver, liver"), ((), "no name")])
-def test_each_organ_is_named_once(organs: tuple[str, ...], words: str) -> None:
-    with pytest.raises(UsageError, match=words) as refusal:
-        Sampling(organs=organs)
-    assert refusal.value.parameter == "organs"
+def test_the_method_is_built_once_for_all_slices(model: Model, scan: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[object, ...]] = []
+    kind = type(model.pipeline)
+    build = kind.sampler
+
+    def sampler(pipeline: object, *arguments: object) -> Sampler:
+        built.append(arguments)
+        return build(pipeline, *arguments)
+
+    monkeypatch.setattr(kind, "sampler", sampler)
+    segment(model, as_ct(scan), Sampling(steps=1, scheduler="ddim", batch_size=4))
+    assert built == [(1, "ddim")]
+
+
+def test_a_scan_of_no_known_modality_is_refused(model: Model, scan: Volume) -> None:
+    with pytest.raises(InputRefusedError, match="modality is not known; expected CT or MR") as refusal:
+        segment(model, Scan(volume=scan))
+    assert (refusal.value.code, refusal.value.parameter) == ("modality_unknown", "modality")

@@ -1,0 +1,27 @@
+"""One upload to its results, as the worker does it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meddelinea.segmentation.model import load_model
+from meddelinea.serving.limits import Limits
+from meddelinea.serving.segmenting import segment_upload
+from support.counting import Openings
+from support.dicom_series import write_ct
+from support.tiny_models import write_model
+
+
+def test_an_uploaded_series_is_unpacked_and_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(write_model(tmp_path / "model"), "cpu")
+    series = write_ct(tmp_path / "ct", spacing_mm=(6.0, 7.0, 9.0))
+    (tmp_path / "job").mkdir()
+    upload = Path(shutil.make_archive(str(tmp_path / "job" / "upload"), "zip", series))
+    openings = Openings(monkeypatch)
+    outcome = segment_upload(model, upload, None, Limits(), lambda done, slices: None)
+    assert (outcome.state, outcome.message) == ("done", "")
+    assert "dicom_seg" in [file.kind for file in outcome.files]  # its images are referred to, though they are gone
+    files = [file.name for file in series.iterdir()]
+    assert {name: openings.parsed[name] for name in files} == dict.fromkeys(files, 1)
+    assert openings.unpacked == {"upload.zip": 1}

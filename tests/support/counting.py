@@ -1,0 +1,34 @@
+"""Counts of the files that are opened, for tests of what is read how often."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+
+class Openings:
+    """How often each file is parsed as DICOM, and each zip is opened, from now on; by file name.
+
+    The decoding of pixels, which opens a file by other means, is not counted.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parsed: Counter[str] = Counter()
+        self.unpacked: Counter[str] = Counter()
+        parse, extract = pydicom.dcmread, zipfile.ZipFile.extractall
+
+        def dcmread(path: Path, *rest: Any, **options: Any) -> pydicom.FileDataset:
+            self.parsed[Path(path).name] += 1
+            return parse(path, *rest, **options)
+
+        def extractall(archive: zipfile.ZipFile, *rest: Any, **options: Any) -> None:
+            self.unpacked[Path(str(archive.filename)).name] += 1
+            extract(archive, *rest, **options)
+
+        monkeypatch.setattr(pydicom, "dcmread", dcmread)
+        monkeypatch.setattr(zipfile.ZipFile, "extractall", extractall)
