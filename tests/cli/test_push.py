@@ -82,7 +82,7 @@ def test_push_refuses_a_folder_that_is_no_complete_model(
 def test_push_refuses_what_is_no_name_of_a_repository(hub: Hub, trained: Path, push: Run, name: str) -> None:
     code, out, err = push(trained, name)
     assert (code, out) == (2, "")
-    assert "is no repository; expected owner/name" in err
+    assert "is not a repository; expected owner/name" in err
 
 
 def test_push_without_a_token_is_one_line(hub: Hub, trained: Path, push: Run) -> None:
