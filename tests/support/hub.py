@@ -89,6 +89,8 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)  # for the processes that a test starts
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage servers are not part of the stand-in
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from meddelinea.cli.options import ModelOption, QuietOption, names, organ_names
+from meddelinea.cli.options import ModelOption, QuietOption, names, organ_names, read_model
 from meddelinea.cli.progress import progress_bar, silence_diffusers, status
 from meddelinea.cli.table import plain_table
 from meddelinea.errors import InputRefusedError, UsageError
@@ -55,14 +55,14 @@ def adapt(
     with status("starting", hidden=quiet):
         from meddelinea.data.datasets import find_cases, organs_of
         from meddelinea.data.prepare import prepare_store
-        from meddelinea.segmentation.model import read_model_files
         from meddelinea.training.adapt import Adaptation, AdaptSettings
         from meddelinea.training.adapt import adapt as run_adaptation
 
     only, wanted = names(cases, "cases"), organ_names(organs)
     if output.exists():
         raise UsageError(f"{output}: exists already; choose another output, or remove it")
-    base = read_model_files(model)
+    with status("looking for the model", hidden=quiet):
+        base = read_model(model, quiet=quiet)
     found = find_cases(layout, source)
     chosen = _chosen(only, found)
     labelled = organs_of(tuple(case for case in found.cases if case.name in chosen))

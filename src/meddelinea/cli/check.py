@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_modality
+from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_modality, read_model
 from meddelinea.cli.progress import status
 from meddelinea.errors import InputRefusedError
 
@@ -32,10 +32,9 @@ def check(
     with status("starting", hidden=as_json):
         from meddelinea.checks.scan import examine, require_accepted
         from meddelinea.io.volumes import read_scan
-        from meddelinea.segmentation.model import read_model_files
 
+        modalities = read_model(model, quiet=as_json).modalities
     kind = read_modality(modality)
-    modalities = read_model_files(model).modalities
     document: dict[str, Any] = {"input": str(source), "accepted": False}
     try:
         scan = examine(read_scan(source), modalities, kind)

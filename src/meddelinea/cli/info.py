@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from meddelinea.cli.options import JsonOption
+from meddelinea.cli.options import JsonOption, read_model
 from meddelinea.cli.progress import status
 from meddelinea.cli.table import plain_table
 from meddelinea.errors import WeightsMissingError
@@ -58,11 +58,10 @@ def info(
 
 def _describe(model: str) -> dict[str, Any]:
     """What a model's folder states about it, as plain JSON types."""
-    from meddelinea.segmentation.model import read_model_files
-
-    files = read_model_files(model)
+    files = read_model(model, quiet=True)  # the answer says it all
     return {
         "name": files.name,
+        "source": "Hugging Face hub" if files.on_hub else "folder",
         "folder": str(files.folder),
         "organs": list(files.labels),
         "modalities": list(files.modalities),

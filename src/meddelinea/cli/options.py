@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meddelinea.cli.progress import silence_hub
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
     from meddelinea.scan import Modality
+    from meddelinea.segmentation.model import ModelFiles
 
 
 class EngineName(StrEnum):
@@ -59,6 +62,29 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings
 def read_modality(name: ModalityName | None) -> Modality | None:
     """The modality that was chosen, in the library's terms."""
     return None if name is None else name.value
+
+
+def read_model(name: str, *, quiet: bool = False) -> ModelFiles:
+    """Describe the model of that name.
+
+    Where it could also be a repository on the Hugging Face hub, stderr says which of both is used, and its licence.
+
+    Raises
+    ------
+    WeightsMissingError
+        If there is no such model.
+    """
+    from meddelinea.segmentation.hub import HubModel
+    from meddelinea.segmentation.model import read_model_files
+
+    if HubModel.parse(name) is None:
+        return read_model_files(name)
+    silence_hub()
+    files = read_model_files(name)
+    if not quiet:
+        source = "the Hugging Face hub" if files.on_hub else f"the folder {name}, not the Hugging Face hub"
+        print(f"model: {files.name} from {source}; licence: {files.licence or 'not stated'}", file=sys.stderr)
+    return files
 
 
 def names(text: str | None, parameter: str) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ from meddelinea.cli.options import (
     QuietOption,
     organ_names,
     read_modality,
+    read_model,
     refusal_as_json,
 )
 from meddelinea.cli.outputs import ExtraFolders, Outputs, check_outputs, write_outputs
@@ -199,11 +200,12 @@ def run(job: Job, mode: OutputMode) -> None:
         from meddelinea.io.volumes import read_scan
         from meddelinea.results.files import require_referable
         from meddelinea.results.result import Result
-        from meddelinea.segmentation.model import load_model, read_model_files, require_device
+        from meddelinea.segmentation.model import load_model, require_device
         from meddelinea.segmentation.predict import segment
 
         # Whatever can be refused is refused early: before the scan is read if possible, else before the network runs.
-        described = read_model_files(job.model)
+        state.update("looking for the model")
+        described = read_model(job.model, quiet=mode is OutputMode.nothing)
         job.sampling.labels(described.labels)
         require_device(job.device)
         kind = check_outputs(job.source, job.outputs)

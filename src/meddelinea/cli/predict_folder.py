@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meddelinea.cli.options import EngineName
+from meddelinea.cli.options import EngineName, read_model
 from meddelinea.cli.outputs import ExtraFolders
 from meddelinea.cli.progress import OutputMode, print_event, progress_bar, status
 from meddelinea.errors import PartialFailureError, UsageError
@@ -62,6 +62,7 @@ def run_batch(batch: Batch, mode: OutputMode) -> None:
         from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
         from meddelinea.folders.found import find_scans
 
+        read_model(batch.model, quiet=mode is OutputMode.nothing)
     found = find_scans(batch.source, batch.output)
     for path in found.others:
         print(f"warning: {path}: not a scan, skipped", file=sys.stderr)

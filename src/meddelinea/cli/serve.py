@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from meddelinea.cli.options import DeviceOption, ModelOption
+from meddelinea.cli.options import DeviceOption, ModelOption, read_model
 from meddelinea.cli.progress import status
 from meddelinea.errors import UsageError
 
@@ -93,6 +93,8 @@ def serve(
         job_seconds=60.0 * job_minutes,
         keep_hours=keep_hours,
     )
+    with status("looking for the model"):
+        read_model(model)
     place = Path(typer.get_app_dir("meddelinea")) / "serve" if folder is None else folder
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

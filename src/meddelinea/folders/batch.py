@@ -124,7 +124,7 @@ def segment_scans(
     sampling.labels(files.labels)
     require_device(device)
     run = _Run(
-        model=model,
+        model=files.name if files.on_hub else model,
         digest=_model_digest(files.folder),
         device=device,
         modality=modality,

@@ -65,6 +65,11 @@ class ModelFiles:
     calibration: Calibration | None = None
 
     @property
+    def on_hub(self) -> bool:
+        """Whether it came from the Hugging Face hub: `name` finds it again, at the same commit, on any computer."""
+        return HubModel.of_folder(self.folder) is not None
+
+    @property
     def card(self) -> str:
         """Text of the model card, Markdown; empty where there is none."""
         return _card(self.folder)

@@ -66,7 +66,7 @@ def create_app(
     access, limits = access or Access(), limits or Limits()
     described = read_model_files(model)
     store = JobStore(folder, limits)
-    dispatcher = Dispatcher(store, Worker(model, device, limits), limits)
+    dispatcher = Dispatcher(store, Worker(described.name if described.on_hub else model, device, limits), limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
