@@ -47,8 +47,8 @@ def main() -> None:
         method = model.pipeline.sampler(arguments.steps).method
         decode = method.segmenter.decode
 
-        def changed(clean: Tensor, view: ImageFeatures, seen: Tensor) -> Tensor:
-            return decode(latents(clean), view, tokens(seen))
+        def changed(clean: Tensor, image: ImageFeatures, seen: Tensor) -> Tensor:
+            return decode(latents(clean), image, tokens(seen))
 
         method.segmenter.decode = changed  # type: ignore[method-assign]
 

@@ -56,6 +56,7 @@ class DynUNet(ModelMixin, ConfigMixin):
         self.output_block = blocks.UnetOutBlock(2, widths[0], organs + 1)
         # Of the decoder's resolutions the coarsest has no head: nnU-Net weighs its loss 0.
         self.coarse = nn.ModuleList(blocks.UnetOutBlock(2, width, organs + 1) for width in widths[1:-2])
+        # nnU-Net's, and MONAI's own: variance kept behind a leaky ReLU of slope 0.01.
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, a=0.01)

@@ -71,7 +71,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         check_width(width, heads)
-        # Zeros: the image, which the copied weights have never seen, comes in as training opens them.
+        # Zeros: the network starts equal to the plain DiT, and the image enters as training opens them.
         self.zero_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         nn.init.zeros_(self.zero_conv.weight)
         nn.init.zeros_(self.zero_conv.bias)  # type: ignore[arg-type]

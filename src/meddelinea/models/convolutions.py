@@ -64,7 +64,7 @@ class ConvUnit(nn.Module):
         self.norm2 = InstanceNorm(channels_out)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
-        # The variance is kept, as said above.
+        # Weights that keep the variance of what they get, behind a leaky ReLU.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=LEAK)

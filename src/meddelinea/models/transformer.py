@@ -32,8 +32,8 @@ def timestep_frequencies(t: Tensor) -> Tensor:
     """Sinusoidal features of the timestep, (B,) -> (B, 256): cosines, then sines (Vaswani et al. 2017; DiT)."""
     half = FREQUENCIES // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    angles = t.float()[:, None] * frequencies  # (B, 128)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 256)
 
 
 def position_embedding(width: int, grid: tuple[int, int], base: int, device: torch.device | None = None) -> Tensor:
@@ -50,13 +50,13 @@ def position_embedding(width: int, grid: tuple[int, int], base: int, device: tor
         positions span the same 0..base range, so that a position means a place in the field of view.
     """
     quarter = width // 4
-    omega = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
-    rows = torch.arange(grid[0], dtype=torch.float64, device=device) * (base / grid[0])
-    columns = torch.arange(grid[1], dtype=torch.float64, device=device) * (base / grid[1])
-    of_row, of_column = rows[:, None] * omega, columns[:, None] * omega
-    row = torch.cat([of_row.sin(), of_row.cos()], dim=1)[:, None].expand(*grid, -1)
-    column = torch.cat([of_column.sin(), of_column.cos()], dim=1)[None].expand(*grid, -1)
-    return torch.cat([column, row], dim=2).reshape(1, grid[0] * grid[1], width).float()
+    omega = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)  # (D/4,)
+    rows = torch.arange(grid[0], dtype=torch.float64, device=device) * (base / grid[0])  # (rows,)
+    columns = torch.arange(grid[1], dtype=torch.float64, device=device) * (base / grid[1])  # (columns,)
+    of_row, of_column = rows[:, None] * omega, columns[:, None] * omega  # (rows, D/4), (columns, D/4)
+    row = torch.cat([of_row.sin(), of_row.cos()], dim=1)[:, None].expand(*grid, -1)  # (rows, columns, D/2)
+    column = torch.cat([of_column.sin(), of_column.cos()], dim=1)[None].expand(*grid, -1)  # (rows, columns, D/2)
+    return torch.cat([column, row], dim=2).reshape(1, grid[0] * grid[1], width).float()  # (1, T, D)
 
 
 class TimestepEmbedder(nn.Module):
@@ -90,7 +90,7 @@ class PatchEmbedder(nn.Module):
         super().__init__()
         self.base = base
         self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
-        # Drawn as for the linear layer that it is: a convolution's default would take it for one of few inputs.
+        # Initialised as the linear layer that it is, not as a convolution; so DiT has it.
         nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
 
@@ -117,7 +117,8 @@ class Attention(nn.Module):
             attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, d)
         else:  # in float32: on a CPU the gradient takes three to eight times as long in bfloat16
             with torch.autocast("cpu", enabled=False):
-                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+                attended = attended.to(q.dtype)  # (B, heads, T, d)
         return self.proj(attended.transpose(1, 2).reshape(B, T, D))  # (B, T, D)
 
 
