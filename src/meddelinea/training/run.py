@@ -76,18 +76,20 @@ class Run:
     ----------
     config
         The run.
-    accelerator
-        Its devices and processes.
-    cases, dataset
-        Slices of the training, validation and test cases, and the batches that are drawn of the first.
-    stage, parameters
-        What is trained, and those of its parameters that are.
+    accelerator, device, main
+        Its processes, this one's device, and whether this is the one that writes.
+    cases, dataset, batches
+        Slices of the training, validation and test cases, what is drawn of the first, and the batches still to come.
+    stage, wrapped, parameters
+        What is trained, what is called for its gradients to be averaged, and its parameters that are trained.
+    half, scaler
+        What its products are computed in where that is not float32, and the scale of the loss under float16.
     optimiser, ema
         AdamW, and the moving average of the parameters, which is the result.
     best
         The averages that validated best.
-    done, share
-        Optimiser steps done, and the share of the run that is, 0 to 1.
+    done, share, due
+        Optimiser steps done, the share of the run that is, 0 to 1, and whether a checkpoint is due.
     clock, log
         The time that it has taken, and its figures.
     """
