@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.training.config import Strict
+from meddelinea.errors import InputRefusedError, UsageError, first_fault
+from meddelinea.training.config import Minutes, Seed, Strict
 
 
 class TrainedModel(Strict):
     """A model that is tested as it is: a shipped one's name or a folder, and what its training took, where known."""
 
     model: str
-    cpu_hours: Annotated[float, Field(ge=0)] | None = None
+    cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
 
 
 def _as_mapping(value: Any) -> Any:
@@ -52,8 +52,8 @@ class BenchFile(Strict):
     store: Path
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     test: tuple[str, ...] = ()
-    cpu_minutes: Annotated[float, Field(gt=0)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    cpu_minutes: Minutes
+    seed: Seed = 0
     methods: Annotated[dict[str, Contestant], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -86,8 +86,7 @@ def read_bench_file(path: Path) -> BenchFile:
     try:
         bench = BenchFile.model_validate(yaml.safe_load(path.read_text()))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from error
+        raise UsageError(f"{path}: {first_fault(error)}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
     methods = {
