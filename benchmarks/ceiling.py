@@ -24,8 +24,7 @@ from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_mod
 from meddelinea.evaluation.metrics import dice
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.models.codec import SpaceToDepthCodec, paint, palette, palette_logits
-from meddelinea.segmentation.predict import FINER
-from meddelinea.volume import Volume
+from meddelinea.segmentation.predict import FINER, finer_mask
 
 
 def grid_of(text: str) -> Preprocessing:
@@ -60,9 +59,7 @@ def main() -> None:
             masks = torch.from_numpy(mask_to_model_grid(read.mask, there).slices().copy())
             finer = [F.interpolate(shares(mask), scale_factor=FINER, mode="bilinear") for mask in masks.split(1)]
             ids = torch.cat([part.argmax(dim=1) for part in finer]).to(torch.uint8).numpy()
-            to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
-            to_grid[:2, 3] = (1 / FINER - 1) / 2
-            back = to_source_grid(Volume.from_slices(ids, there.affine @ to_grid), read.volume).array
+            back = to_source_grid(finer_mask(ids, there), read.volume).array
             rows.append([dice(back == i, read.mask.array == i) for i in range(1, len(organs) + 1)])
         means = dict(zip(organs, np.nanmean(rows, axis=0), strict=True))
         paper = np.mean([means[organ] for organ in PAPER_ORGANS])

@@ -26,8 +26,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.segmentation.model import load_model
 from meddelinea.segmentation.postprocess import remove_small_components
-from meddelinea.segmentation.predict import FINER
-from meddelinea.volume import Volume
+from meddelinea.segmentation.predict import FINER, finer_mask
 
 SHIFTS = ((0, 0), (2, 3), (-3, 2), (3, -2))
 BATCH = 16
@@ -71,9 +70,7 @@ def main() -> None:
         def mask(shares: Tensor, least_share: float, grid=grid, volume=read.volume) -> NDArray[np.uint8]:
             finer = [F.interpolate(part, scale_factor=FINER, mode="bilinear").argmax(dim=1) for part in shares.split(1)]
             ids = remove_small_components(torch.cat(finer).to(torch.uint8).numpy(), least_share)
-            to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
-            to_grid[:2, 3] = (1 / FINER - 1) / 2
-            return to_source_grid(Volume.from_slices(ids, grid.affine @ to_grid), volume).array
+            return to_source_grid(finer_mask(ids, grid), volume).array
 
         def note(way: str, array: NDArray[np.uint8], truth=read.mask.array) -> None:
             scores = {}

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from meddelinea.checks.scan import examine, require_accepted
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import append_line, ensure_writable, remove_unfinished, whole, write_text
+from meddelinea.files import append_line, ensure_writable, read_object, remove_unfinished, whole, write_text
 from meddelinea.folders.found import FoundScans, ScanCase
 from meddelinea.io.volumes import read_scan
 from meddelinea.pool.local import in_this_process
@@ -316,10 +316,9 @@ def _files_of(scan: Path) -> list[Path]:
 def _read_sidecar(case: ScanCase) -> dict[str, Any]:
     """What the sidecar of a case says; nothing where there is none."""
     try:
-        content = json.loads(sidecar_path(case.output).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(sidecar_path(case.output), "a mask's sidecar")
+    except InputRefusedError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:

@@ -130,9 +130,7 @@ def segment(
     wanted = np.zeros(256, np.uint8)
     wanted[list(labels.values())] = list(labels.values())
     ids = remove_small_components(wanted[ids], files.least_component_share)
-    to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
-    to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
-    mask = to_source_grid(Volume.from_slices(ids, grid.affine @ to_grid), scan.volume)
+    mask = to_source_grid(finer_mask(ids, grid), scan.volume)
 
     # How sure the model is of it.
     confidence = evidence.confidence(_kept(ids, evidence.label), labels, grid.voxel_ml)
@@ -193,6 +191,13 @@ def sample_shares(
             keys = [NoiseKey(sampling.seed, key, index, sample) for index in chunk]
             shares = shares + sampler.method.segment(images, keys).softmax(dim=1) / samples  # (B, L + 1, rows, columns)
         yield chunk, shares
+
+
+def finer_mask(ids: NDArray[np.uint8], grid: Volume) -> Volume:
+    """Label ids (S, FINER * rows, FINER * columns), `FINER` times as fine in plane as the grid, where they lie."""
+    to_grid = np.diag([1 / FINER, 1 / FINER, 1.0, 1.0])
+    to_grid[:2, 3] = (1 / FINER - 1) / 2  # the first of them stands half of the gained resolution outwards
+    return Volume.from_slices(ids, grid.affine @ to_grid)
 
 
 def _largest_share(share: Tensor) -> Tensor:
