@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from meddelinea.benchmark import held_out
+from meddelinea.data.case import LabelledScan
+from meddelinea.scan import Scan
 from meddelinea.volume import Volume
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -26,9 +28,10 @@ def test_an_organ_that_a_model_does_not_know_is_missed_whatever_ids_the_model_us
     monkeypatch.setattr(held_out, "segment", lambda model, scan: SimpleNamespace(mask=mask, seconds=0.5))
     model = SimpleNamespace(files=SimpleNamespace(labels=labels))
 
-    ids = {"liver": 1, "spleen": 2, "aorta": 3}
     reference = Volume(true, AFFINE)
-    result, seconds = held_out.score_scan(model, "one", reference, reference, ids, ("spleen", "liver"))
+    scan = Scan(volume=reference, modality="CT", name="one")
+    labelled = LabelledScan(scan=scan, mask=reference, organs=("liver", "spleen", "aorta"))
+    result, seconds = held_out.score_scan(model, labelled, ("spleen", "liver"))
     spleen, liver = result.scores
     assert (spleen.organ, spleen.status, spleen.dice, spleen.hd95_mm) == ("spleen", "missed", 0.0, math.inf)
     assert (spleen.prediction_ml, spleen.reference_ml) == (0.0, pytest.approx(8 * 12 / 1000))
@@ -36,5 +39,5 @@ def test_an_organ_that_a_model_does_not_know_is_missed_whatever_ids_the_model_us
     assert (result.case, seconds) == ("one", 0.5)
     assert (result.only_in_prediction, result.only_in_reference) == (("heart",), ("aorta",))
 
-    absent, _ = held_out.score_scan(model, "two", reference, reference, ids, ("aorta",))
+    absent, _ = held_out.score_scan(model, labelled, ("aorta",))
     assert [score.status for score in absent.scores] == ["both_empty"]

@@ -17,6 +17,7 @@ from meddelinea.errors import UsageError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.io.volumes import write_volume
+from meddelinea.scan import Scan
 from meddelinea.segmentation.model import Model
 from meddelinea.volume import Volume
 from support.tiny_models import write_model
@@ -114,11 +115,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
-def by_brightness(model: Model, scan: Volume) -> SimpleNamespace:
+def by_brightness(model: Model, scan: Scan) -> SimpleNamespace:
     """An exact segmenter for the scans as they are."""
     bright = {model.files.labels["spleen"]: 80, model.files.labels["liver"]: 140}
-    ids = sum(index * (abs(scan.array - hu) < 8) for index, hu in bright.items())
-    return SimpleNamespace(mask=Volume(np.asarray(ids, np.uint8), scan.affine), seconds=0.0)
+    ids = sum(index * (abs(scan.volume.array - hu) < 8) for index, hu in bright.items())
+    return SimpleNamespace(mask=Volume(np.asarray(ids, np.uint8), scan.volume.affine), seconds=0.0)
 
 
 def test_an_exact_segmenter_loses_where_brightness_changes_and_nowhere_else(

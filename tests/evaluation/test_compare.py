@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from meddelinea.benchmark import calibration_fit
+from meddelinea.data.case import LabelledScan
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.compare import evaluate_case, evaluate_paths
 from meddelinea.evaluation.summary import summarise
@@ -19,6 +20,7 @@ from meddelinea.segmentation.confidence import OrganConfidence
 from meddelinea.serving.comparison import compare_masks
 from meddelinea.volume import Volume
 from support.label_volumes import AFFINE, by_organ, mask, save
+from support.scans import as_ct
 
 BTCV_IDS = {name: index for index, name in BTCV.items()}
 
@@ -75,7 +77,8 @@ def test_a_mask_of_a_tilted_scan_has_one_volume_whatever_measures_it(monkeypatch
 
     made = SimpleNamespace(mask=liver, labels=labels, confidence={"liver": OrganConfidence(0.9, 1.0, 1.0, 1.0)})
     case = SimpleNamespace(name="tilted")
-    monkeypatch.setattr(calibration_fit, "read_case", lambda case, organs: SimpleNamespace(scan=scan, mask=liver))
+    read = LabelledScan(scan=as_ct(scan), mask=liver, organs=("liver",))
+    monkeypatch.setattr(calibration_fit, "read_case", lambda case, organs: read)
     monkeypatch.setattr(calibration_fit, "segment", lambda model, volume: made)
     model = Held(Held(None))
     as_stated = Calibration(
