@@ -1,4 +1,4 @@
-"""The file of a benchmark: what cannot be meant is refused, with what it expects."""
+"""The file of a benchmark: what is invalid is refused, with what it expects."""
 
 import json
 from pathlib import Path

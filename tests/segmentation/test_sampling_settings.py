@@ -1,4 +1,4 @@
-"""The settings of a segmentation: whatever cannot be meant is refused when they are made."""
+"""The settings of a segmentation: what is invalid is refused when they are made."""
 
 from typing import Any
 

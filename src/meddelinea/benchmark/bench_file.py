@@ -81,7 +81,7 @@ def read_bench_file(path: Path) -> BenchFile:
     InputRefusedError
         If the file cannot be read.
     UsageError
-        If a key is unknown or missing, or a value cannot be meant.
+        If a key is unknown or missing, or a value is invalid.
     """
     try:
         bench = BenchFile.model_validate(yaml.safe_load(path.read_text()))
