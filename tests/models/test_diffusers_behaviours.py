@@ -182,6 +182,16 @@ def test_a_precision_is_kept_on_disk_and_chosen_at_loading(
         assert {value.dtype for value in loaded.state_dict().values()} == {chosen}
 
 
+def test_a_part_may_be_kept_in_float32(component: Component, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(component)
+    model.save_pretrained(tmp_path)
+    kept = next(iter(model.state_dict())).split(".")[0]
+    monkeypatch.setattr(type(model), "_keep_in_fp32_modules", [kept])
+    loaded = type(model).from_pretrained(tmp_path, torch_dtype=torch.float16)
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == (torch.float32 if kept in name.split(".") else torch.float16), name
+
+
 def test_in_half_precision_it_answers_nearly_the_same(component: Component) -> None:
     model = built(component)
     exact = answer(model, component)
