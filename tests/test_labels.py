@@ -158,7 +158,10 @@ def test_a_region_of_several_ids_is_read_and_is_no_single_label() -> None:
         LabelIds.of({"kidney": 2, "tumour": 2}, "dataset.json").one_each()
 
 
-@pytest.mark.parametrize("table", [None, [], {}, {"liver": True}, {"liver": 1.0}, {"liver": [1, "2"]}, {"1": None}])
+@pytest.mark.parametrize(
+    "table",
+    [None, [], {}, {"liver": True}, {"liver": 1.0}, {"liver": [1, "2"]}, {"1": None}, {"liver\x1b[2J": 1}],
+)
 def test_what_names_no_ids_is_refused_with_the_form_that_is_expected(table: object) -> None:
     with pytest.raises(InputRefusedError, match=r'labels.json: .*expected \{"labels": \{"spleen": 1'):
         LabelIds.of(table, "labels.json")

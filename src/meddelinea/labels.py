@@ -372,7 +372,7 @@ class LabelIds:
         Raises
         ------
         InputRefusedError
-            If it is no such table, is empty, or an id is no whole number of at least 0.
+            If it is no such table, is empty, has a name that cannot be printed, or an id is no whole number of at least 0.
         """
         if not isinstance(table, Mapping) or not table:
             raise InputRefusedError(f"{where}: no label names; expected {LABEL_FORM}")
@@ -383,7 +383,8 @@ class LabelIds:
         regions: dict[str, tuple[int, ...]] = {}
         for name, value in entries:
             ids = tuple(value) if isinstance(value, list) else (value,)
-            if not isinstance(name, str) or not all(type(index) is int and index >= 0 for index in ids):
+            named = isinstance(name, str) and name.isprintable()  # names are printed, also those of a model of the hub
+            if not named or not all(type(index) is int and index >= 0 for index in ids):
                 raise InputRefusedError(f"{where}: label {name!r} is {value!r}; expected {LABEL_FORM}")
             if any(ids):
                 organ = canonical_name(name)

@@ -106,6 +106,14 @@ def test_a_revision_is_a_branch_or_a_commit(hub: Hub, trained: Path) -> None:
         read_model_files(f"{NAME}@v2")
 
 
+def test_a_licence_cannot_steer_the_terminal(hub: Hub, trained: Path) -> None:
+    hub.repositories[NAME] = Repository()
+    card = "---\nlicense: mit\x1b[2J\x07" + "x" * 1000 + "\n---\n"
+    hub.repositories[NAME].commit({**files_of(trained), "README.md": card.encode()})
+    licence = read_model_files(NAME).licence
+    assert licence == ("mit[2J" + "x" * 1000)[:100]
+
+
 def test_a_folder_of_that_name_wins_and_the_hub_is_not_asked(hub: Hub, trained: Path) -> None:
     hub.add(NAME, trained)
     shutil.copytree(trained, NAME)

@@ -224,7 +224,7 @@ def _card(folder: Path) -> str:
 
 
 def _licence(card: str) -> str | None:
-    """The `license:` line at the head of a model card."""
+    """The `license:` line at the head of a model card, without what would steer the terminal that it is printed on."""
     lines = card.splitlines()[:40]
     stated = [line.removeprefix("license:").strip() for line in lines if line.startswith("license:")]
-    return stated[0] if stated else None
+    return "".join(filter(str.isprintable, stated[0]))[:100] if stated else None
