@@ -84,6 +84,12 @@ class LeakFoundError(MedDelineaError):
     exit_code = 6
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an exception of another library says; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
+
+
 def first_fault(error: ValidationError) -> str:
     """The first fault of a document that pydantic refused, in one line: where, what was expected, and the value."""
     fault = error.errors()[0]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from meddelinea.errors import InputRefusedError, UsageError, first_fault
+from meddelinea.errors import InputRefusedError, UsageError, first_fault, reason_of
 from meddelinea.training.config import Minutes, Seed, Strict
 
 
@@ -88,7 +88,7 @@ def read_bench_file(path: Path) -> BenchFile:
     except ValidationError as error:
         raise UsageError(f"{path}: {first_fault(error)}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+        raise InputRefusedError(f"{path}: not a readable YAML file ({reason_of(error)})") from error
     methods = {
         name: method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
         for name, method in bench.methods.items()

@@ -16,7 +16,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, reason_of
 from meddelinea.scan import Frame, Modality
 
 # The functional groups of a multi-frame object that say where a frame lies and what its values mean.
@@ -82,9 +82,9 @@ def decoding(path: Path) -> Iterator[None]:
         except InputRefusedError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputRefusedError(
-                f"{path}: not a readable DICOM file ({reason}); expected a whole one; copy it again", "unreadable"
+                f"{path}: not a readable DICOM file ({reason_of(error)}); expected a whole one; copy it again",
+                "unreadable",
             ) from error
 
 

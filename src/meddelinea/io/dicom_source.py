@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DS
 
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import InputRefusedError, UsageError, reason_of
 from meddelinea.io.dicom import read_series, series_affine
 from meddelinea.io.volumes import may_be_dicom
 from meddelinea.scan import DicomSeries, Frame, Scan
@@ -165,9 +165,8 @@ def referring(series: DicomSeries, kind: str) -> Iterator[None]:
                 _complete(header, series.frames[0], slice_mm)
             yield
         except (ValueError, TypeError, AttributeError, LookupError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputRefusedError(
-                f"{series.path}: the headers of this series do not allow {kind} ({reason}); write nifti"
+                f"{series.path}: the headers of this series do not allow {kind} ({reason_of(error)}); write nifti"
             ) from error
 
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, reason_of
 from meddelinea.findings import Finding, refuse, warn
 from meddelinea.scan import Scan
 from meddelinea.volume import Volume
@@ -46,9 +46,9 @@ def read_nifti(path: Path) -> Scan:
     except InputRefusedError:
         raise
     except Exception as error:  # the parser raises whatever a foreign or damaged file leads it to
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputRefusedError(
-            f"{path}: not a readable NIfTI file ({reason}); expected a whole one: is it complete?", "unreadable"
+            f"{path}: not a readable NIfTI file ({reason_of(error)}); expected a whole one: is it complete?",
+            "unreadable",
         ) from error
     try:
         volume = _placed(array, image)

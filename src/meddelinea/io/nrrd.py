@@ -7,7 +7,7 @@ from pathlib import Path
 import nrrd
 import numpy as np
 
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, reason_of
 from meddelinea.scan import Scan
 from meddelinea.volume import Affine, Volume
 
@@ -39,9 +39,9 @@ def read_nrrd(path: Path) -> Scan:
     try:
         array, header = nrrd.read(str(path))
     except Exception as error:  # the parser raises whatever a foreign or damaged header leads it to
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputRefusedError(
-            f"{path}: not a readable NRRD file ({reason}); expected a whole one: is it complete?", "unreadable"
+            f"{path}: not a readable NRRD file ({reason_of(error)}); expected a whole one: is it complete?",
+            "unreadable",
         ) from error
     if array.ndim != 3:
         raise InputRefusedError(

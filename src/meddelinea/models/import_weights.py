@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from meddelinea.errors import InputRefusedError, WeightsMissingError
+from meddelinea.errors import InputRefusedError, WeightsMissingError, reason_of
 from meddelinea.files import read_json
 from meddelinea.models.codec import KLCodec
 from meddelinea.models.dit import DiT
@@ -122,9 +122,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise InputRefusedError(f"{path}: not a readable checkpoint ({error}); download it again") from error
     except Exception as error:  # whatever a foreign or damaged archive leads the parser to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefusedError(
-            f"{path}: holds more than tensors, or is damaged ({reason}); keep its state dict alone, or get it again"
+            f"{path}: holds more than tensors, or is damaged ({reason_of(error)}); keep its state dict alone, "
+            "or get it again"
         ) from error
     if isinstance(content, Mapping):
         content = next((content[name] for name in ("ema", "model", "state_dict") if name in content), content)

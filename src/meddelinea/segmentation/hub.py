@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError
+from meddelinea.errors import MedDelineaError, UsageError, WeightsMissingError, reason_of
 from meddelinea.version import __version__
 
 #: The files of a model, in its folder and in the folders of its components.
@@ -109,11 +109,11 @@ class HubModel(NamedTuple):
             raise
         except HfHubHTTPError as error:
             raise UsageError(
-                f"{self.repository}: the hub refuses the upload ({_first_line(error)}); set HF_TOKEN to a token that "
+                f"{self.repository}: the hub refuses the upload ({reason_of(error)}); set HF_TOKEN to a token that "
                 "may write to it"
             ) from error
         except Exception as error:
-            raise MedDelineaError(f"{self.repository}: not uploaded ({_first_line(error)}); try again") from error
+            raise MedDelineaError(f"{self.repository}: not uploaded ({reason_of(error)}); try again") from error
         return HubModel(self.repository, commit.oid)
 
     def _why_absent(self, error: Exception) -> str:
@@ -132,8 +132,4 @@ class HubModel(NamedTuple):
                 return f"the repository has no branch, tag or commit '{self.revision}'"
             case errors.LocalEntryNotFoundError():
                 return "no such folder here, the Hugging Face hub cannot be reached, and its cache does not hold it"
-        return f"not downloaded ({_first_line(error)}); try again"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return f"not downloaded ({reason_of(error)}); try again"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.training_cases import TrainingCases
-from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError
+from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError, reason_of
 from meddelinea.files import read_json
 from meddelinea.labels import LabelIds
 from meddelinea.segmentation.hub import HubModel
@@ -184,9 +184,8 @@ def load_model(model: str | Path | ModelFiles = "small", device: str = "auto") -
     except MedDelineaError:
         raise
     except Exception as error:  # a damaged folder raises whatever it leads the loader to
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WeightsMissingError(
-            f"{model_files.folder}: weights cannot be loaded ({reason}); install them again"
+            f"{model_files.folder}: weights cannot be loaded ({reason_of(error)}); install them again"
         ) from error
     for network in pipeline.networks:
         absent = [name for name, parameter in network.named_parameters() if parameter.is_meta]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, reason_of
 from meddelinea.files import whole
 from meddelinea.training.sharding import scatter
 
@@ -60,8 +60,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a foreign or damaged file raises whatever it leads the parser to
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputRefusedError(f"{path}: not a training checkpoint ({reason})") from error
+        raise InputRefusedError(f"{path}: not a training checkpoint ({reason_of(error)})") from error
 
 
 def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.errors import InputRefusedError, UsageError, reason_of
 from meddelinea.training.config import RunConfig, check, laid_over
 
 
@@ -45,7 +45,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     try:
         content: Any = yaml.load(path.read_text(), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputRefusedError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+        raise InputRefusedError(f"{path}: not a readable YAML file ({reason_of(error)})") from error
     if not isinstance(content, dict):
         raise InputRefusedError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
     if "extends" not in content:
