@@ -372,7 +372,8 @@ class LabelIds:
         Raises
         ------
         InputRefusedError
-            If it is no such table, is empty, has a name that cannot be printed, or an id is no whole number of at least 0.
+            If it is no such table, is empty, has a name that cannot be printed, or an id is no whole number of at
+            least 0.
         """
         if not isinstance(table, Mapping) or not table:
             raise InputRefusedError(f"{where}: no label names; expected {LABEL_FORM}")
