@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from meddelinea.cli.main import main
+from meddelinea.folders import batch
 from meddelinea.io.volumes import write_volume
 from meddelinea.segmentation import model as model_module
 from meddelinea.volume import Volume
@@ -102,7 +103,8 @@ def test_outputs_of_one_scan_are_refused_of_a_folder(predict: Predict, tmp_path:
         assert says in err
 
 
-def test_the_models_folder_is_read_once(predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def count_descriptions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is asked for from now on, each time that a model's folder is read."""
     described: list[object] = []
     read = model_module.read_model_files
 
@@ -111,5 +113,19 @@ def test_the_models_folder_is_read_once(predict: Predict, tmp_path: Path, monkey
         return read(model)
 
     monkeypatch.setattr(model_module, "read_model_files", read_model_files)
+    monkeypatch.setattr(batch, "read_model_files", read_model_files)
+    return described
+
+
+def test_the_models_folder_is_read_once(predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = count_descriptions(monkeypatch)
     assert predict("-o", tmp_path / "mask.nii.gz", "--quiet")[0] == 0
     assert len(described) == 1
+
+
+def test_the_models_folder_is_read_once_for_many_scans(
+    predict: Predict, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = count_descriptions(monkeypatch)
+    assert predict("-i", scan.parent, "-o", tmp_path / "masks", "--quiet")[0] == 0
+    assert len(described) == 1  # here; the worker is another process

@@ -62,7 +62,7 @@ def run_batch(batch: Batch, mode: OutputMode) -> None:
         from meddelinea.folders.batch import STATISTICS_FILE, STATUS_FILE, segment_scans, status_line
         from meddelinea.folders.found import find_scans
 
-        read_model(batch.model, quiet=mode is OutputMode.nothing)
+        model = read_model(batch.model, quiet=mode is OutputMode.nothing)
     found = find_scans(batch.source, batch.output)
     for path in found.others:
         print(f"warning: {path}: not a scan, skipped", file=sys.stderr)
@@ -80,7 +80,7 @@ def run_batch(batch: Batch, mode: OutputMode) -> None:
         found,
         batch.output,
         batch.sampling,
-        model=batch.model,
+        model=model,
         device=batch.device,
         modality=batch.modality,
         extras=batch.extras,

@@ -29,7 +29,7 @@ from meddelinea.pool.pool import Engine, Progress
 from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
 from meddelinea.results.result import Result
 from meddelinea.scan import Modality
-from meddelinea.segmentation.model import load_model, read_model_files, require_device
+from meddelinea.segmentation.model import ModelFiles, load_model, read_model_files, require_device
 from meddelinea.segmentation.predict import segment
 from meddelinea.segmentation.sampling import Sampling
 from meddelinea.version import __version__
@@ -76,7 +76,7 @@ def segment_scans(
     output: Path,
     sampling: Sampling | None = None,
     *,
-    model: str = "small",
+    model: str | Path | ModelFiles = "small",
     device: str = "auto",
     modality: Modality | None = None,
     extras: ExtraOutputs | None = None,
@@ -98,7 +98,7 @@ def segment_scans(
     sampling
         How masks are sampled; the model's own way where None.
     model, device
-        As `load_model` takes them, the model by its name or folder: each worker loads it.
+        As `load_model` takes them; each worker loads the model.
     modality
         What the scans are where their files do not say it; None where the model tells.
     extras
@@ -120,11 +120,11 @@ def segment_scans(
         If two files would be one, or a scan be overwritten.
     """
     sampling = sampling or Sampling()
-    files = read_model_files(model)
+    files = model if isinstance(model, ModelFiles) else read_model_files(model)
     sampling.labels(files.labels)
     require_device(device)
     run = _Run(
-        model=files.name if files.on_hub else model,
+        model=files.source,
         digest=_model_digest(files.folder),
         device=device,
         modality=modality,
@@ -167,7 +167,9 @@ class _Run:
 
     Parameters
     ----------
-    model, device, modality, sampling, extras
+    model
+        What a worker loads it by.
+    device, modality, sampling, extras
         As of `segment_scans`.
     digest
         Of the model's files: another model under the same name is another one.

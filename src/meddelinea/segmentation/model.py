@@ -70,6 +70,14 @@ class ModelFiles:
         return HubModel.of_folder(self.folder) is not None
 
     @property
+    def source(self) -> str:
+        """What another process loads it by, on any computer that has it: a name if there is one, else its folder.
+
+        Of a model from the hub it names the commit, so that all processes have the same model.
+        """
+        return self.name if self.on_hub or self.folder == _shipped_folder(self.name) else str(self.folder)
+
+    @property
     def card(self) -> str:
         """Text of the model card, Markdown; empty where there is none."""
         return _card(self.folder)
@@ -100,13 +108,17 @@ def model_folder(model: str | Path) -> Path:
     folder, remedy = Path(model), f"expected a model's folder, owner/name on the hub, or one of: {', '.join(SHIPPED)}"
     on_hub = HubModel.parse(str(model))
     if str(model) in SHIPPED:
-        folder = Path(str(files("meddelinea"))) / "weights" / str(model)
+        folder = _shipped_folder(str(model))
         remedy = "install the package with its weights"
     elif on_hub is not None and not folder.exists():
         folder, remedy = on_hub.download(), "expected a model that MedDelinea saved"
     if not (folder / "model_index.json").is_file():
         raise WeightsMissingError(f"{model}: no model_index.json in {folder}; {remedy}")
     return folder
+
+
+def _shipped_folder(name: str) -> Path:
+    return Path(str(files("meddelinea"))) / "weights" / name
 
 
 def read_model_files(model: str | Path) -> ModelFiles:
