@@ -1,9 +1,8 @@
 """Checkpoints: a run that is killed and resumed is the same run, and what is no checkpoint of it is refused."""
 
+import os
 import pickle
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,49 @@ import torch
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.models.dit import DiT
+from meddelinea.training import checkpoint, engine
 from meddelinea.training.checkpoint import load_checkpoint
+from meddelinea.training.config import RunConfig
+from support.forked import run_together
 from support.tiny_models import CASES, SIZES, run_config
 from support.training_runs import assert_same_weights, control_config, metrics, read_checkpoint, train
-from support.waiting import PATIENCE
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
-from meddelinea.training import checkpoint
-from meddelinea.training.run_file import load_config
-from meddelinea.training.engine import train
+SAME: dict[str, Any] = {
+    "steps": 8,
+    "data": {"validation": CASES[2:]},
+    "validation": {"every": 3},
+    "optimiser": {"learning_rate": 1e-2, "warmup_steps": 3, "ema_decay": 0.9},
+}
 
-moment = sys.argv[2]
-saved = []
 
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+@pytest.fixture(scope="module")
+def straight(store: Path, parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without interruption."""
+    return train(control_config(store, parts, tmp_path_factory.mktemp("straight") / "run", **SAME))
 
-whole = checkpoint.torch.save
 
-def save(state, path):
-    saved.append(path)
-    if moment == "in a checkpoint" and len(saved) == 5:
-        path.write_bytes(b"half a checkpoint")
-        die()
-    whole(state, path)
+def train_and_die(config: RunConfig, moment: str) -> None:
+    """Train and be killed, at a moment."""
+    saved: list[Path] = []
+    save = torch.save
 
-checkpoint.torch.save = save
-if moment == "in the result":
-    MedDelineaPipeline.save_pretrained = die
-for progress in train(load_config(Path(sys.argv[1]))):
-    if (moment, progress.step) in (("between two checkpoints", 5), ("before the first checkpoint", 2)):
-        die()
-"""
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_or_die(state: object, path: Path) -> None:
+        saved.append(path)
+        if moment == "in a checkpoint" and len(saved) == 5:
+            path.write_bytes(b"half a checkpoint")
+            die()
+        save(state, path)
+
+    torch.set_num_threads(1)
+    checkpoint.torch.save = save_or_die  # this process is about to end
+    if moment == "in the result":
+        MedDelineaPipeline.save_pretrained = die
+    for progress in engine.train(config):
+        if (moment, progress.step) in (("between two checkpoints", 5), ("before the first checkpoint", 2)):
+            die()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
@@ -61,21 +68,16 @@ for progress in train(load_config(Path(sys.argv[1]))):
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
-    store: Path, parts: dict[str, Path], tmp_path: Path, moment: str, minutes: float, step: int | None
+    store: Path,
+    parts: dict[str, Path],
+    straight: Path,
+    tmp_path: Path,
+    moment: str,
+    minutes: float,
+    step: int | None,
 ) -> None:
-    same = {
-        "steps": 8,
-        "checkpoint_minutes": minutes,
-        "data": {"validation": CASES[2:]},
-        "validation": {"every": 3},
-        "optimiser": {"learning_rate": 1e-2, "warmup_steps": 3, "ema_decay": 0.9},
-    }
-    straight = train(control_config(store, parts, tmp_path / "straight", **same))
-
-    config = control_config(store, parts, tmp_path / "killed", **same)
-    (tmp_path / "run.yaml").write_text(config.model_dump_json())
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml"), moment]
-    assert subprocess.run(command, check=False, timeout=PATIENCE).returncode == -signal.SIGKILL
+    config = control_config(store, parts, tmp_path / "killed", checkpoint_minutes=minutes, **SAME)
+    assert run_together(train_and_die, (config, moment)) == [-signal.SIGKILL]
     left = load_checkpoint(config.output)
     assert (left and left.step) == step
     assert not (config.output / "pipeline").exists()

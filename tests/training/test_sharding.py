@@ -2,63 +2,62 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from meddelinea.cli.main import main
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
 from meddelinea.methods.protocol import Batch
 from meddelinea.training.config import RunConfig
 from meddelinea.training.run import Run
+from support.forked import run_together
 from support.tiny_models import CASES, run_config
 from support.training_runs import CONSTANT, control_config, hand_made_batch, metrics, read_checkpoint, train
-from support.waiting import PATIENCE
+
+
+def train_as(rank: str, port: int, run_file: Path) -> None:
+    """Train as `torchrun` and `accelerate launch` start each process of a machine."""
+    os.environ.update(
+        RANK=rank,
+        LOCAL_RANK=rank,
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        ACCELERATE_USE_CPU="true",
+    )
+    torch.set_num_threads(1)
+    main(["train", "--quiet", "--debug", str(run_file)])
 
 
 def in_two_processes(config: RunConfig, folder: Path) -> None:
-    """Run a config as `torchrun` and `accelerate launch` do on one machine."""
+    """Run a config in two processes of this machine."""
     run_file = folder / f"{config.output.name}.json"
     run_file.write_text(config.model_dump_json())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "meddelinea", "train", "--quiet", "--debug", str(run_file)]
-    processes = [
-        subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    assert run_together(train_as, ("0", port, run_file), ("1", port, run_file)) == [0, 0]
 
 
 @pytest.mark.parametrize("sharding", [False, True])
 def test_two_processes_with_half_the_batch_equal_one(
     store: Path, parts: dict[str, Path], tmp_path: Path, sharding: bool
 ) -> None:
-    same = {"steps": 50, "data": {"validation": CASES[2:]}, "validation": {"every": 20}}
+    same = {"steps": 20, "data": {"validation": CASES[2:]}, "validation": {"every": 8}}
     alone = train(control_config(store, parts, tmp_path / "alone", batch_size=4, **same))
     config = control_config(store, parts, tmp_path / "together", batch_size=2, sharding=sharding, **same)
     in_two_processes(config, tmp_path)
 
     one, two = metrics(alone), metrics(config.output)
-    assert len(one) == len(two) == 50
+    assert len(one) == len(two) == 20
     for mine, theirs in zip(one, two, strict=True):
         for loss in ("total", "diffusion", "segmentation"):
             assert mine[loss] == pytest.approx(theirs[loss], abs=1e-4)
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2, abs=1e-4)
-    assert [row["step"] for row in two if "dice" in row] == [20, 40, 50]
+    assert [row["step"] for row in two if "dice" in row] == [8, 16, 20]
     assert two[-1]["dice"] == pytest.approx(one[-1]["dice"], abs=1e-2)
     a, b = (MedDelineaPipeline.from_pretrained(run / "pipeline").control for run in (alone, config.output))
     for (name, x), y in zip(a.named_parameters(), b.parameters(), strict=True):
@@ -66,7 +65,7 @@ def test_two_processes_with_half_the_batch_equal_one(
 
 
 def test_two_processes_with_half_the_batch_equal_one_in_the_codecs_stage(store: Path, tmp_path: Path) -> None:
-    same = {"steps": 50, "data": {"crop": 32}}
+    same = {"steps": 20, "data": {"crop": 32}}
     alone = train(run_config("codec", store, tmp_path / "alone", batch_size=8, **same))
     config = run_config("codec", store, tmp_path / "together", batch_size=4, **same)
     in_two_processes(config, tmp_path)
