@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 from meddelinea.io.dicom import series_affine
 from meddelinea.io.dicom_seg import read_dicom_seg, write_dicom_seg
 from meddelinea.io.dicom_source import read_source
-from meddelinea.io.volumes import read_volume, write_volume
+from meddelinea.io.volumes import read_scan, read_volume, write_volume
 from meddelinea.volume import Volume
 from support.dicom_segs import KINDS, assert_in_place, organs_by_dcmqi, organs_by_highdicom, places, written
 from support.dicom_series import (
@@ -166,3 +166,14 @@ def test_a_real_series_is_referred_to_and_read_by_dcmqi(data: Path, tmp_path: Pa
 def test_a_series_that_was_stripped_of_its_identifiers_is_refused(data: Path, tmp_path: Path) -> None:
     said = refused(lambda: read_source(data / "totalsegmentator" / "ct_dicom"), tmp_path)
     assert "SOPInstanceUID" in said
+
+
+def test_a_scan_keeps_the_headers_of_its_series_without_pixels(tmp_path: Path) -> None:
+    folder = write_ct(tmp_path / "ct", "PIR", OBLIQUE)
+    scan = read_scan(folder)
+    assert scan.series is not None
+    assert {path.name for path in scan.series.headers} == {path.name for path in folder.iterdir()}
+    assert list(scan.series.headers) == [frame.path for frame in scan.series.frames]  # in the order of the slices
+    assert not any("PixelData" in header for header in scan.series.headers.values())
+    assert scan.series.shape == scan.volume.shape
+    np.testing.assert_array_equal(series_affine(scan.series.frames), scan.volume.affine)
