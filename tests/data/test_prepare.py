@@ -25,12 +25,14 @@ from meddelinea.errors import InputRefusedError
 from meddelinea.pool.local import in_this_process, on_this_machine
 from meddelinea.pool.pool import Engine, Make, Outcomes, Progress
 from meddelinea.scan import Scan
+from support.cli import Run
 from support.ray_cluster import run_on_cluster
 from support.waiting import wait_until
 
 SMALL = Preprocessing(size=64, spacing_mm=4.0)
 NAMES = tuple(f"img{number:04d}" for number in range(1, 7))
-PREPARE = [sys.executable, "-m", "meddelinea", "prepare", "--format", "btcv", "--size", "64", "--spacing-mm", "4"]
+PREPARE = ["prepare", "--format", "btcv", "--size", "64", "--spacing-mm", "4"]
+COMMAND = [sys.executable, "-m", "meddelinea", *PREPARE]
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +89,18 @@ def test_every_engine_makes_the_same_bytes(
 
 @pytest.mark.parametrize("cases", [0, 2, 5])
 def test_a_killed_run_is_completed_to_the_same_bytes(
-    source: Path, tmp_path: Path, expected: dict[str, bytes], cases: int
+    run: Run, source: Path, tmp_path: Path, expected: dict[str, bytes], cases: int
 ) -> None:
-    words = [*PREPARE, "--workers", "2", str(source), str(tmp_path / "store")]
-    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["--workers", "2", str(source), str(tmp_path / "store")]
+    begun = subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = tmp_path / "store" / "cases"
 
     def far_enough() -> bool:
-        assert run.poll() is None
+        assert begun.poll() is None
         return (tmp_path / "store" / "store.json").is_file() and len(list(folder.glob("*.json"))) >= cases
 
     wait_until(far_enough)
-    kill(run)
+    kill(begun)
     if cases < 5:
         assert not (tmp_path / "store" / "cases.jsonl").exists()
         with pytest.raises(InputRefusedError, match="interrupted"):
@@ -107,15 +109,15 @@ def test_a_killed_run_is_completed_to_the_same_bytes(
     (folder / f".img0004.h5.{'0f' * 16}.h5").write_bytes(b"half")
     case_file(tmp_path / "store", "img0006").write_bytes(b"written, but not yet known")
     (folder / "img0006.json").unlink(missing_ok=True)
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    code, _, err = run(*PREPARE, "--workers", "1", source, tmp_path / "store")
+    assert (code, err) == (0, "")
     assert contents(tmp_path / "store") == expected
 
 
 def test_workers_end_with_a_killed_parent(source: Path, tmp_path: Path) -> None:
-    run = subprocess.Popen([*PREPARE, "--workers", "2", str(source), str(tmp_path)], stdout=subprocess.DEVNULL)
+    begun = subprocess.Popen([*COMMAND, "--workers", "2", str(source), str(tmp_path)], stdout=subprocess.DEVNULL)
     wait_until(lambda: list((tmp_path / "cases").glob("*.json")))
-    assert kill(run) >= 2
+    assert kill(begun) >= 2
 
 
 def kill(run: subprocess.Popen[bytes]) -> int:
@@ -180,7 +182,7 @@ def test_the_death_of_a_worker_costs_only_the_case_that_kills_again(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_damage_is_found_and_repaired_on_request(
-    source: Path, tmp_path: Path, expected: dict[str, bytes], workers: int
+    run: Run, source: Path, tmp_path: Path, expected: dict[str, bytes], workers: int
 ) -> None:
     prepare_store("btcv", source, tmp_path, preprocessing=SMALL)
     path = case_file(tmp_path, "img0003")
@@ -188,9 +190,9 @@ def test_damage_is_found_and_repaired_on_request(
     content[len(content) // 2] ^= 16
     path.write_bytes(content)
     assert prepare_store("btcv", source, tmp_path, preprocessing=SMALL).present == NAMES
-    words = [*PREPARE, "--workers", str(workers), "--verify", str(source), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "1 cases stored (1 of them were damaged), 5 already there, 0 failed" in done.stdout
+    code, out, _ = run(*PREPARE, "--workers", workers, "--verify", source, tmp_path)
+    assert code == 0
+    assert "1 cases stored (1 of them were damaged), 5 already there, 0 failed" in out
     assert contents(tmp_path) == expected
 
 
@@ -244,10 +246,12 @@ def test_a_name_that_another_dataset_took_is_refused_for_that_case(
     "words",
     [["--engine", "ray"], ["--address", "auto"], ["--engine", "ray", "--address", "auto", "--workers", "2"]],
 )
-def test_options_of_one_engine_do_not_go_with_the_other(source: Path, tmp_path: Path, words: list[str]) -> None:
-    done = subprocess.run([*PREPARE, *words, str(source), str(tmp_path / "s")], capture_output=True, check=False)
-    assert done.returncode == 2
-    assert b"--engine ray needs --address" in done.stderr
+def test_options_of_one_engine_do_not_go_with_the_other(
+    run: Run, source: Path, tmp_path: Path, words: list[str]
+) -> None:
+    code, _, err = run(*PREPARE, *words, source, tmp_path / "s")
+    assert code == 2
+    assert "--engine ray needs --address" in err
     assert not (tmp_path / "s").exists()
 
 
@@ -260,7 +264,7 @@ def test_a_cluster_makes_the_same_bytes(source: Path, tmp_path: Path, expected: 
             (broken / folder / path.name).symlink_to(path)
     (broken / "img" / "img0007.nii.gz").write_bytes(b"no scan")
     (broken / "label" / "label0007.nii.gz").write_bytes(b"no mask")
-    words = [*PREPARE, "--engine", "ray", "--address", "local", str(broken), str(tmp_path / "store")]
+    words = [*COMMAND, "--engine", "ray", "--address", "local", str(broken), str(tmp_path / "store")]
     done = run_on_cluster(words)
     assert done.returncode == 4, done.stderr
     assert "img0007" in done.stderr

@@ -71,19 +71,21 @@ def test_offline_by_setting_asks_nobody(hub: Hub, trained: Path) -> None:
     model_folder(NAME)
     hub.requests.clear()
 
-    def info(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from meddelinea.cli.main import main; main()", "info", name, "--json"]
-        return subprocess.run(
-            command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
-        )
-
-    found = info(NAME)
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["model"]["name"] == f"{NAME}@{commit}"
-    missing = info("other/model")
-    assert missing.returncode == 5
-    assert missing.stderr.count("\n") == 1
-    assert "error: other/model: no such folder here, the Hugging Face hub cannot be reached" in missing.stderr
+    program = (
+        "import sys; from meddelinea.cli.main import main\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: main(['info', name, '--json'])\n"
+        "    except SystemExit as end: print('exit', end.code, flush=True)"
+    )
+    command = [sys.executable, "-c", program, NAME, "other/model"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
+    found, ended, missing = done.stdout.partition("exit 0\n")
+    assert ended, done.stderr
+    assert json.loads(found)["model"]["name"] == f"{NAME}@{commit}"
+    assert missing == "exit 5\n"
+    assert done.stderr.count("\n") == 1
+    assert "error: other/model: no such folder here, the Hugging Face hub cannot be reached" in done.stderr
     assert hub.requests == []
 
 
