@@ -115,6 +115,8 @@ class Guard:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self._check_origin(scope, headers)
             self._check_token(scope["path"], headers)
+            if "\0" in scope["path"]:  # no file has such a name, and asking the system for it is an error of its own
+                raise HTTPException(404, "there is no such page")
             await self._application(scope, self._bounded(receive, headers), send_guarded)
         except HTTPException as refusal:
             if not begun:
