@@ -102,9 +102,9 @@ def test_a_sketch_is_a_few_kilobytes_of_signs(abdomen: Volume, drawn: str) -> No
 
 
 def test_a_sketch_shows_where_a_scan_is_bright() -> None:
-    """A bright and a dark ball of 20 mm in even tissue, after scaling and shifting grey values too."""
+    """A bright and a dark ball of 20 mm in grainy tissue, after scaling and shifting grey values too."""
     x, y, z = np.meshgrid(*(2.0 * np.arange(60) for _ in range(3)), indexing="ij")
-    grey = np.full(x.shape, 40.0)
+    grey = np.random.default_rng(0).normal(40.0, 10.0, x.shape)
     grey[np.hypot(np.hypot(x - 35, y - 35), z - 35) < 10] = 140
     grey[np.hypot(np.hypot(x - 85, y - 85), z - 85) < 10] = -60
     bright_first = Volume(grey, np.diag([-2.0, -2.0, 2.0, 1.0]))
@@ -112,7 +112,9 @@ def test_a_sketch_shows_where_a_scan_is_bright() -> None:
     near, far = np.array(voxels.shape) // 4, 3 * np.array(voxels.shape) // 4
     assert voxels[tuple(near)] == 1
     assert voxels[tuple(far)] == -1 or voxels[tuple(far)] == 0  # the darkest tissue may pass for air
-    assert sketch(Volume(3 * grey + 1000, bright_first.affine)) == sketch(bright_first)
+    scaled = read_sketch(sketch(Volume(3 * grey + 1000, bright_first.affine)))
+    assert scaled.shape == voxels.shape
+    assert np.mean(scaled == voxels) > 0.999  # a voxel may be weak by a rounding
 
 
 @pytest.mark.parametrize("steps", list(product((1, -1), repeat=3)))
