@@ -5,12 +5,10 @@ Where the masks of several organs overlap, a voxel goes to the smallest of them:
 
 from __future__ import annotations
 
-import copyreg
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,14 +25,6 @@ from meddelinea.volume import Volume
 HEADER_TOLERANCE = 0.1
 #: How far a label in a floating-point file may be from a whole number: scale factors are rounded, too.
 ID_TOLERANCE = 0.01
-
-
-def _read_only(content: dict[object, object]) -> MappingProxyType[object, object]:
-    return MappingProxyType(content)
-
-
-# Datasets' numberings are read-only mappings, which Python can hand to another process only when told how.
-copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 #: Ids 1..L of the organs asked for, and what a person should know of them, a line each.
 Reading = tuple[NDArray[np.uint8], tuple[str, ...]]

@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from meddelinea.errors import UsageError, WeightsMissingError
@@ -18,14 +17,12 @@ if TYPE_CHECKING:
     from meddelinea.methods.protocol import TrainablePipeline
 
 #: Method -> class of its pipeline, which is imported when it is asked for.
-METHODS: Mapping[str, str] = MappingProxyType(
-    {
-        "meddelinea": "meddelinea.methods.meddelinea_pipeline.MedDelineaPipeline",
-        "direct": "meddelinea.methods.direct.DirectPipeline",
-        "unet": "meddelinea.methods.unet.UNetPipeline",
-        "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
-    }
-)
+METHODS: Mapping[str, str] = {
+    "meddelinea": "meddelinea.methods.meddelinea_pipeline.MedDelineaPipeline",
+    "direct": "meddelinea.methods.direct.DirectPipeline",
+    "unet": "meddelinea.methods.unet.UNetPipeline",
+    "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
+}
 
 #: Where components may come from; `model_index.json` could name any module that is installed here.
 LIBRARIES = ("meddelinea", "diffusers")

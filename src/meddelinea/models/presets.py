@@ -19,20 +19,18 @@ from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
 
 #: The layout of the Stable Diffusion autoencoder, v1.
-STABLE_DIFFUSION_VAE: Mapping[str, Any] = MappingProxyType(
-    {
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "norm_num_groups": 32,
-        "sample_size": 256,
-        "scaling_factor": 0.18215,
-    }
-)
+STABLE_DIFFUSION_VAE: Mapping[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 256,
+    "scaling_factor": 0.18215,
+}
 
 
 #: A misspelt size is an error, and so is one that is no number.
@@ -130,44 +128,42 @@ class Preset:
 
 PresetName = Literal["small", "paper", "xl"]
 
-PRESETS: Mapping[PresetName, Preset] = MappingProxyType(
-    {
-        "small": Preset(
-            codec=SpaceToDepthSizes(channels=48, encoder_blocks=2, decoder_blocks=3),
-            width=192,
-            heads=4,
-            depth=4,
-            control_depth=4,
-            patch_size=2,
-            classes=0,
-            learn_sigma=False,
-            stem_channels=(64, 96, 192, 384),
-            stem_finest=2,
-            head_hidden=(64, 96, 192),
-            resolution=128,
-        ),
-        "paper": Preset(
-            codec=AutoencoderSizes(),
-            width=624,
-            heads=13,
-            depth=15,
-            control_depth=15,
-            patch_size=2,
-            classes=1000,
-            learn_sigma=True,
-        ),
-        "xl": Preset(
-            codec=AutoencoderSizes(),
-            width=1152,
-            heads=16,
-            depth=28,
-            control_depth=15,
-            patch_size=2,
-            classes=1000,
-            learn_sigma=True,
-        ),
-    }
-)
+PRESETS: Mapping[PresetName, Preset] = {
+    "small": Preset(
+        codec=SpaceToDepthSizes(channels=48, encoder_blocks=2, decoder_blocks=3),
+        width=192,
+        heads=4,
+        depth=4,
+        control_depth=4,
+        patch_size=2,
+        classes=0,
+        learn_sigma=False,
+        stem_channels=(64, 96, 192, 384),
+        stem_finest=2,
+        head_hidden=(64, 96, 192),
+        resolution=128,
+    ),
+    "paper": Preset(
+        codec=AutoencoderSizes(),
+        width=624,
+        heads=13,
+        depth=15,
+        control_depth=15,
+        patch_size=2,
+        classes=1000,
+        learn_sigma=True,
+    ),
+    "xl": Preset(
+        codec=AutoencoderSizes(),
+        width=1152,
+        heads=16,
+        depth=28,
+        control_depth=15,
+        patch_size=2,
+        classes=1000,
+        learn_sigma=True,
+    ),
+}
 
 
 def find_preset(name: str, sizes: Mapping[str, Any] = MappingProxyType({})) -> Preset:

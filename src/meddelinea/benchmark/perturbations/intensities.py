@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,37 +12,22 @@ from meddelinea.benchmark.perturbations.body import body
 from meddelinea.data.case import LabelledScan
 from meddelinea.data.fingerprint import fingerprint
 
-#: Typical mean attenuation without contrast medium, in HU: rounded from what radiology textbooks give for adults.
-UNENHANCED_HU: Mapping[str, float] = MappingProxyType(
-    {
-        "liver": 58.0,
-        "spleen": 48.0,
-        "right kidney": 33.0,
-        "left kidney": 33.0,
-        "pancreas": 40.0,
-        "aorta": 42.0,
-        "inferior vena cava": 42.0,
-        "portal and splenic vein": 42.0,
-        "right adrenal gland": 25.0,
-        "left adrenal gland": 25.0,
-    }
-)
-
-#: The same about 25 to 30 s after the injection: arteries full, veins and liver hardly enhanced.
-ARTERIAL_HU: Mapping[str, float] = MappingProxyType(
-    {
-        "liver": 70.0,
-        "spleen": 120.0,
-        "right kidney": 150.0,
-        "left kidney": 150.0,
-        "pancreas": 100.0,
-        "aorta": 300.0,
-        "inferior vena cava": 60.0,
-        "portal and splenic vein": 60.0,
-        "right adrenal gland": 70.0,
-        "left adrenal gland": 70.0,
-    }
-)
+#: Typical mean attenuation in HU without contrast medium, rounded from what radiology textbooks give for adults, and
+#: about 25 to 30 s after the injection: arteries full, veins and liver hardly enhanced.
+_TYPICAL_HU = {
+    "liver": (58.0, 70.0),
+    "spleen": (48.0, 120.0),
+    "right kidney": (33.0, 150.0),
+    "left kidney": (33.0, 150.0),
+    "pancreas": (40.0, 100.0),
+    "aorta": (42.0, 300.0),
+    "inferior vena cava": (42.0, 60.0),
+    "portal and splenic vein": (42.0, 60.0),
+    "right adrenal gland": (25.0, 70.0),
+    "left adrenal gland": (25.0, 70.0),
+}
+UNENHANCED_HU = {organ: unenhanced for organ, (unenhanced, _) in _TYPICAL_HU.items()}
+ARTERIAL_HU = {organ: arterial for organ, (_, arterial) in _TYPICAL_HU.items()}
 
 _EDGE_MM = 1.5
 _REACH = 4.0  # Gaussian widths after which an edge has ended
