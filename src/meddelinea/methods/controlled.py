@@ -55,7 +55,7 @@ class ControlledPipeline(SlicePipeline):
 
     @classmethod
     def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
-        """Refuse sizes of a preset that do not fit, see `TrainablePipeline`."""
+        """Refuse sizes of a preset that do not fit, see `SlicePipeline`."""
         find_preset(preset, sizes)
 
     def segmenter(self) -> Segmenter:

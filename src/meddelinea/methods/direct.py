@@ -69,7 +69,7 @@ class DirectPipeline(ControlledPipeline):
 
     @classmethod
     def new(cls, recipe: Recipe) -> Self:
-        """A codec and a DiT that are there, with a new control branch and mask head, see `TrainablePipeline`."""
+        """A codec and a DiT that are there, with a new control branch and mask head, see `SlicePipeline`."""
         return cls(
             **build_parts(recipe)._asdict(),
             organs=list(recipe.organs),
@@ -85,5 +85,5 @@ class DirectPipeline(ControlledPipeline):
         return Direct(segmenter, recipe.objective.pixel_loss)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
-        """The components as a method, see `Pipeline`; it takes one step, whatever is asked for."""
+        """The components as a method, see `SlicePipeline`; it takes one step, whatever is asked for."""
         return Sampler(Direct(self.segmenter(), "bce").to(self.device).eval(), None, None)

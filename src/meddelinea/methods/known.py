@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from meddelinea.errors import UsageError, WeightsMissingError
 
 if TYPE_CHECKING:
-    from meddelinea.methods.protocol import TrainablePipeline
+    from meddelinea.methods.pipeline import SlicePipeline
 
 #: Method -> class of its pipeline, which is imported when it is asked for.
 METHODS: Mapping[str, str] = {
@@ -28,7 +28,7 @@ METHODS: Mapping[str, str] = {
 LIBRARIES = ("meddelinea", "diffusers")
 
 
-def pipeline_of(method: str) -> type[TrainablePipeline]:
+def pipeline_of(method: str) -> type[SlicePipeline]:
     """The class of a method's pipeline.
 
     Raises
@@ -39,7 +39,7 @@ def pipeline_of(method: str) -> type[TrainablePipeline]:
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     module, _, name = METHODS[method].rpartition(".")
-    return cast("type[TrainablePipeline]", getattr(import_module(module), name))
+    return cast("type[SlicePipeline]", getattr(import_module(module), name))
 
 
 def method_of(class_name: str) -> str | None:
@@ -47,7 +47,7 @@ def method_of(class_name: str) -> str | None:
     return next((method for method, path in METHODS.items() if path.endswith(f".{class_name}")), None)
 
 
-def load_pipeline(folder: Path) -> TrainablePipeline:
+def load_pipeline(folder: Path) -> SlicePipeline:
     """The trained model of a folder, of whatever method it is.
 
     Raises

@@ -77,7 +77,7 @@ class MedDelineaPipeline(ControlledPipeline):
 
     @classmethod
     def new(cls, recipe: Recipe) -> Self:
-        """A codec and a DiT that are there, with a new control branch and mask head, see `TrainablePipeline`."""
+        """A codec and a DiT that are there, with a new control branch and mask head, see `SlicePipeline`."""
         return cls(
             **build_parts(recipe)._asdict(),
             scheduler=make_scheduler(recipe.scheduler),
@@ -101,7 +101,7 @@ class MedDelineaPipeline(ControlledPipeline):
         return MedDelinea(segmenter, recipe.objective, self.scheduler, steps=recipe.steps)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
-        """The components as a method, on the pipeline's device and in evaluation mode, see `Pipeline`."""
+        """The components as a method, on the pipeline's device and in evaluation mode, see `SlicePipeline`."""
         method = self._method(steps, self.scheduler if scheduler is None else make_scheduler(scheduler))
         return Sampler(method, method.steps, scheduler_name(method.scheduler))
 

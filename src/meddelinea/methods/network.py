@@ -106,12 +106,12 @@ class NetworkPipeline(SlicePipeline):
 
     @classmethod
     def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
-        """Refuse sizes other than `widths`, see `TrainablePipeline`."""
+        """Refuse sizes other than `widths`, see `SlicePipeline`."""
         _checked(sizes)
 
     @classmethod
     def new(cls, recipe: Recipe) -> Self:
-        """A pipeline with random weights, see `TrainablePipeline`."""
+        """A pipeline with random weights, see `SlicePipeline`."""
         if recipe.codec or recipe.dit:
             raise UsageError("model.codec, model.dit: this network stands on neither; set both to null")
         return cls(
@@ -136,7 +136,7 @@ class NetworkPipeline(SlicePipeline):
         return PixelClassifier(self.network, recipe.objective.pixel_loss)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
-        """The network as a method, see `Pipeline`; it takes one step, whatever is asked for."""
+        """The network as a method, see `SlicePipeline`; it takes one step, whatever is asked for."""
         return Sampler(PixelClassifier(self.network, "bce").to(self.device).eval(), None, None)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,7 +13,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from meddelinea.errors import UsageError
-from meddelinea.methods.protocol import Sampler
+from meddelinea.methods.protocol import Method, Recipe, Sampler
 
 MaskType = Literal["mask", "probabilities", "logits"]
 
@@ -52,7 +53,7 @@ class SegmentationOutput(BaseOutput):
 
 
 class SlicePipeline(DiffusionPipeline, ABC):
-    """A `Pipeline` whose organs and neighbours are in its configuration.
+    """A trained model over slices, saved and loaded in the manner of diffusers; organs and neighbours are configured.
 
     Parameters of its `__init__` without a default are its components, those with one its settings: so diffusers has it.
     """
@@ -84,7 +85,56 @@ class SlicePipeline(DiffusionPipeline, ABC):
 
     @abstractmethod
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
-        """The model as a method, see `Pipeline`."""
+        """The model as a method, on the pipeline's device and in evaluation mode.
+
+        Parameters
+        ----------
+        steps, scheduler
+            Number of sampling steps, and a name of `SCHEDULERS`; the model's own where None.
+
+        Raises
+        ------
+        UsageError
+            If the scheduler is unknown.
+        """
+
+    @classmethod
+    @abstractmethod
+    def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
+        """Whether networks of these sizes can be built, see `Recipe`; before anything is read or built.
+
+        Raises
+        ------
+        UsageError
+            If the method does not know a size, or sizes are out of range or do not fit each other.
+        """
+
+    @classmethod
+    @abstractmethod
+    def new(cls, recipe: Recipe) -> Self:
+        """A model to train, with random weights where the recipe gives no trained components.
+
+        Raises
+        ------
+        UsageError
+            If the recipe has sizes that the method does not know, or that do not fit each other.
+        WeightsMissingError
+            If a component is absent.
+        """
+
+    @abstractmethod
+    def change_organs(self, organs: tuple[str, ...]) -> None:
+        """Carry the model over to other organs: what it knows of those that it has already, by name, stays."""
+
+    @abstractmethod
+    def for_training(self, recipe: Recipe) -> Method:
+        """The model as a method whose trained parameters alone require gradients.
+
+        Raises
+        ------
+        UsageError
+            If the model cannot be trained for the recipe's objective.
+        """
 
     @torch.no_grad()
     def __call__(

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from meddelinea.diffusion.noise import NoiseKey
@@ -56,47 +55,6 @@ class Sampler(NamedTuple):
     scheduler: str | None  # a name of `SCHEDULERS`, or a scheduler's class; None where the method does not sample
 
 
-class Pipeline(Protocol):
-    """A trained model over slices, saved and loaded in the manner of diffusers: what inference asks of it."""
-
-    @property
-    def organs(self) -> tuple[str, ...]:
-        """Canonical names behind channels 1..L."""
-
-    @property
-    def neighbours(self) -> int:
-        """Distance in slices of the slices in an image's channels; 0 where the slice is repeated."""
-
-    @property
-    def neighbour_pairs(self) -> int:
-        """Pairs of neighbours in an image's channels, 2 pairs + 1 in all."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        """Those of its parts that have weights."""
-
-    def to(self, device: str) -> Self:
-        """Move its parts to a device, in place."""
-
-    def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
-        """The model as a method, on the pipeline's device and in evaluation mode.
-
-        Parameters
-        ----------
-        steps, scheduler
-            Number of sampling steps, and a name of `SCHEDULERS`; the model's own where None.
-
-        Raises
-        ------
-        UsageError
-            If the scheduler is unknown.
-        """
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a run asks of a model; a method takes what concerns it.
@@ -106,7 +64,7 @@ class Recipe:
     organs
         Canonical names for channels 1..L.
     neighbours, neighbour_pairs
-        See `Pipeline`.
+        See `methods.pipeline.SlicePipeline`.
     side
         Rows and columns of the smallest slices that it is trained on.
     preset, sizes
@@ -138,55 +96,6 @@ class Recipe:
     def slices(self) -> int:
         """Channels of an image: a slice and its neighbours."""
         return 2 * self.neighbour_pairs + 1
-
-
-class TrainablePipeline(Pipeline, Protocol):
-    """What training asks of a pipeline beside that."""
-
-    @classmethod
-    def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
-        """Whether networks of these sizes can be built, see `Recipe`; before anything is read or built.
-
-        Raises
-        ------
-        UsageError
-            If the method does not know a size, or sizes are out of range or do not fit each other.
-        """
-
-    @classmethod
-    def new(cls, recipe: Recipe) -> Self:
-        """A model to train, with random weights where the recipe gives no trained components.
-
-        Raises
-        ------
-        UsageError
-            If the recipe has sizes that the method does not know, or that do not fit each other.
-        WeightsMissingError
-            If a component is absent.
-        """
-
-    @classmethod
-    def from_pretrained(cls, folder: Path, *, use_safetensors: bool) -> Self:
-        """The model of a folder, as diffusers loads it."""
-
-    @classmethod
-    def load_config(cls, folder: Path) -> Mapping[str, Any]:
-        """A folder's `model_index.json`."""
-
-    def change_organs(self, organs: tuple[str, ...]) -> None:
-        """Carry the model over to other organs: what it knows of those that it has already, by name, stays."""
-
-    def for_training(self, recipe: Recipe) -> Method:
-        """The model as a method whose trained parameters alone require gradients.
-
-        Raises
-        ------
-        UsageError
-            If the model cannot be trained for the recipe's objective.
-        """
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the model, as diffusers does."""
 
 
 class Stage(nn.Module, ABC):

@@ -17,7 +17,7 @@ from meddelinea.labels import LabelIds
 from meddelinea.segmentation.hub import HubModel
 
 if TYPE_CHECKING:
-    from meddelinea.methods.protocol import Pipeline
+    from meddelinea.methods.pipeline import SlicePipeline
     from meddelinea.scan import Modality
     from meddelinea.segmentation.calibration import Calibration
 
@@ -88,7 +88,7 @@ class Model:
     """A model that is ready to segment."""
 
     files: ModelFiles
-    pipeline: Pipeline
+    pipeline: SlicePipeline
 
 
 def model_folder(model: str | Path) -> Path:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
@@ -44,6 +45,8 @@ base_model: {base}
 it was compared on, and what came of it, is in `adaptation.json`. **Research software, not a medical device.**
 """
 
+#: Dice by its name in a run's log.
+Figures = dict[str, float]
 Check = Literal["held-out patients", "each patient left out in turn", "none: one patient"]
 
 
@@ -75,7 +78,7 @@ class AdaptSettings:
     decoder: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass(frozen=True, kw_only=True)
 class Adaptation:
     """What came of an adaptation; `adaptation.json` in the model's folder.
 
@@ -104,9 +107,7 @@ class Adaptation:
     @classmethod
     def read(cls, model: Path) -> Adaptation:
         """What the folder of an adapted model says of its adaptation."""
-        document = read_json(model / FILE)
-        document |= {name: tuple(document[name]) for name in ("train", "held_out")}
-        return cls(**{field.name: document[field.name] for field in fields(cls)})
+        return cls(**read_json(model / FILE))
 
 
 #: A part of the work by name, and how far its training is.
@@ -188,16 +189,7 @@ def _hold_out(run: _Runs, patients: Mapping[str, str]) -> Generator[Step, None, 
     untrained = yield from run.train("base", split.train, split.validation, steps=0)
     trained = yield from run.train("adapted", split.train, split.validation, steps=s.steps, patience=s.patience)
     ((_, before),) = run.measured(untrained)
-    step, after = max(run.measured(trained), key=lambda row: row[1]["dice"])
-    result = Adaptation(
-        kept="adapted" if after["dice"] > before["dice"] else "base",
-        check="held-out patients",
-        train=split.train,
-        held_out=split.validation,
-        steps=step,
-        base=before,
-        adapted=after,
-    )
+    result = _compared("held-out patients", split.train, split.validation, base=before, course=run.measured(trained))
     return result, trained / "pipeline" if result.kept == "adapted" else run.base
 
 
@@ -211,24 +203,23 @@ def _leave_one_out(run: _Runs, patients: Mapping[str, str]) -> Generator[Step, N
         trained = yield from run.train(f"without {patient}", rest, left_out, steps=run.settings.steps)
         befores += [figures for _, figures in run.measured(untrained)]
         courses.append(run.measured(trained))
-    before = _mean(befores)
-    afters = [(rows[0][0], _mean([figures for _, figures in rows])) for rows in zip(*courses, strict=True)]
-    step, after = max(afters, key=lambda row: row[1]["dice"])
-    result = Adaptation(
-        kept="adapted" if after["dice"] > before["dice"] else "base",
-        check="each patient left out in turn",
-        train=names,
-        held_out=names,
-        steps=step,
-        base=before,
-        adapted=after,
-    )
+    course = [(rows[0][0], _mean([figures for _, figures in rows])) for rows in zip(*courses, strict=True)]
+    result = _compared("each patient left out in turn", names, names, base=_mean(befores), course=course)
     if result.kept == "base":
         return result, run.base
-    return result, (yield from run.train("all", names, (), steps=step)) / "pipeline"
+    return result, (yield from run.train("all", names, (), steps=result.steps)) / "pipeline"
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+def _compared(
+    check: Check, train: tuple[str, ...], held_out: tuple[str, ...], *, base: Figures, course: list[tuple[int, Figures]]
+) -> Adaptation:
+    """The step of `course` that was the best on the held-out cases, beside the base."""
+    steps, adapted = max(course, key=lambda row: row[1]["dice"])
+    kept: Literal["adapted", "base"] = "adapted" if adapted["dice"] > base["dice"] else "base"
+    return Adaptation(kept=kept, check=check, train=train, held_out=held_out, steps=steps, base=base, adapted=adapted)
+
+
+def _mean(rows: list[Figures]) -> Figures:
     """Mean of each figure over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
@@ -279,7 +270,7 @@ class _Runs:
             yield part, progress
         return config.output
 
-    def measured(self, folder: Path) -> list[tuple[int, dict[str, float]]]:
+    def measured(self, folder: Path) -> list[tuple[int, Figures]]:
         """Step and Dice of each measurement of a run; all zero where no held-out slice holds an organ."""
         rows = MetricsLog(folder).read()
         steps = [row for row in rows if row["step"] % self.settings.every == 0 or row is rows[-1]]

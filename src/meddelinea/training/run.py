@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import cast
@@ -274,12 +273,14 @@ class Run:
 
     def measure(self, cases: SliceStore) -> dict[str, float]:
         """Dice of the averaged weights; every process measures, since each holds a part of a sharded model."""
-        with in_place(self.ema.shadow_params, self.parameters):
-            self.stage.eval()
-            figures = validation_dice(
-                self.stage.predict, self.stage.organs, store=cases, config=self.config, device=self.device
-            )
-            self.stage.train()
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        self.stage.eval()
+        figures = validation_dice(
+            self.stage.predict, self.stage.organs, store=cases, config=self.config, device=self.device
+        )
+        self.stage.train()
+        self.ema.restore(self.parameters)
         return figures
 
     def validates(self) -> bool:
@@ -331,7 +332,7 @@ class Run:
             self.ema.shadow_params = self.best.weights
         test = self.cases.test
         figures = self.measure(test) if test.cases else {}
-        copy_into(self.ema.shadow_params, self.parameters)
+        self.ema.copy_to(self.parameters)
         weights = gather(self.stage.state_dict())
         if self.main:
             if test.cases:
@@ -340,21 +341,3 @@ class Run:
             write_result(self.config, weights, self.cases)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-
-
-@contextmanager
-def in_place(values: list[Tensor], parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Other values in the parameters for a while."""
-    held = [p.detach().clone() for p in parameters]
-    copy_into(values, parameters)
-    try:
-        yield
-    finally:
-        copy_into(held, parameters)
-
-
-@torch.no_grad()
-def copy_into(values: list[Tensor], parameters: list[nn.Parameter]) -> None:
-    """Set the parameters to other values, for good."""
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)

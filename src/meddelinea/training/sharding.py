@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -33,14 +34,10 @@ def gather(state: T) -> T:
 
     What is gathered goes to main memory, a tensor at a time: the model may not fit a device.
     """
-    gathered: Any = state
-    if isinstance(state, DTensor):
-        gathered = state.full_tensor().cpu()
-    elif isinstance(state, dict):
-        gathered = {key: gather(value) for key, value in state.items()}
-    elif isinstance(state, list):
-        gathered = [gather(value) for value in state]
-    return cast(T, gathered)
+    gathered: T = recursively_apply(
+        lambda shards: shards.full_tensor().cpu(), state, test_type=lambda value: isinstance(value, DTensor)
+    )
+    return gathered
 
 
 def scatter(value: Tensor, like: Tensor) -> Tensor:

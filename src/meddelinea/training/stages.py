@@ -21,7 +21,8 @@ from meddelinea.diffusion.objective import timesteps
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.errors import UsageError
 from meddelinea.methods.known import load_pipeline, method_of, pipeline_of
-from meddelinea.methods.protocol import Batch, Recipe, Stage, TrainablePipeline
+from meddelinea.methods.pipeline import SlicePipeline
+from meddelinea.methods.protocol import Batch, Recipe, Stage
 from meddelinea.models.codec import SpaceToDepthCodec, paint, palette, palette_logits
 from meddelinea.models.presets import build_dit, codec_class, component_folder, find_preset, load_codec
 from meddelinea.models.transformer import DiTBlock
@@ -197,7 +198,7 @@ def _recipe(config: RunConfig, organs: tuple[str, ...]) -> Recipe:
     )
 
 
-def _continued(folder: Path, config: RunConfig) -> TrainablePipeline:
+def _continued(folder: Path, config: RunConfig) -> SlicePipeline:
     """The trained model of a folder, once it is sure that the run trains the same method on the same slices."""
     pipeline = load_pipeline(folder)
     settings = {
