@@ -18,7 +18,7 @@ from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.models.segmenter import ImageFeatures
 from meddelinea.segmentation.model import load_model
-from meddelinea.training.config import load_config
+from meddelinea.training.run_file import load_config
 from meddelinea.training.validation import validation_dice
 
 

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from meddelinea.data.store import SliceStore
 from meddelinea.training.batches import TrainingBatches
-from meddelinea.training.config import load_config
+from meddelinea.training.run_file import load_config
 from meddelinea.training.stages import build_stage
 
 BATCHES, STEPS, LARGEST = 6, 12, 6

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
-from meddelinea.benchmark.chain import Chain, ChainSettings, StageCost, read_chain, train_chain
-from meddelinea.benchmark.held_out import ShowProgress, run_test
+from meddelinea.benchmark.chain import Chain, StageCost, read_chain, train_chain
+from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.store import read_manifest
@@ -94,7 +94,7 @@ def measure_accuracy(
     folds: int | None,
     methods: tuple[str, ...] | None = None,
     fold: int | None = None,
-    progress: ShowProgress | None = None,
+    progress: ShowProgress = unwatched,
 ) -> Accuracy:
     """Train and test what is not yet in `output`.
 
@@ -161,7 +161,7 @@ def measure_accuracy(
 
 
 def _run_trial(
-    bench: BenchFile, part: Part, name: str, tested: tuple[Case, ...], folder: Path, progress: ShowProgress | None
+    bench: BenchFile, part: Part, name: str, tested: tuple[Case, ...], folder: Path, progress: ShowProgress
 ) -> Trial:
     """Train the method of that name on a part, unless it is trained already, and test it."""
     method, title = bench.methods[name], f"{part.name}, {name}"
@@ -216,16 +216,8 @@ def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> 
 
 def trial_document(trial: Trial) -> dict[str, Any]:
     """A trial as plain JSON types."""
-    return {
-        "method": trial.method,
-        "part": trial.part,
-        "parameters": trial.parameters,
-        "trained_parameters": trial.trained_parameters,
-        "stages": [asdict(stage) for stage in trial.stages],
-        "cpu_hours": trial.cpu_hours,
-        "seconds": dict(trial.seconds),
-        "report": report_document(trial.report),
-    }
+    document: dict[str, Any] = plain({**vars(trial), "report": report_document(trial.report)})
+    return document
 
 
 def _read_trial(path: Path) -> Trial:
@@ -248,7 +240,7 @@ def bench_cases(bench: BenchFile) -> dict[str, Case]:
 def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
     """Write what all trials of the folder share, or see that they share it."""
     shared = bench.model_dump(mode="json", exclude={"methods", "train", "test"})
-    shared["parts"] = plain([asdict(part) for part in parts])
+    shared["parts"] = plain(parts)
     path = output / "bench.json"
     if path.is_file():
         there = read_json(path)
@@ -272,10 +264,8 @@ def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
 
 
 def _train(
-    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: ShowProgress | None
+    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: ShowProgress
 ) -> Chain:
-    settings = ChainSettings(bench.store, part.train, bench.cpu_minutes, bench.seed)
-    for stage, step in train_chain(run_files, folder, settings):
-        if progress is not None:
-            progress(f"{name}, {stage}, per cent", round(100 * step.share), 100)
+    for stage, step in train_chain(run_files, folder, bench, part.train):
+        progress(f"{name}, {stage}, per cent", round(100 * step.share), 100)
     return read_chain(run_files, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from meddelinea.benchmark.bootstrap import (
     estimate,
     row_means,
 )
-from meddelinea.benchmark.markdown import table_head, table_row
+from meddelinea.benchmark.markdown import table
 from meddelinea.evaluation.metrics import OrganScore
 from meddelinea.evaluation.summary import plain
 from meddelinea.labels import PAPER_ORGANS
@@ -35,13 +35,10 @@ class OrganMeans:
 
 
 @dataclass(frozen=True)
-class GroupMeans:
+class GroupMeans(OrganMeans):
     """Means over organs of their means over cases, as `summary.GroupSummary`."""
 
     organs: tuple[str, ...]
-    dice: Estimate
-    hd95_mm: Estimate
-    infinite_distances: int
 
 
 @dataclass(frozen=True)
@@ -113,17 +110,13 @@ def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> MethodR
     resampled = {name: column_means(by_case, table) for name, table in tables.items()}
     infinite = np.isinf(tables["hd95_mm"]).sum(axis=0)
 
-    def organ_row(column: int) -> OrganMeans:
-        dice, hd95 = (estimate(float(means[name][0, column]), resampled[name][:, column]) for name in tables)
-        return OrganMeans(dice, hd95, int(infinite[column]))
-
-    def group_row(group: tuple[str, ...]) -> GroupMeans:
+    def over(group: tuple[str, ...]) -> tuple[Estimate, Estimate, int]:
         columns = [organs.index(name) for name in group]
         dice, hd95 = (
             estimate(float(row_means(means[name][:, columns])[0]), row_means(resampled[name][:, columns]))
             for name in tables
         )
-        return GroupMeans(group, dice, hd95, int(infinite[columns].sum()))
+        return dice, hd95, int(infinite[columns].sum())
 
     seconds = [second for trial in trials for second in trial.seconds.values()]
     trained = [trial for trial in trials if trial.stages]
@@ -140,9 +133,9 @@ def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> MethodR
         slices=_mean([sum(stage.slices for stage in trial.stages) for trial in trained]),
         cpu_hours=_mean(hours),
         seconds=float(np.mean(seconds)) if seconds else float("nan"),
-        organs={name: organ_row(column) for column, name in enumerate(organs)},
-        paper_organs=group_row(_paper(organs)),
-        all_organs=group_row(organs),
+        organs={name: OrganMeans(*over((name,))) for name in organs},
+        paper_organs=GroupMeans(*over(_paper(organs)), _paper(organs)),
+        all_organs=GroupMeans(*over(organs), organs),
         difference=None if trials is first else _difference(accuracy, trials, first),
     )
 
@@ -195,7 +188,7 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
         *(f"mean Dice of {len(group)} [95 %]" for group in (eight, everything)),
         *(f"HD95 mm, mean of {len(eight)} [95 %]", "infinite", "failed cases"),
     ]
-    lines = table_head(head)
+    by_method = []
     for row in rows:
         trained = "-" if row.trained_parameters is None else f"{row.trained_parameters / 1e6:.2f}"
         cells = [
@@ -207,22 +200,25 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
             *(_cell(group.dice, 3) for group in (row.paper_organs, row.all_organs)),
             *(_cell(row.paper_organs.hd95_mm, 1), str(row.paper_organs.infinite_distances), str(row.failures)),
         ]
-        lines.append(table_row(cells))
-    lines += ["", *table_head(["organ", *(f"{row.method}: {name}" for row in rows for name in ("Dice", "HD95 mm"))])]
+        by_method.append(cells)
+    by_organ = []
     for organ in everything:
         cells = [organ]
         for row in rows:
             of = row.organs[organ]
             infinite = f", {of.infinite_distances} infinite" if of.infinite_distances else ""
             cells += [_cell(of.dice, 3), _cell(of.hd95_mm, 1) + infinite]
-        lines.append(table_row(cells))
+        by_organ.append(cells)
+    columns = [f"{row.method}: {name}" for row in rows for name in ("Dice", "HD95 mm")]
+    lines = [*table(head, by_method), "", *table(["organ", *columns], by_organ)]
     compared = [(row.method, row.difference) for row in rows if row.difference is not None]
     if compared:
         means = [f"mean Dice of {len(group)} [95 %]" for group in (eight, everything)]
-        lines += ["", *table_head([f"less {compared[0][1].to}", "patients", *means])]
-    for method, difference in compared:
-        both = (_cell(group, 3, "+") for group in (difference.paper_organs, difference.all_organs))
-        lines.append(table_row([method, str(difference.patients), *both]))
+        cells_of = (
+            (method, str(d.patients), *(_cell(group, 3, "+") for group in (d.paper_organs, d.all_organs)))
+            for method, d in compared
+        )
+        lines += ["", *table([f"less {compared[0][1].to}", "patients", *means], cells_of)]
     return lines
 
 
@@ -230,13 +226,9 @@ def accuracy_document(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> dict[s
     """Everything as plain JSON types: infinite distances as `"inf"`, what has no value as null."""
     document: dict[str, Any] = plain(
         {
-            "organs": accuracy.organs,
-            "parts": [asdict(part) for part in accuracy.parts],
-            "patients": dict(accuracy.patients),
-            "cpu_minutes": accuracy.cpu_minutes,
-            "seed": accuracy.seed,
+            **vars(accuracy),
             "bootstrap": {"over": "patients", "kind": "percentile", "resamples": RESAMPLES, "confidence": CONFIDENCE},
-            "rows": [asdict(row) for row in rows],
+            "rows": rows,
             "trials": [trial_document(trial) for trial in accuracy.trials],
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ from typing import Any
 from meddelinea.benchmark.accuracy import RESULT, bench_cases, refuse_leak
 from meddelinea.benchmark.bench_file import BenchFile, folder_name
 from meddelinea.benchmark.calibration_fit import (
-    AS_STATED,
     BAD_DICE,
     CAUGHT,
     COVERAGES,
     LEVEL,
+    UNCALIBRATED,
     Figures,
     StatedOrgan,
     figures,
     fit,
     gather_rows,
 )
-from meddelinea.benchmark.held_out import ShowProgress
-from meddelinea.benchmark.markdown import table_head, table_row
+from meddelinea.benchmark.held_out import ShowProgress, unwatched
+from meddelinea.benchmark.markdown import table
 from meddelinea.benchmark.reliability import BINS, SURELY_BACKGROUND, gather_reliability
 from meddelinea.data.case import Case
 from meddelinea.data.store import read_manifest
@@ -31,11 +31,6 @@ from meddelinea.evaluation.summary import plain
 from meddelinea.files import read_json
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.model import CALIBRATION_FILE, Model, load_model, model_folder
-
-#: A calibration that changes nothing.
-UNCALIBRATED = Calibration(
-    temperature=1.0, level=LEVEL, spread=0.0, floor=0.0, dice=AS_STATED, review_below=0.0, fitted_on="nothing"
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class CalibrationBench:
 
 
 def measure_calibration(
-    bench: BenchFile, folds: Path | None, method: str, model: str, progress: ShowProgress | None = None
+    bench: BenchFile, folds: Path | None, method: str, model: str, progress: ShowProgress = unwatched
 ) -> CalibrationBench:
     """Fit a calibration on the cases that each fold's model was tested on, and measure it on the test cases.
 
@@ -105,7 +100,7 @@ def measure_calibration(
 
 
 def _fit(
-    models: list[tuple[Model, tuple[Case, ...]]], bench: BenchFile, progress: ShowProgress | None
+    models: list[tuple[Model, tuple[Case, ...]]], bench: BenchFile, progress: ShowProgress
 ) -> tuple[Calibration, tuple[Side, Side]]:
     """A calibration fitted on masks of cases that the models had not seen, and what these are without and with it."""
     organs = read_manifest(bench.store).organs
@@ -142,14 +137,13 @@ def _folds(
 
 
 def _uncalibrated(
-    models: list[tuple[Model, tuple[Case, ...]]], organs: tuple[str, ...], progress: ShowProgress | None
+    models: list[tuple[Model, tuple[Case, ...]]], organs: tuple[str, ...], progress: ShowProgress
 ) -> tuple[StatedOrgan, ...]:
     """What the models say of each organ without a calibration: its volume lies between the sure and the possible."""
-    spans = []
-    for row in gather_rows(models, organs, UNCALIBRATED, progress):
-        span = (row.confidence.surely_ml, row.confidence.possibly_ml)
-        spans.append(replace(row, interval_ml=span if row.volume_ml > 0 else None))
-    return tuple(spans)
+    return tuple(
+        replace(row, interval_ml=(row.confidence.surely_ml, row.confidence.possibly_ml) if row.volume_ml > 0 else None)
+        for row in gather_rows(models, organs, UNCALIBRATED, progress)
+    )
 
 
 def _side(expected_error: float, rows: tuple[StatedOrgan, ...]) -> Side:
@@ -186,15 +180,14 @@ def calibration_lines(bench: CalibrationBench) -> list[str]:
         "in neither: said to need one": judged([share(f.absent_flagged, f.absent) for f in reviewed]),
     }
     risks = {name: [f"{side.figures.risk[kept]:.3f}" for kept in COVERAGES] for name, side in sides.items()}
+    surest = ["mean of 1 - Dice over the surest", *(f"{kept:.0%}" for kept in COVERAGES)]
     return [
         f"Fitted on {c.fitted_on}; tested: {bench.model}. Temperature {c.temperature:g}; intervals of spread "
         f"{c.spread:.2f} and floor {c.floor:g}; a review below an expected Dice of {c.review_below:.3f}.",
         "",
-        *table_head(["", *sides]),
-        *(table_row([name, *cells]) for name, cells in measured.items()),
+        *table(["", *sides], ([name, *cells] for name, cells in measured.items())),
         "",
-        *table_head(["mean of 1 - Dice over the surest", *(f"{kept:.0%}" for kept in COVERAGES)]),
-        *(table_row([name, *cells]) for name, cells in risks.items()),
+        *table(surest, ([name, *cells] for name, cells in risks.items())),
     ]
 
 
@@ -207,5 +200,5 @@ def calibration_document(bench: CalibrationBench) -> dict[str, Any]:
         "bad_dice": BAD_DICE,
         "caught": CAUGHT,
     }
-    document: dict[str, Any] = plain({"settings": settings, **asdict(bench)})
+    document: dict[str, Any] = plain({"settings": settings, **vars(bench)})
     return document

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from meddelinea.benchmark.held_out import ShowProgress
+from meddelinea.benchmark.held_out import ShowProgress, unwatched
 from meddelinea.benchmark.reliability import Reliability
 from meddelinea.data.case import Case, read_case
 from meddelinea.evaluation.metrics import dice
@@ -30,6 +30,10 @@ FLOOR = 0.05
 BAD_DICE, CAUGHT = 0.7, 0.9
 #: An expected Dice that is left as it is.
 AS_STATED = ((0.0, 0.0), (1.0, 1.0))
+#: A calibration that changes nothing.
+UNCALIBRATED = Calibration(
+    temperature=1.0, level=LEVEL, spread=0.0, floor=0.0, dice=AS_STATED, review_below=0.0, fitted_on="nothing"
+)
 #: Shares of the organs that are kept, the surest first.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 
@@ -68,31 +72,27 @@ def gather_rows(
     models: Iterable[tuple[Model, tuple[Case, ...]]],
     organs: tuple[str, ...],
     calibration: Calibration,
-    progress: ShowProgress | None = None,
+    progress: ShowProgress = unwatched,
 ) -> tuple[StatedOrgan, ...]:
     """Segment each model's cases, and gather what it states of each organ under `calibration` beside the labels."""
     rows = []
     for model, cases in models:
         calibrated = replace(model, files=replace(model.files, calibration=calibration))
         for done, case in enumerate(cases):
-            if progress is not None:
-                progress("masks against labels", done, len(cases))
+            progress("masks against labels", done, len(cases))
             read = read_case(case, organs)
             made = segment(calibrated, read.scan)
             measured = organ_statistics(read.volume, made.mask, made.labels)
             reviews = review_organs(measured, made.confidence, calibration)
             for organ, index in organ_ids(organs).items():
-                true = read.mask.array == index
-                score = dice(made.mask.array == made.labels[organ], true)
-                true_ml = float(np.count_nonzero(true)) * read.mask.voxel_ml
-                review = reviews[organ]
+                true, review = read.mask.array == index, reviews[organ]
                 rows.append(
                     StatedOrgan(
                         case=case.name,
                         organ=organ,
-                        dice=score,
+                        dice=dice(made.mask.array == made.labels[organ], true),
                         volume_ml=measured[organ].volume_ml,
-                        true_ml=true_ml,
+                        true_ml=float(np.count_nonzero(true)) * read.mask.voxel_ml,
                         confidence=made.confidence[organ],
                         interval_ml=review.interval_ml,
                         needs_review=review.needs_review,
@@ -124,15 +124,7 @@ def fit(
     The calibration, and the rows that it was fitted on, as it judges them.
     """
     temperature = reliability.temperatures[int(np.argmin(reliability.expected_error()))]
-    open_ended = Calibration(
-        temperature=temperature,
-        level=LEVEL,
-        spread=0.0,
-        floor=FLOOR,
-        dice=AS_STATED,
-        review_below=0.0,
-        fitted_on=fitted_on,
-    )
+    open_ended = replace(UNCALIBRATED, temperature=temperature, floor=FLOOR, fitted_on=fitted_on)
     rows = measure(open_ended)
     calibration = replace(open_ended, spread=_spread(rows), dice=_true_dice(rows))
     calibration = replace(calibration, review_below=_review_below([judged(row, calibration) for row in rows]))

@@ -6,32 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from meddelinea.benchmark.bench_file import BenchFile
 from meddelinea.errors import UsageError
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import ENDLESS, RunConfig
 from meddelinea.training.engine import Progress, train
 from meddelinea.training.metrics_log import MetricsLog
 from meddelinea.training.run_file import load_config
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """What all methods of a comparison share.
-
-    Parameters
-    ----------
-    store, train
-        The slice store, and the cases of it that every stage is trained on.
-    cpu_minutes
-        Processor time of all stages together.
-    seed
-        Of every stage.
-    """
-
-    store: Path
-    train: tuple[str, ...]
-    cpu_minutes: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +34,9 @@ class Chain:
     trained_parameters: int
 
 
-def train_chain(run_files: tuple[Path, ...], folder: Path, settings: ChainSettings) -> Iterator[tuple[str, Progress]]:
+def train_chain(
+    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, train_on: tuple[str, ...]
+) -> Iterator[tuple[str, Progress]]:
     """Train the stages in order, each on the results of those before; a step each time that the next one is asked for.
 
     Finished stages are kept, a stopped one is resumed. Stages without `cpu_minutes` take their steps. Those with it
@@ -64,6 +47,10 @@ def train_chain(run_files: tuple[Path, ...], folder: Path, settings: ChainSettin
     ----------
     folder
         For the runs, `1-codec` and so on.
+    bench
+        What all methods share: the slice store, the processor time of all stages together, and the seed of each.
+    train_on
+        Cases of the store that every stage is trained on.
 
     Yields
     ------
@@ -87,16 +74,22 @@ def train_chain(run_files: tuple[Path, ...], folder: Path, settings: ChainSettin
     for number, (path, output) in enumerate(zip(run_files, _outputs(run_files, folder), strict=True)):
         config = runs[number].changed(
             output=output,
-            data={"store": settings.store, "train": settings.train, "validation": (), "test": (), "split": None}
-            | {"train_share": 1.0},
+            data={
+                "store": bench.store,
+                "train": train_on,
+                "validation": (),
+                "test": (),
+                "split": None,
+                "train_share": 1.0,
+            },
             model=_parts(results),
-            seed=settings.seed,
+            seed=bench.seed,
         )
         if shares[number]:
-            left = settings.cpu_minutes - used
+            left = bench.cpu_minutes - used
             if left <= 0:
                 raise UsageError(
-                    f"{path}: the stages before it took {used:.1f} of {settings.cpu_minutes:g} CPU minutes; give more, "
+                    f"{path}: the stages before it took {used:.1f} of {bench.cpu_minutes:g} CPU minutes; give more, "
                     "or shorten them"
                 )
             minutes = left * shares[number] / sum(shares[number:])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.held_out import ShowProgress, run_test
-from meddelinea.benchmark.markdown import table_head, table_row
+from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
+from meddelinea.benchmark.markdown import table
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.splits import drawn_order
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.compare import Report
-from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.evaluation.summary import plain, report_document, summarise
 from meddelinea.segmentation.model import load_model, read_model_files
 from meddelinea.training.adapt import Adaptation, AdaptSettings, adapt
 
@@ -60,7 +59,7 @@ def few_shot_table(
     volumes: tuple[int, ...],
     seed: int = 0,
     settings: AdaptSettings | None = None,
-    progress: ShowProgress | None = None,
+    progress: ShowProgress = unwatched,
 ) -> FewShotTable:
     """Measure a model as it is, and adapted with the first k volumes of patients in an order that `seed` draws.
 
@@ -114,48 +113,39 @@ def few_shot_table(
         began = time.monotonic()
         adapted = work / f"k{count}"
         for part, step in adapt(files.folder, work / "store", cases=given[:count], output=adapted, settings=settings):
-            if progress is not None:
-                progress(f"k = {count}, {part}", step.step, step.steps)
+            progress(f"k = {count}, {part}", step.step, step.steps)
         seconds = time.monotonic() - began
         after = run_test(load_model(adapted), tested, organs, f"k = {count}", progress)
         rows.append(FewShotRow(count, Adaptation.read(adapted), seconds, after.report))
     return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
 
 
-def few_shot_lines(table: FewShotTable) -> list[str]:
+def few_shot_lines(found: FewShotTable) -> list[str]:
     """The table in Markdown: Dice of each organ and their mean, HD95, and what the adaptation kept."""
-    head = ["k", *table.organs, "mean Dice", "HD95 mm", "missed or invented", "kept", "checked on", "minutes"]
-    lines = table_head(head)
-    for row in table.rows:
+    head = ["k", *found.organs, "mean Dice", "HD95 mm", "missed or invented", "kept", "checked on", "minutes"]
+    rows = []
+    for row in found.rows:
         summary = summarise(row.report)
         mean, by_organ = summary.mean_over_organs, {organ.organ: organ for organ in summary.organs}
         kept = ("base", "") if row.adaptation is None else (row.adaptation.kept, row.adaptation.check)
-        cells = [
+        cells = (
             str(row.volumes),
-            *(f"{by_organ[organ].dice:.3f}" if organ in by_organ else "-" for organ in table.organs),
+            *(f"{by_organ[organ].dice:.3f}" if organ in by_organ else "-" for organ in found.organs),
             f"{mean.dice:.3f}",
             f"{mean.hd95_mm:.1f}",
             str(mean.infinite_distances),
             *kept,
             f"{row.seconds / 60:.1f}",
-        ]
-        lines.append(table_row(cells))
-    return lines
+        )
+        rows.append(cells)
+    return table(head, rows)
 
 
-def few_shot_document(table: FewShotTable) -> Mapping[str, Any]:
+def few_shot_document(found: FewShotTable) -> dict[str, Any]:
     """Everything as plain JSON types."""
-    return {
-        "organs": table.organs,
-        "given": table.given,
-        "tested": table.tested,
-        "rows": [
-            {
-                "volumes": row.volumes,
-                "seconds": row.seconds,
-                "adaptation": None if row.adaptation is None else vars(row.adaptation),
-                **report_document(row.report),
-            }
-            for row in table.rows
-        ],
-    }
+    rows = [
+        {"volumes": row.volumes, "seconds": row.seconds, "adaptation": row.adaptation, **report_document(row.report)}
+        for row in found.rows
+    ]
+    document: dict[str, Any] = plain({**vars(found), "rows": rows})
+    return document

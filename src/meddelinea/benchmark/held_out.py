@@ -19,6 +19,10 @@ from meddelinea.segmentation.predict import segment
 ShowProgress = Callable[[str, int, int], None]
 
 
+def unwatched(what: str, done: int, total: int) -> None:
+    """Progress that is shown to nobody."""
+
+
 @dataclass(frozen=True)
 class Tested:
     """The scores of the cases, and the seconds of wall time from each one's volume to its mask."""
@@ -28,7 +32,7 @@ class Tested:
 
 
 def run_test(
-    model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress | None = None
+    model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress = unwatched
 ) -> Tested:
     """Segment cases and score the masks against their labels; an organ that the model does not know counts as missed.
 
@@ -46,15 +50,12 @@ def run_test(
     """
     results, failures, seconds = [], [], {}
     for done, case in enumerate(cases):
-        if progress is not None:
-            progress(f"test {name}", done, len(cases))
+        progress(f"test {name}", done, len(cases))
         try:
-            read = read_case(case, organs)
-            result, seconds[case.name] = score_scan(model, read, organs)
+            result, seconds[case.name] = score_scan(model, read_case(case, organs), organs)
+            results.append(result)
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
-            continue
-        results.append(result)
     return Tested(Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds)
 
 
@@ -79,14 +80,11 @@ def score_scan(model: Model, labelled: LabelledScan, organs: tuple[str, ...]) ->
     shared = tuple(organ for organ in organs if organ in known)
     scores = evaluate_case(found.mask, known, reference, ids, shared) if shared else []
     nothing = np.zeros(reference.shape, np.bool_)
-    for organ in organs:
-        if organ not in known:
-            scores.append(score_organ(organ, nothing, reference.array == ids[organ], reference.affine))
-
-    in_order = sorted(scores, key=lambda score: organs.index(score.organ))
+    missed = [organ for organ in organs if organ not in known]
+    scores += [score_organ(organ, nothing, reference.array == ids[organ], reference.affine) for organ in missed]
     result = CaseResult(
         case=labelled.scan.name,
-        scores=tuple(in_order),
+        scores=tuple(sorted(scores, key=lambda score: organs.index(score.organ))),
         only_in_prediction=tuple(organ for organ in known if organ not in organs),
         only_in_reference=tuple(organ for organ in ids if organ not in organs),
     )

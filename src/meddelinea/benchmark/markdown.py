@@ -6,14 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 
-def table_head(names: Sequence[str]) -> list[str]:
-    """The two lines that begin a table."""
-    return [table_row(names), f"|{' --- |' * len(names)}"]
-
-
-def table_row(cells: Iterable[str]) -> str:
-    """One line of a table."""
-    return f"| {' | '.join(cells)} |"
+def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A line each for the head, for the rule under it, and for every row."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def cell(value: float, form: str) -> str:

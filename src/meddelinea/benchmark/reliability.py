@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from meddelinea.benchmark.held_out import ShowProgress
+from meddelinea.benchmark.held_out import ShowProgress, unwatched
 from meddelinea.data.case import Case, read_case
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
@@ -68,7 +68,7 @@ def gather_reliability(
     models: Iterable[tuple[Model, tuple[Case, ...]]],
     organs: tuple[str, ...],
     temperatures: tuple[float, ...] = TEMPERATURES,
-    progress: ShowProgress | None = None,
+    progress: ShowProgress = unwatched,
 ) -> Reliability:
     """Shares against labels on the models' own grids, each model on its cases; `organs` are the models' own."""
     found = Reliability(temperatures)
@@ -76,8 +76,7 @@ def gather_reliability(
     for model, cases in models:
         sampler = model.pipeline.sampler()
         for done, case in enumerate(cases):
-            if progress is not None:
-                progress("shares against labels", done, len(cases))
+            progress("shares against labels", done, len(cases))
             read = read_case(case, organs)
             grid = to_model_grid(read.scan, model.files.preprocessing)
             truth = torch.from_numpy(mask_to_model_grid(read.mask, grid).slices().copy())

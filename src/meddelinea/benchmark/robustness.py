@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.held_out import ShowProgress, score_scan
-from meddelinea.benchmark.markdown import cell, table_head, table_row
+from meddelinea.benchmark.held_out import ShowProgress, score_scan, unwatched
+from meddelinea.benchmark.markdown import cell, table
 from meddelinea.benchmark.perturbations import PERTURBATIONS, Perturb
 from meddelinea.benchmark.perturbations.body import canonical
 from meddelinea.data.case import Case, LabelledScan, read_case
@@ -17,7 +16,7 @@ from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM
-from meddelinea.evaluation.summary import report_document, summarise
+from meddelinea.evaluation.summary import finite_mean, plain, report_document, summarise
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.segmentation.model import Model, load_model
 
@@ -94,7 +93,7 @@ def robustness_table(
     layout: str,
     source: Path,
     only: tuple[str, ...] | None = None,
-    progress: ShowProgress | None = None,
+    progress: ShowProgress = unwatched,
 ) -> RobustnessTable:
     """Segment labelled CTs under each perturbation and measure the masks; one case is in memory at a time.
 
@@ -141,10 +140,8 @@ def robustness_table(
         broken = found.broken.get(name)
         base = _read(cases[name], labelled_organs) if broken is None else CaseFailure(name, broken)
         for done, (perturbation, perturb) in enumerate(PERTURBATIONS):
-            if progress is not None:
-                progress(
-                    f"{name}, {perturbation}", number * len(PERTURBATIONS) + done, len(tested) * len(PERTURBATIONS)
-                )
+            each = len(PERTURBATIONS)
+            progress(f"{name}, {perturbation}", number * each + done, len(tested) * each)
             outcome = base if isinstance(base, CaseFailure) else _measured(loaded, base, perturb, organs)
             outcomes[perturbation].append(outcome)
 
@@ -184,14 +181,14 @@ def row_figures(report: Report, unperturbed: Report) -> RowFigures:
     summary = summarise(report)
     by_organ = {organ.organ: organ.dice for organ in summary.organs}
     kidneys = [by_organ[organ] for organ in ("left kidney", "right kidney") if organ in by_organ]
-    by_case = {case.case: _mean([s.dice for s in case.scores if s.organ in PAPER_ORGANS]) for case in report.cases}
+    by_case = {case.case: finite_mean(s.dice for s in case.scores if s.organ in PAPER_ORGANS) for case in report.cases}
     worst = min((name for name, dice in by_case.items() if math.isfinite(dice)), key=by_case.__getitem__, default=None)
     return RowFigures(
         dice=summary.mean_over_paper_organs.dice,
         change=_change(report, unperturbed),
         liver=by_organ.get("liver", math.nan),
         spleen=by_organ.get("spleen", math.nan),
-        kidneys=_mean(kidneys),
+        kidneys=finite_mean(kidneys),
         dice_all=summary.mean_over_organs.dice,
         hd95_mm=summary.mean_over_organs.hd95_mm,
         missed=sum(organ.missed for organ in summary.organs),
@@ -201,16 +198,15 @@ def row_figures(report: Report, unperturbed: Report) -> RowFigures:
     )
 
 
-def robustness_lines(table: RobustnessTable) -> list[str]:
+def robustness_lines(found: RobustnessTable) -> list[str]:
     """The table in Markdown, a row a perturbation; `-` where there is nothing to average."""
     head = (
         "perturbation", "Dice, 8 organs", "change", "liver", "spleen", "kidneys", "Dice, all organs", "HD95 mm",
         "missed", "invented", "failed", "worst case",
     )  # fmt: skip
-    lines = table_head(head)
-    unperturbed = table.rows[0].report
-    for row in table.rows:
-        figures = row_figures(row.report, unperturbed)
+    rows = []
+    for row in found.rows:
+        figures = row_figures(row.report, found.rows[0].report)
         cells = (
             row.perturbation,
             cell(figures.dice, ".3f"),
@@ -222,25 +218,23 @@ def robustness_lines(table: RobustnessTable) -> list[str]:
             str(len(row.report.failures)),
             "-" if figures.worst_case is None else f"{figures.worst_case} {figures.worst_dice:.3f}",
         )
-        lines.append(table_row(cells))
-    return lines
+        rows.append(cells)
+    return table(head, rows)
 
 
-def robustness_document(table: RobustnessTable) -> Mapping[str, Any]:
+def robustness_document(found: RobustnessTable) -> dict[str, Any]:
     """Everything as plain JSON types; null where there is nothing to average."""
-    unperturbed = table.rows[0].report
-    rows = []
-    for row in table.rows:
-        figures = asdict(row_figures(row.report, unperturbed))
-        plain = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in figures.items()}
-        rows.append({"perturbation": row.perturbation, "figures": plain, **report_document(row.report)})
-    return {
-        "model": table.model,
-        "organs": list(table.organs),
-        "tested": list(table.tested),
-        "seen_in_training": list(table.seen),
-        "rows": rows,
-    }
+    rows = [
+        {
+            "perturbation": row.perturbation,
+            "figures": row_figures(row.report, found.rows[0].report),
+            **report_document(row.report),
+        }
+        for row in found.rows
+    ]
+    content = {name: value for name, value in vars(found).items() if name != "seen"}
+    document: dict[str, Any] = plain({**content, "seen_in_training": found.seen, "rows": rows})
+    return document
 
 
 def _change(report: Report, unperturbed: Report) -> float:
@@ -251,10 +245,4 @@ def _change(report: Report, unperturbed: Report) -> float:
             change = score.dice - before.get((case.case, score.organ), math.nan)
             if score.organ in PAPER_ORGANS and math.isfinite(change):
                 changes.setdefault(score.organ, []).append(change)
-    return _mean([_mean(values) for values in changes.values()])
-
-
-def _mean(values: list[float]) -> float:
-    """Of those that are not NaN; NaN without any."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+    return finite_mean(finite_mean(values) for values in changes.values())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_modality, read_model
+from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_model
 from meddelinea.cli.progress import status
 from meddelinea.errors import InputRefusedError
 
@@ -34,10 +34,9 @@ def check(
         from meddelinea.io.volumes import read_scan
 
         modalities = read_model(model, quiet=as_json).modalities
-    kind = read_modality(modality)
     document: dict[str, Any] = {"input": str(source), "accepted": False}
     try:
-        scan = examine(read_scan(source), modalities, kind)
+        scan = examine(read_scan(source), modalities, modality)
         document |= _describe(scan)
         if not as_json:
             _print(scan)

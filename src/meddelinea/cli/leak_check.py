@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,19 +98,8 @@ def _print_report(report: LeakReport, warnings: list[str]) -> None:
             print(f"{count} of {len(report.tested)} test cases {what}")
 
 
-def _document(source: Path, known: list[KnownScan], report: LeakReport, warnings: list[str]) -> dict[str, object]:
-    leaks = []
-    for leak in report.leaks:
-        entry = asdict(leak)
-        del entry["known"]["sketch"]
-        leaks.append(entry)
-    return {
-        "test": str(source),
-        "known_scans": len(known),
-        "tested": list(report.tested),
-        "leaks": leaks,
-        "exact_only": list(report.exact_only),
-        "skipped": dict(report.skipped),
-        "failed": dict(report.failed),
-        "warnings": warnings,
-    }
+def _document(source: Path, known: list[KnownScan], report: LeakReport, warnings: list[str]) -> dict[str, Any]:
+    document = {"test": str(source), "known_scans": len(known), **asdict(report), "warnings": warnings}
+    for leak in document["leaks"]:
+        del leak["known"]["sketch"]
+    return document

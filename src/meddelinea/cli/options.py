@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,24 +16,10 @@ from meddelinea.cli.progress import silence_hub
 from meddelinea.errors import InputRefusedError, UsageError
 
 if TYPE_CHECKING:
-    from meddelinea.scan import Modality
     from meddelinea.segmentation.model import ModelFiles
 
 
-class EngineName(StrEnum):
-    """Where cases are processed."""
-
-    local = "local"
-    ray = "ray"
-
-
-class ModalityName(StrEnum):
-    """What kind of scan it is."""
-
-    CT = "CT"
-    MR = "MR"
-
-
+EngineName = Literal["local", "ray"]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -43,7 +28,7 @@ ModelOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device to run on: auto, cpu or cuda.")]
 ModalityOption = Annotated[
-    ModalityName | None,
+    Literal["CT", "MR"] | None,
     typer.Option("--modality", help="Modality of the scan, for files that do not state it."),
 ]
 EngineOption = Annotated[EngineName, typer.Option("--engine", help="Run on this machine, or on a ray cluster.")]
@@ -57,11 +42,6 @@ OverridesOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
-
-
-def read_modality(name: ModalityName | None) -> Modality | None:
-    """The modality that was chosen, in the library's terms."""
-    return None if name is None else name.value
 
 
 def read_model(name: str, *, quiet: bool = False) -> ModelFiles:

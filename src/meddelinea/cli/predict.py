@@ -14,14 +14,12 @@ import typer
 from meddelinea.cli.options import (
     AddressOption,
     DeviceOption,
-    EngineName,
     EngineOption,
     JsonOption,
     ModalityOption,
     ModelOption,
     QuietOption,
     organ_names,
-    read_modality,
     read_model,
     refusal_as_json,
 )
@@ -117,7 +115,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="For many scans: redo those that already have a mask.")
     ] = False,
-    engine: EngineOption = EngineName.local,
+    engine: EngineOption = "local",
     address: AddressOption = None,
     workers: Annotated[
         int | None,
@@ -166,7 +164,7 @@ def predict(
             output=output,
             model=model,
             device=device,
-            modality=read_modality(modality),
+            modality=modality,
             sampling=sampling,
             extras=ExtraFolders(output, preview, report, uncertainty),
             overwrite=overwrite,
@@ -175,7 +173,7 @@ def predict(
             workers=workers,
         )
         run_batch(batch, mode)
-    elif overwrite or engine is not EngineName.local or address is not None or workers is not None:
+    elif overwrite or engine != "local" or address is not None or workers is not None:
         raise UsageError(
             "--overwrite, --engine, --address and --workers apply to many scans; give a folder as -i and as -o"
         )
@@ -186,7 +184,7 @@ def predict(
                 outputs=outputs,
                 model=model,
                 device=device,
-                modality=read_modality(modality),
+                modality=modality,
                 sampling=sampling,
             )
             run(job, mode)

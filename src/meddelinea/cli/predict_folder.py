@@ -123,7 +123,7 @@ def _engine(batch: Batch) -> Engine[ScanCase, ScanOutcome]:
     from meddelinea.pool.cluster import on_cluster
     from meddelinea.pool.local import on_this_machine
 
-    if batch.engine is EngineName.ray:
+    if batch.engine == "ray":
         return partial(on_cluster, address=batch.address or "local", workers=batch.workers)
     if batch.address is not None:
         raise UsageError("--address needs --engine ray")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from meddelinea.cli.options import AddressOption, EngineName, EngineOption, QuietOption, organ_names
+from meddelinea.cli.options import AddressOption, EngineOption, QuietOption, organ_names
 from meddelinea.cli.progress import progress_bar, status
 from meddelinea.errors import PartialFailureError, UsageError
 
@@ -33,7 +33,7 @@ def prepare(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the stored cases as well, and replace damaged ones.")
     ] = False,
-    engine: EngineOption = EngineName.local,
+    engine: EngineOption = "local",
     address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -47,7 +47,7 @@ def prepare(
     if size % 64:
         raise UsageError(f"--size {size}: expected a multiple of 64")
     wanted = organ_names(organs)
-    if (engine is EngineName.ray) != bool(address) or (workers and address):
+    if (engine == "ray") != bool(address) or (workers and address):
         raise UsageError(
             "--engine ray needs --address HOST:PORT and excludes --workers; --engine local excludes --address"
         )

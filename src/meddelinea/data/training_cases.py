@@ -58,7 +58,7 @@ class TrainingCases:
     @classmethod
     def of_stores(cls, train: SliceStore, validation: SliceStore, test: SliceStore) -> TrainingCases:
         """The cases of a run's three stores."""
-        return cls(*(_scans([vars(case) for case in store.cases]) for store in (train, validation, test)))
+        return cls(*(seen_scans(map(vars, store.cases)) for store in (train, validation, test)))
 
     @classmethod
     def read(cls, folder: Path) -> TrainingCases:
@@ -71,8 +71,8 @@ class TrainingCases:
         """
         path = folder / FILE
         try:
-            document = read_json(path)
-            return cls(_scans(document["train"]), _scans(document["validation"]), _scans(document.get("test", [])))
+            roles = {"test": [], **read_json(path)}
+            return cls(*(seen_scans(roles[role]) for role in ("train", "validation", "test")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsMissingError(
                 f"{path}: does not name the training cases ({error}); install or train the model again"
@@ -92,5 +92,6 @@ class TrainingCases:
         write_json({"meddelinea": __version__, **asdict(self)}, folder / FILE)
 
 
-def _scans(cases: list[dict[str, Any]]) -> tuple[SeenScan, ...]:
+def seen_scans(cases: Iterable[dict[str, Any]]) -> tuple[SeenScan, ...]:
+    """The scans of cases as a store or `training_cases.json` describes them."""
     return tuple(SeenScan(case["name"], case["dataset"], case["fingerprint"], case.get("sketch")) for case in cases)

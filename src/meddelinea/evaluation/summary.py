@@ -6,8 +6,8 @@ import csv
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,8 @@ def report_document(report: Report) -> dict[str, Any]:
     JSON has neither infinity nor NaN: an infinite distance is the string `"inf"`, and what has no value (both masks
     empty, no finite distance to average) is null. `status` and the counts say why.
     """
-    document = {"schema_version": SCHEMA_VERSION, "summary": asdict(summarise(report)), **asdict(report)}
-    content: dict[str, Any] = plain(document)
-    return content
+    document: dict[str, Any] = plain({"schema_version": SCHEMA_VERSION, "summary": summarise(report), **vars(report)})
+    return document
 
 
 def read_report_document(document: Mapping[str, Any]) -> Report:
@@ -156,7 +155,7 @@ def write_report_csv(report: Report, path: Path) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for case in report.cases:
-            writer.writerows({"case": case.case, **plain(asdict(score))} for score in case.scores)
+            writer.writerows({"case": case.case, **plain(score)} for score in case.scores)
         writer.writerows({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
 
 
@@ -168,11 +167,7 @@ def _organ_summary(organ: str, scores: list[OrganScore]) -> OrganSummary:
         both_empty=statuses["both_empty"],
         missed=statuses["missed"],
         false_positive=statuses["false_positive"],
-        dice=_finite_mean(score.dice for score in scores),
-        nsd=_finite_mean(score.nsd for score in scores),
-        hd95_mm=_finite_mean(score.hd95_mm for score in scores),
-        hd95_pooled_mm=_finite_mean(score.hd95_pooled_mm for score in scores),
-        assd_mm=_finite_mean(score.assd_mm for score in scores),
+        **_means(scores),
         infinite_distances=sum(math.isinf(score.hd95_mm) for score in scores),
     )
 
@@ -183,16 +178,19 @@ def _group_summary(group: tuple[str, ...], organs: Mapping[str, OrganSummary]) -
     return GroupSummary(
         organs=names,
         absent=tuple(name for name in group if name not in names),
-        dice=_finite_mean(organ.dice for organ in entering),
-        nsd=_finite_mean(organ.nsd for organ in entering),
-        hd95_mm=_finite_mean(organ.hd95_mm for organ in entering),
-        hd95_pooled_mm=_finite_mean(organ.hd95_pooled_mm for organ in entering),
-        assd_mm=_finite_mean(organ.assd_mm for organ in entering),
+        **_means(entering),
         infinite_distances=sum(organ.infinite_distances for organ in entering),
     )
 
 
-def _finite_mean(values: Iterable[float]) -> float:
+def _means(rows: Sequence[OrganScore | OrganSummary]) -> dict[str, float]:
+    """The mean of each metric over the rows."""
+    metrics = ("dice", "nsd", "hd95_mm", "hd95_pooled_mm", "assd_mm")
+    return {metric: finite_mean(getattr(row, metric) for row in rows) for metric in metrics}
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Mean of the values that are neither NaN nor infinite; NaN without any."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
@@ -204,7 +202,9 @@ def _read_score(row: Mapping[str, Any]) -> OrganScore:
 
 
 def plain(value: Any) -> Any:
-    """Plain JSON types: infinity becomes `"inf"`, NaN None, and what holds them is rebuilt."""
+    """Plain JSON types: infinity becomes `"inf"`, NaN None, a dataclass a mapping of its fields, and so on inside."""
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from meddelinea.data.fingerprint import fingerprint, read_sketch, sketch, sketch_shape
 from meddelinea.data.likeness import LEAST_MARKS, likenesses
 from meddelinea.data.store import read_manifest
-from meddelinea.data.training_cases import SeenScan, TrainingCases
+from meddelinea.data.training_cases import SeenScan, TrainingCases, seen_scans
 from meddelinea.errors import InputRefusedError
 from meddelinea.folders.found import scan_files
 from meddelinea.io.volumes import read_volume
@@ -25,8 +25,8 @@ LABEL_SHARE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownScan:
-    """A scan that a model has seen or a store holds.
+class KnownScan(SeenScan):
+    """A scan that a model has seen or a store holds, and where.
 
     Parameters
     ----------
@@ -34,18 +34,10 @@ class KnownScan:
         The model or store, as the user named it.
     role
         `train` or `validation` for a model's cases; `stored` for a store's, whose use is not known.
-    name, dataset
-        Name of the case, and the layout of the dataset that it is from.
-    fingerprint, sketch
-        See `data.fingerprint`; models of older versions have no sketch.
     """
 
     source: str
     role: Role
-    name: str
-    dataset: str
-    fingerprint: str
-    sketch: str | None
 
 
 @dataclass(frozen=True)
@@ -110,30 +102,11 @@ def known_scans(against: str) -> tuple[KnownScan, ...]:
         If it is neither a store nor a model, or the model does not name its training cases.
     """
     if (Path(against) / "store.json").is_file():
-        stored = read_manifest(Path(against)).cases
-        scans = tuple(
-            KnownScan(
-                source=against,
-                role="stored",
-                name=c.name,
-                dataset=c.dataset,
-                fingerprint=c.fingerprint,
-                sketch=c.sketch,
-            )
-            for c in stored
-        )
+        seen: dict[Role, tuple[SeenScan, ...]] = {"stored": seen_scans(map(vars, read_manifest(Path(against)).cases))}
     else:
         cases = TrainingCases.read(model_folder(against))
-        seen: tuple[tuple[Role, SeenScan], ...] = (
-            *(("train", scan) for scan in cases.train),
-            *(("validation", scan) for scan in cases.validation),
-        )
-        scans = tuple(
-            KnownScan(
-                source=against, role=role, name=s.name, dataset=s.dataset, fingerprint=s.fingerprint, sketch=s.sketch
-            )
-            for role, s in seen
-        )
+        seen = {"train": cases.train, "validation": cases.validation}
+    scans = tuple(KnownScan(**vars(scan), source=against, role=role) for role, part in seen.items() for scan in part)
     for scan in scans:
         try:
             sketch_shape(scan.sketch or "1:1x1x1:")
