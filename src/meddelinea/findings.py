@@ -64,6 +64,7 @@ Refusal = Literal[
 Caution = Literal[
     "no_geometry",
     "spacing_conflict",
+    "forms_differ",
     "slice_gaps",
     "gantry_tilt",
     "thick_slices",

@@ -34,6 +34,9 @@ class Scan:
         What is to be known of it: what its header says to its reader, then what `examine` found.
     series
         The DICOM series that it was read from; None for one of another kind.
+    forms
+        The fields of its NIfTI header that place it (`io.nifti_forms`), which masks carry on so that each program finds
+        them where it finds the scan; None for one of another kind.
     """
 
     volume: Volume
@@ -42,6 +45,7 @@ class Scan:
     path: Path | None = None
     findings: tuple[Finding, ...] = ()
     series: DicomSeries | None = None
+    forms: Mapping[str, Any] | None = None
 
     @property
     def place(self) -> str:

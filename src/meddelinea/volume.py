@@ -19,6 +19,9 @@ Affine = NDArray[np.float64]
 #: How far two grids may lie apart and still be the same. Headers round: quaternions and float32 move a corner by
 #: micrometres; this is far below any voxel.
 GRID_TOLERANCE_MM = 0.05
+#: No voxel is larger, and none of a patient lies further from the origin: beyond it single precision, in which headers
+#: are kept, is coarser than a tenth of a millimetre.
+FURTHEST_MM = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,8 @@ class Volume:
     Raises
     ------
     InputRefusedError
-        If the array is not 3D or empty, or the affine is not an invertible (4, 4) matrix of finite numbers.
+        If the array is not 3D or empty, or the affine is not an invertible (4, 4) matrix of finite numbers, none of
+        them beyond `FURTHEST_MM`.
     """
 
     array: NDArray[Any]
@@ -50,6 +54,12 @@ class Volume:
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
             raise InputRefusedError(
                 f"the affine is {self.affine.tolist()}; expected a 4x4 matrix of finite numbers; repair the header",
+                "bad_affine",
+            )
+        if np.abs(self.affine).max() > FURTHEST_MM:
+            raise InputRefusedError(
+                f"the affine holds {np.abs(self.affine).max():.3g} mm; expected at most {FURTHEST_MM:.0e} for voxels "
+                "and where they lie; repair the header",
                 "bad_affine",
             )
         if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:

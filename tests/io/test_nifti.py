@@ -11,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.volume import Volume
 from support.reading import assert_same, from_simpleitk, refusal, remarks
+from support.spoiled_scans import rewritten
 
 
 def test_a_sheared_affine_is_not_contradicted_by_the_qform(tmp_path: Path, oblique: Volume) -> None:
@@ -125,6 +126,61 @@ def test_a_nifti_with_a_flat_affine_is_refused(tmp_path: Path, oblique: Volume) 
     image.header["srow_z"] = image.header["srow_y"]
     nib.Nifti1Image(oblique.array, None, image.header).to_filename(tmp_path / "scan.nii")
     assert "singular" in refusal(tmp_path / "scan.nii")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"dim1": 5}, "5 x 7 x 8 voxels"),
+        ({"dim3": 7}, "6 x 7 x 7 voxels"),
+        ({"dim3": 12}, "6 x 7 x 12 voxels"),
+        ({"dim0": 2}, "2 dimensions"),
+        ({"dim0": 4, "dim4": 3}, "4 dimensions"),
+        ({"dim0": 4, "dim4": 0}, "4 dimensions"),
+        ({"dim0": 9}, "dimensions"),
+        ({"dim0": -3}, "dimensions"),
+        ({"dim2": -7}, "-7"),
+        ({"dim2": 0}, "6 x 0 x 8"),
+        ({"datatype": 16}, "datatype 16 gives it 32"),
+        ({"datatype": 2}, "datatype 2 gives it 8"),
+        ({"bitpix": 32}, "gives a voxel 32 bits"),
+        ({"datatype": 77}, "77"),
+        ({"datatype": 16, "bitpix": 32}, f"expected {352 + 4 * 6 * 7 * 8}"),
+        ({"vox_offset": 0}, "vox_offset is 0"),
+        ({"vox_offset": -352}, "vox_offset is -352"),
+        ({"vox_offset": 348}, "at least 352"),
+        ({"vox_offset": 352.5}, "whole number"),
+        ({"vox_offset": 354}, "expected 1026"),
+        ({"vox_offset": 1e30}, "vox_offset is 1e+30"),
+        ({"vox_offset": np.nan}, "vox_offset is nan"),
+        ({"scl_slope": np.inf}, "scaled by inf"),
+        ({"scl_slope": 2, "scl_inter": np.nan}, "moved by nan"),
+        ({"scl_slope": 2, "scl_inter": -np.inf}, "moved by -inf"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_that_contradicts_itself_or_its_file_is_refused(
+    tmp_path: Path, oblique: Volume, suffix: str, fields: dict[str, float], said: str
+) -> None:
+    write_volume(oblique, tmp_path / "scan.nii")
+    raw = rewritten(tmp_path / "scan.nii", **fields).read_bytes()
+    (tmp_path / f"scan{suffix}").write_bytes(gzip.compress(raw) if suffix == ".nii.gz" else raw)
+    assert said in refusal(tmp_path / f"scan{suffix}")
+
+
+@pytest.mark.parametrize("fields", [{"scl_slope": 0}, {"scl_slope": np.nan, "scl_inter": np.nan}, {"bitpix": 0}])
+def test_what_a_header_leaves_unstated_is_no_contradiction(
+    tmp_path: Path, oblique: Volume, fields: dict[str, float]
+) -> None:
+    write_volume(oblique, tmp_path / "scan.nii")
+    assert_same(read_volume(rewritten(tmp_path / "scan.nii", **fields)), (oblique.array, oblique.affine))
+
+
+def test_a_nifti_with_an_extension_is_read(tmp_path: Path, oblique: Volume) -> None:
+    image = nib.Nifti1Image(oblique.array, oblique.affine)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"thirty-two bytes of a comment..."))
+    nib.save(image, tmp_path / "scan.nii.gz")
+    assert_same(read_volume(tmp_path / "scan.nii.gz"), (oblique.array, oblique.affine))
 
 
 def test_a_nifti_with_a_wrong_checksum_is_refused(tmp_path: Path, oblique: Volume) -> None:

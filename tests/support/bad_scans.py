@@ -36,6 +36,7 @@ from support.spoiled_scans import (
     spoiled_file,
     tilted,
     truncated,
+    with_header,
     wrong_checksum,
     zip_of,
 )
@@ -107,6 +108,24 @@ def raw_header(change: Callable[[Any], None]) -> Maker:
     return make
 
 
+plain = nifti(body(), change=forms(AFFINE, AFFINE), name="scan.nii")
+
+
+def moved() -> np.ndarray:
+    affine = AFFINE.copy()
+    affine[:3, 3] += 30, -40, 25
+    return affine
+
+
+def longer(make: Maker, more: bytes) -> Maker:
+    def lengthen(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(path.read_bytes() + more)
+        return path
+
+    return lengthen
+
+
 #: A NIfTI whose header promises 32767 voxels along each axis: 70 TB.
 HUGE = patched(nifti(body(), name="scan.nii"), {42: np.array([32767] * 3, "<i2")})
 MASK = (body() > 20).astype(np.uint8) * 3
@@ -123,12 +142,17 @@ REFUSALS = [
     BadScan("a pipe", pipe, "unknown_kind", "not a kind of file"),
     BadScan("an empty NIfTI", holding(b"", "scan.nii"), "unreadable", "NIfTI"),
     BadScan("an empty gzip", holding(b"", "scan.nii.gz"), "unreadable", "NIfTI"),
-    BadScan("a web page called NIfTI", holding(b"<html>404</html>" * 50, "scan.nii.gz"), "unreadable", "gzip"),
+    BadScan("a web page called NIfTI", holding(b"<html>404</html>" * 50, "scan.nii.gz"), "unreadable", "<html>404"),
     BadScan("a truncated NIfTI", truncated(nifti(body(), name="scan.nii"), 0.7), "unreadable", "48 x 48 x 8 voxels"),
     BadScan("a NIfTI cut in its header", truncated(nifti(body(), name="scan.nii"), 0.005), "unreadable", "NIfTI"),
     BadScan("a truncated gzip", truncated(nifti(body()), 0.7), "unreadable", "end-of-stream"),
     BadScan("a gzip with a wrong checksum", wrong_checksum, "unreadable", "CRC"),
     BadScan("a header that promises 70 TB", HUGE, "unreadable", "32767 x 32767 x 32767"),
+    BadScan("a NIfTI with a dimension too small", with_header(plain, dim3=7), "unreadable", "48 x 48 x 7 voxels"),
+    BadScan("a NIfTI with something behind it", longer(plain, b"\0"), "unreadable", "holds more"),
+    BadScan("a NIfTI of two kinds of voxels", with_header(plain, bitpix=8), "unreadable", "gives a voxel 8 bits"),
+    BadScan("a NIfTI whose voxels begin in its header", with_header(plain, vox_offset=176), "unreadable", "176"),
+    BadScan("a NIfTI scaled without end", with_header(plain, scl_slope=np.inf), "unreadable", "scaled by inf"),
     BadScan("a truncated NRRD", truncated(nrrd_file(body()), 0.7), "unreadable", "NRRD"),
     BadScan("a text called NRRD", holding(b"NRRD0000\nnothing\n", "scan.nrrd"), "unreadable", "NRRD"),
     BadScan("a NHDR without its data", nhdr_alone, "unreadable", "NRRD"),
@@ -147,6 +171,9 @@ REFUSALS = [
     BadScan("complex numbers", nifti(body().astype(np.complex64)), "not_grey", "complex"),
     BadScan("a flat affine", raw_header(flat), "bad_affine", "singular"),
     BadScan("an affine that is not a number", raw_header(not_finite), "bad_affine", "nan"),
+    BadScan("a NIfTI beyond the moon", with_header(plain, srow_x3=1e12), "bad_affine", "1e+12"),
+    BadScan("a NIfTI of voxels without a size", with_header(plain, sform_code=0, pixdim2=0), "bad_affine", "4 x 0 x 5"),
+    BadScan("a NIfTI with an unknown form", with_header(plain, qform_code=-7), "bad_affine", "qform_code is -7"),
     BadScan("mirrored forms", nifti(body(), change=forms(AFFINE, turned(-1, 1, 1))), "orientation_conflict", "RAS"),
     BadScan("forms upside down", nifti(body(), change=forms(AFFINE, turned(1, -1, -1))), "orientation_conflict", "LPI"),
     BadScan("a time series as NRRD", nrrd_file(np.stack([body(), body()]), space_directions=None), "not_3d", "4 dim"),
@@ -237,6 +264,7 @@ WARNINGS = [
         "an identity affine", nifti(np.kron(body(), np.ones((2, 2, 3), np.int16)), np.eye(4)), "no_geometry", "identity"
     ),
     BadScan("neither form", nifti(body(), change=forms(None, None)), "no_geometry", "neither sform nor qform"),
+    BadScan("a sform of a registration", nifti(body(), change=forms(AFFINE, moved())), "forms_differ", "by the qform"),
     BadScan("two voxel sizes", nifti(body(), change=forms(turned(1, 1, 2), AFFINE)), "spacing_conflict", "4 x 4 x 10"),
     BadScan("thin slices far apart", series(put(SliceThickness=1)), "slice_gaps", "slices 1 mm thick lie 5 mm apart"),
     BadScan("every second slice lost", series(lambda made: made[::2]), "slice_gaps", "10 mm apart"),

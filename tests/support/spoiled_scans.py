@@ -84,6 +84,25 @@ def patched(make: Maker, patches: dict[int, Array]) -> Maker:
     return patch
 
 
+def rewritten(path: Path, **fields: float) -> Path:
+    """The fields of a NIfTI-1's header set in the file itself, as no writer would; `pixdim1` is that of the list."""
+    raw = bytearray(path.read_bytes())
+    header = np.frombuffer(raw, nib.Nifti1Header.template_dtype, count=1)[0]
+    for name, value in fields.items():
+        field = name.rstrip("0123456789")
+        if name in header.dtype.names:
+            header[name] = value
+        else:
+            header[field][int(name[len(field) :])] = value
+    path.write_bytes(raw)
+    return path
+
+
+def with_header(make: Maker, **fields: float) -> Maker:
+    """As `rewritten`, of a file that is not compressed."""
+    return lambda folder: rewritten(make(folder), **fields)
+
+
 def truncated(make: Maker, share: float) -> Maker:
     def cut(folder: Path) -> Path:
         path = make(folder)

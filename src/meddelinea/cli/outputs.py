@@ -121,7 +121,7 @@ def _write_extras(outputs: Outputs, result: Result, card: str) -> dict[str, Path
 
     files, made = {}, result.segmentation
     if outputs.uncertainty is not None:
-        write_volume(result.uncertainty, outputs.uncertainty)
+        write_volume(result.uncertainty, outputs.uncertainty, result.scan.forms)
         files["uncertainty"] = outputs.uncertainty
     if outputs.preview is not None:
         from meddelinea.results.figures import preview

@@ -5,8 +5,9 @@ Patient coordinates are RAS everywhere outside this package.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import READ_SUFFIXES, SCAN_SUFFIXES, ending, ensure_writable, whole
@@ -65,8 +66,13 @@ def may_be_dicom(path: Path) -> bool:
     return ending(path, (".zip", ".dcm")) is not None or _has_dicom_mark(path)
 
 
-def write_volume(volume: Volume, path: Path) -> None:
+def write_volume(volume: Volume, path: Path, forms: Mapping[str, Any] | None = None) -> None:
     """Write a `.nii`, `.nii.gz` or `.nrrd` file whole or not at all; a file already there is replaced.
+
+    Parameters
+    ----------
+    forms
+        `Scan.forms` of the scan on whose grid the volume lies, for a NIfTI to carry.
 
     Raises
     ------
@@ -75,15 +81,19 @@ def write_volume(volume: Volume, path: Path) -> None:
     """
     ensure_writable(path)
     with whole(path) as part:
-        write_voxels(volume, part)
+        write_voxels(volume, part, forms)
 
 
-def write_voxels(volume: Volume, path: Path) -> None:
+def write_voxels(volume: Volume, path: Path, forms: Mapping[str, Any] | None = None) -> None:
     """Write as `write_volume` does, but straight to `path`: for a name inside `files.whole_together`."""
-    from meddelinea.io.nifti import write_nifti
-    from meddelinea.io.nrrd import write_nrrd
+    if ending(path, (".nrrd",)):
+        from meddelinea.io.nrrd import write_nrrd
 
-    (write_nrrd if ending(path, (".nrrd",)) else write_nifti)(volume, path)
+        write_nrrd(volume, path)
+    else:
+        from meddelinea.io.nifti import write_nifti
+
+        write_nifti(volume, path, forms)
 
 
 def _has_dicom_mark(path: Path) -> bool:

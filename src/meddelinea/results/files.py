@@ -151,7 +151,7 @@ def write_segmentation(
         case _:
             ensure_writable(path)
             with whole_together(path, sidecar_path(path)) as (mask_file, sidecar_file):
-                write_voxels(mask, mask_file)
+                write_voxels(mask, mask_file, scan.forms)
                 sidecar_file.write_text(json_text(sidecar), encoding="utf-8")
 
 

@@ -84,7 +84,7 @@ class Result:
 
     def to_nibabel(self) -> nib.Nifti1Image:
         """The mask as an image of nibabel's."""
-        return to_nibabel(self.mask)
+        return to_nibabel(self.mask, self.scan.forms)
 
     def save(self, path: str | Path) -> None:
         """Write the mask, and beside it the `.json` that names its organs.

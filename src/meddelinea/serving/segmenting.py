@@ -85,8 +85,9 @@ def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile
     write_segmentation(made, mask, scan)
     document = statistics_document(result.statistics, scan.modality, made)
     write_json(document, folder / "statistics.json")
-    write_volume(scan.volume, folder / "scan.nii")  # not compressed: it is looked at more often than it is sent far
-    write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
+    # Not compressed: it is looked at more often than it is sent far.
+    write_volume(scan.volume, folder / "scan.nii", scan.forms)
+    write_volume(result.uncertainty, folder / "uncertainty.nii.gz", scan.forms)
     write_scan_report(folder / "report.html", result, model.files.card)
     files = [
         ResultFile("mask", mask.name, "Mask (NIfTI)"),
