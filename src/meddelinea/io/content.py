@@ -86,8 +86,9 @@ def first_bytes(path: Path) -> bytes:
 @contextmanager
 def unpacking(path: Path) -> Iterator[BinaryIO]:
     """A file opened for reading, and unpacked on the way where it is a gzip or a bzip2 file."""
-    opened = {"gzip": gzip.open, "bzip2": bz2.open, None: open}[packing_of(path)]
-    with cast("BinaryIO", opened(path, "rb")) as stream:
+    packing = packing_of(path)
+    opened = path.open("rb") if packing is None else gzip.open(path) if packing == "gzip" else bz2.open(path)
+    with cast("BinaryIO", opened) as stream:
         yield stream
 
 

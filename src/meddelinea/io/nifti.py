@@ -142,8 +142,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, ArrayProxy, Affine | None, int]]:
                 yield image.header, image.dataobj, image.affine, held
 
 
-def _version(head: bytes, first: bytes, second: bytes) -> type[nib.Nifti1Header] | None:
-    """The header's class by its mark: that of version 1, that of version 2, or None."""
+def _version(head: bytes, first: bytes, second: bytes) -> Any:
+    """The class of the header by its mark: that of version 1, that of version 2, or None."""
     if head[344:348] == first:
         return nib.Nifti1Header
     return nib.Nifti2Header if head[4:8] == second else None

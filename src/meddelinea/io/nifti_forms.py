@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.quaternions import quat2mat
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
@@ -146,7 +147,7 @@ def _qform(header: nib.Nifti1Header, sizes: NDArray[np.float64]) -> Affine:
             "length of at most 1; repair it",
             "bad_affine",
         )
-    rotation = nib.quaternions.quat2mat([np.sqrt(max(0.0, 1.0 - squared)), *imaginary])
+    rotation = quat2mat([np.sqrt(max(0.0, 1.0 - squared)), *imaginary])
     affine = np.eye(4)
     affine[:3, :3] = rotation * sizes * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
     affine[:3, 3] = [header[part] for part in _OFFSET]
