@@ -53,17 +53,15 @@ def find_chaos(source: Path) -> FoundCases:
                     if missing:
                         broken[name] = f"{missing[0]}: missing or empty; fetch the case again or remove {folder}"
                     else:
-                        labels = PngStack(ground, GREYS[modality])
-                        found.append(
-                            Case(
-                                name=name,
-                                dataset="chaos",
-                                patient=patient,
-                                image=image,
-                                labels=labels,
-                                modality=modality,
-                            )
+                        case = Case(
+                            name=name,
+                            dataset="chaos",
+                            patient=patient,
+                            image=image,
+                            labels=PngStack(ground, GREYS[modality]),
+                            modality=modality,
                         )
+                        found.append(case)
         if found or broken:
             return FoundCases(tuple(found), broken)
     raise InputRefusedError(f"{source}: no CT/ID or MR/ID in it or its Train_Sets; expected CHAOS's training sets")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from meddelinea.data.case import Case, FoundCases
+from meddelinea.data.case import FoundCases
 from meddelinea.data.datasets.description import Regions, labels_in, read_description, regions_of
 from meddelinea.data.datasets.matching import joined, match, root_with, volumes
 from meddelinea.errors import InputRefusedError
@@ -83,34 +84,35 @@ def find_amos(source: Path) -> FoundCases:
         regions = regions_of(content, description)
     stated = _stated_modalities(content, {source, root})
 
-    def case(name: str, image: Path, mask: Path) -> Case:
-        number = int(name.removeprefix("amos_"))
-        modality = stated.get(number) or _modality_by_number(number)
-        if modality is None:
-            raise InputRefusedError(
-                f"{image}: nothing says whether it is CT or MRI; expected an id up to {AMOS_LAST_MR}, or a column "
-                f"modality in a CSV file in {root}"
-            )
-        return Case(
-            name=name,
-            dataset="amos",
-            patient=str(number),
-            image=image,
-            labels=labels_in(mask, regions),
-            modality=modality,
-        )
-
     def found_in(split: str) -> FoundCases:
         images, masks = (
             {name: path for name, path in volumes(root / (kind + split)).items() if re.fullmatch(r"amos_\d+", name)}
             for kind in ("images", "labels")
         )
-        return match(images, masks, case, lambda name: root / f"labels{split}" / f"{name}.nii.gz")
+        return match(
+            "amos",
+            images,
+            masks,
+            lambda name: root / f"labels{split}" / f"{name}.nii.gz",
+            labels=lambda mask: labels_in(mask, regions),
+            modality="CT",
+            patient=lambda name: str(int(name.removeprefix("amos_"))),
+        )
 
     found = joined([found_in("Tr"), found_in("Va")])
     if not found.cases and not found.broken:
         raise InputRefusedError(f"{root}: no imagesTr/amos_NNNN.nii.gz; expected AMOS's images and labels")
-    return found
+    cases, broken = [], dict(found.broken)
+    for case in found.cases:
+        number = int(case.patient)
+        if modality := stated.get(number) or _modality_by_number(number):
+            cases.append(replace(case, modality=modality))
+        else:
+            broken[case.name] = (
+                f"{case.image}: nothing says whether it is CT or MRI; expected an id up to {AMOS_LAST_MR}, or a "
+                f"column modality in a CSV file in {root}"
+            )
+    return FoundCases(tuple(cases), broken)
 
 
 def _described(source: Path, whose: str) -> tuple[Path, dict[str, Any]]:
@@ -138,20 +140,21 @@ def _training_cases(
         )
     if not images:
         raise InputRefusedError(f"{root}: no image in imagesTr; expected {expected}")
-    known: Modality = modality
-
-    def case(name: str, image: Path, mask: Path) -> Case:
-        if len(names) > 1:
-            raise InputRefusedError(
-                f"{image}: {len(names)} channels ({', '.join(names)}); expected one; put the wanted one into a folder "
-                "of its own, in format 'pairs'"
-            )
-        return Case(
-            name=name, dataset=dataset, patient=name, image=image, labels=labels_in(mask, regions), modality=known
-        )
-
     masks = volumes(root / "labelsTr")
-    found = match(images, masks, case, lambda name: root / "labelsTr" / f"{name}.nii.gz")
+    found = match(
+        dataset,
+        images,
+        masks,
+        lambda name: root / "labelsTr" / f"{name}.nii.gz",
+        labels=lambda mask: labels_in(mask, regions),
+        modality=modality,
+    )
+    if len(names) > 1:
+        fault = (
+            f"{len(names)} channels ({', '.join(names)}); expected one; put the wanted one into a folder of its own, "
+            "in format 'pairs'"
+        )
+        found = FoundCases((), {**found.broken, **{case.name: f"{case.image}: {fault}" for case in found.cases}})
     listed = {stem(Path(str(entry["image"]))) for entry in _listed(content) if "image" in entry}
     lost = {
         name: f"{root}: {name} is listed in dataset.json, but neither its image nor its mask is there; fetch it again"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from meddelinea.data.annotation import Labels
 from meddelinea.data.case import Case, FoundCases
-from meddelinea.errors import InputRefusedError
 from meddelinea.files import READ_SUFFIXES, by_stem
+from meddelinea.scan import Modality
 
 
 def volumes(folder: Path, suffixes: tuple[str, ...] = READ_SUFFIXES) -> dict[str, Path]:
@@ -16,23 +17,27 @@ def volumes(folder: Path, suffixes: tuple[str, ...] = READ_SUFFIXES) -> dict[str
 
 
 def match(
+    dataset: str,
     images: Mapping[str, Path],
     masks: Mapping[str, Path],
-    case: Callable[[str, Path, Path], Case],
     mask_of: Callable[[str], Path],
+    *,
+    labels: Callable[[Path], Labels],
+    modality: Modality,
+    patient: Callable[[str], str] = str,
 ) -> FoundCases:
     """Cases of the names that have both an image and a mask; a name that has one of them is broken.
 
-    So is a name for which `case` raises `InputRefusedError`.
-
     Parameters
     ----------
+    dataset
+        Name of the layout.
     images, masks
         Files by the name of their case.
-    case
-        Makes a case of (name, image, mask).
     mask_of
         Where the mask of a name is expected, for the message.
+    labels, patient
+        What the file of a mask means, and whom a case shows by its name.
     """
     broken = {
         name: f"{image}: its mask {mask_of(name)} is missing; complete the dataset or remove the image"
@@ -44,12 +49,17 @@ def match(
         for name, mask in masks.items()
         if name not in images
     }
-    cases = []
-    for name in images.keys() & masks.keys():
-        try:
-            cases.append(case(name, images[name], masks[name]))
-        except InputRefusedError as error:
-            broken[name] = str(error)
+    cases = (
+        Case(
+            name=name,
+            dataset=dataset,
+            patient=patient(name),
+            image=images[name],
+            labels=labels(masks[name]),
+            modality=modality,
+        )
+        for name in images.keys() & masks.keys()
+    )
     return FoundCases(tuple(cases), broken)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from meddelinea.data.annotation import LabelMap, Labels, OrganMasks
@@ -28,24 +28,18 @@ def find_abdomenatlas(source: Path) -> FoundCases:
     InputRefusedError
         If there is no such folder.
     """
-    found: list[Case] = []
-    broken: dict[str, str] = {}
-    for folder in _case_folders(source, r"BDMAP_\w+", "AbdomenAtlas's BDMAP_NNNNNNNN/ct.nii.gz"):
-        numbering = ABDOMENATLAS_1_0 if "1.0" in f"{source.name}/{folder.parent.name}" else ABDOMENATLAS_1_1
-        try:
-            labels: Labels
-            masks = _organ_files(folder / "segmentations", tuple(ABDOMENATLAS_1_1.values()))
-            combined = folder / "combined_labels.nii.gz"
-            if masks:
-                labels = OrganMasks(masks)
-            elif combined.is_file():
-                labels = LabelMap(combined, numbering)
-            else:
-                raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz or {combined.name}; fetch its masks")
-            found.append(_case("abdomenatlas", folder, {"ct.nii.gz": "CT"}, labels))
-        except InputRefusedError as error:
-            broken[folder.name] = str(error)
-    return FoundCases(tuple(found), broken)
+
+    def labels(folder: Path) -> Labels:
+        if masks := _organ_files(folder / "segmentations", tuple(ABDOMENATLAS_1_1.values())):
+            return OrganMasks(masks)
+        combined = folder / "combined_labels.nii.gz"
+        if combined.is_file():
+            old = "1.0" in f"{source.name}/{folder.parent.name}"
+            return LabelMap(combined, ABDOMENATLAS_1_0 if old else ABDOMENATLAS_1_1)
+        raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz or {combined.name}; fetch its masks")
+
+    folders = _case_folders(source, r"BDMAP_\w+", "AbdomenAtlas's BDMAP_NNNNNNNN/ct.nii.gz")
+    return _found("abdomenatlas", folders, {"ct.nii.gz": "CT"}, labels)
 
 
 def find_totalsegmentator(source: Path) -> FoundCases:
@@ -58,17 +52,14 @@ def find_totalsegmentator(source: Path) -> FoundCases:
     InputRefusedError
         If there is no such folder.
     """
-    found: list[Case] = []
-    broken: dict[str, str] = {}
-    for folder in _case_folders(source, r"s\d+", "TotalSegmentator's sNNNN/ct.nii.gz or sNNNN/mri.nii.gz"):
-        try:
-            masks = _organ_files(folder / "segmentations", tuple(ORGANS))
-            if not masks:
-                raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz; fetch its masks")
-            found.append(_case("totalsegmentator", folder, {"ct.nii.gz": "CT", "mri.nii.gz": "MR"}, OrganMasks(masks)))
-        except InputRefusedError as error:
-            broken[folder.name] = str(error)
-    return FoundCases(tuple(found), broken)
+
+    def labels(folder: Path) -> Labels:
+        if masks := _organ_files(folder / "segmentations", tuple(ORGANS)):
+            return OrganMasks(masks)
+        raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz; fetch its masks")
+
+    folders = _case_folders(source, r"s\d+", "TotalSegmentator's sNNNN/ct.nii.gz or sNNNN/mri.nii.gz")
+    return _found("totalsegmentator", folders, {"ct.nii.gz": "CT", "mri.nii.gz": "MR"}, labels)
 
 
 def _case_folders(source: Path, name: str, expected: str) -> list[Path]:
@@ -91,16 +82,21 @@ def _organ_files(folder: Path, order: tuple[str, ...]) -> dict[str, Path]:
     return {organ: files[organ] for organ in (*order, *sorted(files.keys() - set(order))) if organ in files}
 
 
-def _case(dataset: str, folder: Path, images: Mapping[str, Modality], labels: Labels) -> Case:
-    """The case of a folder that holds one of the images."""
-    for name, modality in images.items():
-        if (folder / name).is_file():
-            return Case(
-                name=folder.name,
-                dataset=dataset,
-                patient=folder.name,
-                image=folder / name,
-                labels=labels,
-                modality=modality,
-            )
-    raise InputRefusedError(f"{folder}: no {' or '.join(images)}; fetch its image")
+def _found(
+    dataset: str, folders: list[Path], images: Mapping[str, Modality], labels: Callable[[Path], Labels]
+) -> FoundCases:
+    """The case of each folder, by the first of the images that it holds."""
+    cases, broken = [], {}
+    for folder in folders:
+        name = folder.name
+        try:
+            known = labels(folder)
+            image = next((image for image in images if (folder / image).is_file()), None)
+            if image is None:
+                raise InputRefusedError(f"{folder}: no {' or '.join(images)}; fetch its image")
+        except InputRefusedError as error:
+            broken[name] = str(error)
+            continue
+        place, modality = folder / image, images[image]
+        cases.append(Case(name=name, dataset=dataset, patient=name, image=place, labels=known, modality=modality))
+    return FoundCases(tuple(cases), broken)

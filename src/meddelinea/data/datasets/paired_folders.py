@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from meddelinea.data.annotation import LabelMap, OrganMasks
-from meddelinea.data.case import Case, FoundCases
+from meddelinea.data.case import FoundCases
 from meddelinea.data.datasets.description import labels_in, read_description, regions_of
 from meddelinea.data.datasets.matching import joined, match, volumes
 from meddelinea.errors import InputRefusedError
@@ -29,19 +30,15 @@ def find_btcv(source: Path) -> FoundCases:
     images = {name: path for name, path in volumes(root / "img").items() if name.startswith("img")}
     if not images:
         raise InputRefusedError(f"{root}: no img/imgNNNN.nii.gz; expected BTCV's folders img and label")
-    masks = {name.replace("label", "img"): path for name, path in volumes(root / "label").items()}
-
-    def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(
-            name=name,
-            dataset="btcv",
-            patient=name.removeprefix("img"),
-            image=image,
-            labels=LabelMap(mask, BTCV),
-            modality="CT",
-        )
-
-    return match(images, masks, case, lambda name: root / "label" / f"{name.replace('img', 'label')}.nii.gz")
+    return match(
+        "btcv",
+        images,
+        {name.replace("label", "img"): path for name, path in volumes(root / "label").items()},
+        lambda name: root / "label" / f"{name.replace('img', 'label')}.nii.gz",
+        labels=lambda mask: LabelMap(mask, BTCV),
+        modality="CT",
+        patient=lambda name: name.removeprefix("img"),
+    )
 
 
 def find_chaos_nifti(source: Path) -> FoundCases:
@@ -57,18 +54,15 @@ def find_chaos_nifti(source: Path) -> FoundCases:
     images = volumes(source / "img")
     if not images:
         raise InputRefusedError(f"{source}: no img/SEQUENCE_NN.nii.gz; expected the folders img and label")
-
-    def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(
-            name=name,
-            dataset="chaos-nifti",
-            patient=name.rpartition("_")[2],
-            image=image,
-            labels=LabelMap(mask, CHAOS_MR),
-            modality="MR",
-        )
-
-    return match(images, volumes(source / "label"), case, lambda name: source / "label" / f"{name}.nii.gz")
+    return match(
+        "chaos-nifti",
+        images,
+        volumes(source / "label"),
+        lambda name: source / "label" / f"{name}.nii.gz",
+        labels=lambda mask: LabelMap(mask, CHAOS_MR),
+        modality="MR",
+        patient=lambda name: name.rpartition("_")[2],
+    )
 
 
 def find_cirrmri(source: Path) -> FoundCases:
@@ -153,14 +147,14 @@ def find_pairs(source: Path) -> FoundCases:
         if name in named:
             raise InputRefusedError(f"{path} and {named[name].name}: two images of one name; keep one of them")
         named[name] = path
-    known: Modality = modality
-
-    def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(
-            name=name, dataset="pairs", patient=name, image=image, labels=labels_in(mask, regions), modality=known
-        )
-
-    return match(named, masks, case, lambda name: source / "labels" / f"{name}.nii.gz")
+    return match(
+        "pairs",
+        named,
+        masks,
+        lambda name: source / "labels" / f"{name}.nii.gz",
+        labels=lambda mask: labels_in(mask, regions),
+        modality=modality,
+    )
 
 
 def _found_beside(
@@ -185,23 +179,18 @@ def _binary(
     dataset: str, organ: str, images: Path, masks: Path, prefix: str, patient: Callable[[str], str]
 ) -> FoundCases:
     """MRI of a folder with one organ's masks of the same names; an image may end in nnU-Net's `_0000`."""
-
-    def case(name: str, image: Path, mask: Path) -> Case:
-        return Case(
-            name=full(name),
-            dataset=dataset,
-            patient=patient(name),
-            image=image,
-            labels=OrganMasks({organ: mask}),
-            modality="MR",
-        )
-
-    def full(name: str) -> str:
-        return f"{prefix}_{name}" if prefix else name
-
-    named = {name.removesuffix("_0000"): path for name, path in volumes(images).items()}
-    found = match(named, volumes(masks), case, lambda name: masks / f"{name}.nii.gz")
-    return FoundCases(found.cases, {full(name): reason for name, reason in found.broken.items()})
+    before = f"{prefix}_" if prefix else ""
+    found = match(
+        dataset,
+        {name.removesuffix("_0000"): path for name, path in volumes(images).items()},
+        volumes(masks),
+        lambda name: masks / f"{name}.nii.gz",
+        labels=lambda mask: OrganMasks({organ: mask}),
+        modality="MR",
+        patient=patient,
+    )
+    cases = tuple(replace(case, name=before + case.name) for case in found.cases)
+    return FoundCases(cases, {before + name: reason for name, reason in found.broken.items()})
 
 
 def _original_names(source: Path, sequence: str) -> Mapping[str, str]:
