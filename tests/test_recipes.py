@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meddelinea.benchmark.bench_file import read_bench_file
-from meddelinea.diffusion.objective import Objective
+from meddelinea.diffusion.losses import Objective
 from meddelinea.methods.dynunet import nnunet_widths
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model

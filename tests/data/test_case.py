@@ -21,7 +21,7 @@ def pair(ct: Subject, tmp_path: Path) -> tuple[Path, Path]:
 
 def as_cases(image: Path, mask: Path) -> tuple[Case, Case]:
     """The same files as ids and as the mask of one organ."""
-    labels = LabelMap(mask, {1: "liver"}), OrganMasks({"liver": mask})
+    labels = LabelMap.numbered(mask, {1: "liver"}), OrganMasks({"liver": mask})
     return Case(name="a", dataset="x", patient="p", image=image, labels=labels[0], modality="CT"), Case(
         name="b", dataset="x", patient="p", image=image, labels=labels[1], modality="CT"
     )

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 
-from meddelinea.diffusion.losses import PixelLoss, segmentation_loss, segmentation_weights
-from meddelinea.diffusion.objective import Objective, timesteps
+from meddelinea.diffusion.losses import Objective, PixelLoss, segmentation_loss, segmentation_weights, timesteps
 from meddelinea.diffusion.schedule import NoiseSchedule
 
 

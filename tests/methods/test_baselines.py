@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from meddelinea.cli.main import main
+from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.objective import Objective
 from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.io.volumes import write_volume
 from meddelinea.methods.dynunet import DynUNetPipeline, nnunet_widths

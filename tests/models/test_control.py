@@ -5,8 +5,8 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import nn
 
+from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.methods.direct import Direct
 from meddelinea.methods.meddelinea import MedDelinea

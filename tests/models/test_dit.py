@@ -10,7 +10,7 @@ from diffusers.models.embeddings import PatchEmbed
 from meddelinea.errors import UsageError
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
-from meddelinea.models.transformer import Attention, DiTBlock, position_embedding, timestep_frequencies
+from meddelinea.models.transformer import Attention, DiTBlock, TimestepEmbedder, position_embedding
 
 WIDTH, HEADS, DEPTH, CLASSES = 64, 4, 3, 10
 
@@ -121,7 +121,10 @@ def test_the_class_is_always_the_null_class() -> None:
 
 
 def test_timestep_features_are_the_original_formula() -> None:
-    features = timestep_frequencies(torch.tensor([0.0, 7.0, 999.0]))
+    embedder, seen = TimestepEmbedder(WIDTH), []
+    embedder.mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    embedder(torch.tensor([0.0, 7.0, 999.0]))
+    (features,) = seen
     for row, t in zip(features, (0.0, 7.0, 999.0), strict=True):
         for k in (0, 1, 64, 127):
             angle = t * 10_000.0 ** (-k / 128)

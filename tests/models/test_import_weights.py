@@ -15,10 +15,18 @@ from meddelinea.errors import InputRefusedError, WeightsMissingError
 from meddelinea.models.codec import KLCodec
 from meddelinea.models.dit import DiT
 from meddelinea.models.import_weights import import_dit, import_vae
-from meddelinea.models.presets import STABLE_DIFFUSION_VAE
 
 S2 = {"num_attention_heads": 6, "attention_head_dim": 64, "num_layers": 12}
 XL2 = {"num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28}
+
+#: The layout of the Stable Diffusion autoencoder, v1, as its config.json has it.
+STABLE_DIFFUSION_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "sample_size": 256,
+}
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

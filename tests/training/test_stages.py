@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from meddelinea.data.store import SliceStore
+from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import UsageError, WeightsMissingError
 from meddelinea.methods.known import load_pipeline

@@ -10,22 +10,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from meddelinea.cli import (
-    adapt,
-    benchmark,
-    check,
-    curves,
-    demo,
-    evaluate,
-    import_weights,
-    info,
-    leak_check,
-    predict,
-    prepare,
-    push,
-    serve,
-    train,
-)
+from meddelinea.cli import benchmark
+from meddelinea.cli.adapt import adapt
+from meddelinea.cli.check import check
+from meddelinea.cli.curves import curves
+from meddelinea.cli.demo import demo
+from meddelinea.cli.evaluate import evaluate
+from meddelinea.cli.import_weights import import_weights
+from meddelinea.cli.info import info
+from meddelinea.cli.leak_check import leak_check
+from meddelinea.cli.predict import predict
+from meddelinea.cli.prepare import prepare
+from meddelinea.cli.push import push
+from meddelinea.cli.serve import serve
+from meddelinea.cli.train import train
 from meddelinea.errors import MedDelineaError
 from meddelinea.version import __version__
 
@@ -40,19 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 1000},  # as wide as the terminal
 )
-app.command("predict")(predict.predict)
-app.command("demo")(demo.demo)
-app.command("check")(check.check)
-app.command("info")(info.info)
-app.command("prepare")(prepare.prepare)
-app.command("train")(train.train)
-app.command("adapt")(adapt.adapt)
-app.command("curves")(curves.curves)
-app.command("evaluate")(evaluate.evaluate)
-app.command("leak-check")(leak_check.leak_check)
-app.command("serve")(serve.serve)
-app.command("import-weights")(import_weights.import_weights)
-app.command("push")(push.push)
+for command in (
+    predict, demo, check, info, prepare, train, adapt, curves, evaluate, leak_check, serve, import_weights, push,
+):  # fmt: skip
+    app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.io.volumes import read_volume
-from meddelinea.labels import canonical_name, renumber
+from meddelinea.labels import renumber
 from meddelinea.scan import Scan
 from meddelinea.volume import Volume
 
@@ -32,53 +32,37 @@ Reading = tuple[NDArray[np.uint8], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One file of organ ids, and what the ids mean."""
+    """One file of organ ids, and what the ids mean.
+
+    Parameters
+    ----------
+    path
+        The file, which lies on the scan's grid.
+    regions
+        Canonical name -> its ids. An id may belong to several regions, such as the kidney and the tumour in it.
+    """
 
     path: Path
-    numbering: Mapping[int, str]
+    regions: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def numbered(cls, path: Path, numbering: Mapping[int, str]) -> LabelMap:
+        """A file whose ids stand for one organ each: id -> canonical name."""
+        return cls(path, {organ: (index,) for index, organ in numbering.items()})
 
     @property
     def organs(self) -> tuple[str, ...]:
-        """Canonical names that may occur, in the numbering's order."""
-        return tuple(dict.fromkeys(canonical_name(name) for name in self.numbering.values()))
+        """Canonical names that may occur, in the order of the regions."""
+        return tuple(self.regions)
 
     def read(self, scan: Scan, organs: tuple[str, ...]) -> Reading:
-        """Ids of `organs` on the grid of `scan`.
+        """Ids of `organs` on the grid of `scan`; an id of several regions goes to that of the fewest ids among them.
 
         Raises
         ------
         InputRefusedError
             If the file cannot be read, lies on another grid, or holds an id without a meaning.
         """
-        ids = _ids_on_grid(self.path, scan)
-        try:
-            return renumber(ids, self.numbering, organs), ()
-        except UsageError as error:
-            raise InputRefusedError(f"{self.path}: {error}; correct the file or its numbering") from error
-
-
-@dataclass(frozen=True)
-class RegionMap:
-    """One file of ids, where an id may belong to several regions, such as the kidney and the tumour in it.
-
-    Parameters
-    ----------
-    path
-        The file of ids, which lies on the scan's grid.
-    regions
-        Canonical name -> the ids that make up the region.
-    """
-
-    path: Path
-    regions: Mapping[str, tuple[int, ...]]
-
-    @property
-    def organs(self) -> tuple[str, ...]:
-        """Canonical names of the regions."""
-        return tuple(self.regions)
-
-    def read(self, scan: Scan, organs: tuple[str, ...]) -> Reading:
-        """As `LabelMap.read`; an id of several regions goes to that of the fewest ids among those asked for."""
 
         def precedence(name: str) -> tuple[bool, int]:
             return name not in organs, len(self.regions[name])
@@ -87,7 +71,11 @@ class RegionMap:
             index: min((name for name, ids in self.regions.items() if index in ids), key=precedence)
             for index in sorted({index for ids in self.regions.values() for index in ids})
         }
-        return LabelMap(self.path, numbering).read(scan, organs)
+        ids = _ids_on_grid(self.path, scan)
+        try:
+            return renumber(ids, numbering, organs), ()
+        except UsageError as error:
+            raise InputRefusedError(f"{self.path}: {error}; correct the file or its numbering") from error
 
 
 @dataclass(frozen=True)
@@ -191,7 +179,7 @@ class PngStack:
 
 
 #: Whichever way a case's labels are kept.
-Labels = LabelMap | RegionMap | OrganMasks | PngStack
+Labels = LabelMap | OrganMasks | PngStack
 
 
 def _on_grid(path: Path, scan: Scan) -> NDArray[Any]:

@@ -1,21 +1,55 @@
-"""L_seg of Sec. 2, and how it is weighted over the timesteps; L_diff is a mean squared error."""
+"""What a model is trained for: the objective, its timesteps, and L_seg of Sec. 2; L_diff is a mean squared error."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed.nn.functional
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from meddelinea.diffusion.schedule import NoiseSchedule
+from meddelinea.diffusion.schedule import NoiseSchedule, PredictionType
 
 PixelLoss = Literal["bce", "cross_entropy"]
 SegmentationWeighting = Literal["none", "alpha_bar"]
 
 #: Added to both sides of a Dice fraction, in pixels.
 SMOOTH = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Objective:
+    """How a network is trained, checked when it is made.
+
+    Parameters
+    ----------
+    prediction_type
+        What the DiT predicts; the paper: `epsilon`.
+    last_timestep_share
+        Share of the batch at t = T - 1, where sampling in few steps starts; the rest is uniform. The paper: 0.
+    segmentation_weighting, pixel_loss
+        See `segmentation_weights` and `segmentation_loss`. What is not diffused has no timestep, and every slice the
+        weight one.
+    segmentation
+        Whether L_seg is used at all (Table 5, "only L_diff").
+    """
+
+    prediction_type: PredictionType = "epsilon"
+    last_timestep_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    segmentation_weighting: SegmentationWeighting = "alpha_bar"
+    pixel_loss: PixelLoss = "bce"
+    segmentation: bool = True
+
+
+def timesteps(uniform: Tensor, count: int, objective: Objective) -> Tensor:
+    """Uniform numbers (B,) in [0, 1) -> timesteps (B,) in 0..count - 1, distributed as the objective says."""
+    last_share = objective.last_timestep_share
+    rest = (uniform - last_share) / (1.0 - last_share) if last_share < 1.0 else uniform
+    t = (rest * count).long().clamp(0, count - 1)
+    return torch.where(uniform < last_share, count - 1, t)
 
 
 def segmentation_weights(schedule: NoiseSchedule, t: Tensor, weighting: SegmentationWeighting) -> Tensor:

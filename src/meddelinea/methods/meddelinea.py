@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from meddelinea.diffusion.losses import segmentation_loss, segmentation_weights
+from meddelinea.diffusion.losses import Objective, segmentation_loss, segmentation_weights, timesteps
 from meddelinea.diffusion.noise import Noise, NoiseKey
-from meddelinea.diffusion.objective import Objective, timesteps
 from meddelinea.diffusion.sampling import StepCallback, sample, unchanged
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.methods.protocol import Batch

@@ -9,8 +9,8 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
+from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import Noise, NoiseKey
-from meddelinea.diffusion.objective import Objective
 from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
 from meddelinea.errors import UsageError
 from meddelinea.methods.controlled import ControlledPipeline, build_parts

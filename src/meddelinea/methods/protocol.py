@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.objective import Objective
 from meddelinea.models.segmenter import TrainableDecoder
 
 

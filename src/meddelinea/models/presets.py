@@ -18,21 +18,6 @@ from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
 
-#: The layout of the Stable Diffusion autoencoder, v1.
-STABLE_DIFFUSION_VAE: Mapping[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "sample_size": 256,
-    "scaling_factor": 0.18215,
-}
-
-
 #: A misspelt size is an error, and so is one that is no number.
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -195,7 +180,12 @@ def build_codec(preset: Preset) -> Codec:
     """A codec of the preset's sizes with random weights."""
     if isinstance(preset.codec, SpaceToDepthSizes):
         return SpaceToDepthCodec(**asdict(preset.codec))
-    return KLCodec(**{**STABLE_DIFFUSION_VAE, **asdict(preset.codec)})
+    return KLCodec(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        sample_size=256,
+        **asdict(preset.codec),
+    )
 
 
 def codec_class(preset: Preset) -> type[KLCodec | SpaceToDepthCodec]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meddelinea.errors import UsageError
 
+#: Sinusoidal features of a timestep: cosines, then sines (Vaswani et al. 2017; DiT).
 FREQUENCIES = 256
 
 
@@ -26,14 +26,6 @@ def check_width(width: int, heads: int) -> None:
         raise UsageError(f"width {width} cannot be divided among {heads} heads; expected a multiple of {heads}")
     if width % 4:
         raise UsageError(f"width {width}; expected a multiple of 4: sines and cosines of rows and of columns")
-
-
-def timestep_frequencies(t: Tensor) -> Tensor:
-    """Sinusoidal features of the timestep, (B,) -> (B, 256): cosines, then sines (Vaswani et al. 2017; DiT)."""
-    half = FREQUENCIES // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies  # (B, 128)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 256)
 
 
 def position_embedding(width: int, grid: tuple[int, int], base: int, device: torch.device | None = None) -> Tensor:
@@ -71,8 +63,8 @@ class TimestepEmbedder(nn.Module):
         nn.init.normal_(second.weight, std=0.02)
 
     def forward(self, t: Tensor) -> Tensor:
-        features = timestep_frequencies(t).to(next(self.parameters()).dtype)  # (B, 256)
-        return self.mlp(features)  # (B, D)
+        features = get_timestep_embedding(t, FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)  # (B, 256)
+        return self.mlp(features.to(next(self.parameters()).dtype))  # (B, D)
 
 
 class PatchEmbedder(nn.Module):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import to_json
 
 from meddelinea.data.augment import Augmentation
-from meddelinea.diffusion.objective import Objective
+from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.sampling import SchedulerName, make_scheduler, prepared
 from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import UsageError, first_fault

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meddelinea.data.store import read_settings
-from meddelinea.diffusion.losses import segmentation_loss
+from meddelinea.diffusion.losses import segmentation_loss, timesteps
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.diffusion.objective import timesteps
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.errors import UsageError
 from meddelinea.methods.known import load_pipeline, method_of, pipeline_of

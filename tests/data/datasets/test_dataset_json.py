@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from meddelinea.data.annotation import RegionMap
+from meddelinea.data.annotation import LabelMap
 from meddelinea.data.case import read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import InputRefusedError
@@ -163,7 +163,7 @@ def test_nnunet_regions_may_contain_each_other(ct: Subject, tmp_path: Path) -> N
         mask = read_case(case, organs).mask.array
         for index, region in enumerate(expected, start=1):
             np.testing.assert_array_equal(mask == index, region)
-    assert isinstance(case.labels, RegionMap)
+    assert isinstance(case.labels, LabelMap)
 
 
 @pytest.mark.parametrize(

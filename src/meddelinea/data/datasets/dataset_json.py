@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from meddelinea.data.annotation import LabelMap
 from meddelinea.data.case import FoundCases
-from meddelinea.data.datasets.description import Regions, labels_in, read_description, regions_of
-from meddelinea.data.datasets.matching import joined, match, root_with, volumes
+from meddelinea.data.datasets.matching import joined, match, read_description, regions_of, root_with, volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import READ_SUFFIXES, stem
 from meddelinea.labels import AMOS
@@ -79,9 +79,7 @@ def find_amos(source: Path) -> FoundCases:
         raise InputRefusedError(f"{source}: no imagesTr or imagesVa; expected AMOS's imagesTr/amos_NNNN.nii.gz")
     description = root / "dataset.json"
     content = read_description(description) if description.is_file() else {}
-    regions: Regions = {organ: (index,) for index, organ in AMOS.items()}
-    if "labels" in content:
-        regions = regions_of(content, description)
+    regions = regions_of(content, description) if "labels" in content else None
     stated = _stated_modalities(content, {source, root})
 
     def found_in(split: str) -> FoundCases:
@@ -94,7 +92,7 @@ def find_amos(source: Path) -> FoundCases:
             images,
             masks,
             lambda name: root / f"labels{split}" / f"{name}.nii.gz",
-            labels=lambda mask: labels_in(mask, regions),
+            labels=lambda mask: LabelMap(mask, regions) if regions else LabelMap.numbered(mask, AMOS),
             modality="CT",
             patient=lambda name: str(int(name.removeprefix("amos_"))),
         )
@@ -146,7 +144,7 @@ def _training_cases(
         images,
         masks,
         lambda name: root / "labelsTr" / f"{name}.nii.gz",
-        labels=lambda mask: labels_in(mask, regions),
+        labels=lambda mask: LabelMap(mask, regions),
         modality=modality,
     )
     if len(names) > 1:

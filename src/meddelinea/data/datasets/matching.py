@@ -1,19 +1,49 @@
-"""Images and their labels as files of one name in two folders, the form that most datasets share."""
+"""What most datasets share: images and labels as files of one name in two folders, and a JSON file about them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from meddelinea.data.annotation import Labels
 from meddelinea.data.case import Case, FoundCases
-from meddelinea.files import READ_SUFFIXES, by_stem
+from meddelinea.errors import InputRefusedError
+from meddelinea.files import READ_SUFFIXES, by_stem, read_object
+from meddelinea.labels import LabelIds
 from meddelinea.scan import Modality
 
 
 def volumes(folder: Path, suffixes: tuple[str, ...] = READ_SUFFIXES) -> dict[str, Path]:
     """Volume files directly in a folder by their stem, as `files.by_stem`."""
     return by_stem(folder, suffixes)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """A JSON file that describes a dataset.
+
+    Raises
+    ------
+    InputRefusedError
+        If it cannot be read, or holds no object.
+    """
+    return read_object(path, "an object that describes the dataset")
+
+
+def regions_of(content: Mapping[str, Any], path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Canonical name -> ids, as the entry `labels` of a description has it; the background is left out.
+
+    Raises
+    ------
+    InputRefusedError
+        As `LabelIds.of`, or if voxels are marked to be ignored.
+    """
+    regions = LabelIds.of(content.get("labels"), str(path)).regions
+    if "ignore" in regions:
+        raise InputRefusedError(
+            f"{path}: label 'ignore' leaves voxels without annotation; expected full labels; drop those cases"
+        )
+    return regions
 
 
 def match(

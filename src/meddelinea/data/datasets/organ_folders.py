@@ -35,7 +35,7 @@ def find_abdomenatlas(source: Path) -> FoundCases:
         combined = folder / "combined_labels.nii.gz"
         if combined.is_file():
             old = "1.0" in f"{source.name}/{folder.parent.name}"
-            return LabelMap(combined, ABDOMENATLAS_1_0 if old else ABDOMENATLAS_1_1)
+            return LabelMap.numbered(combined, ABDOMENATLAS_1_0 if old else ABDOMENATLAS_1_1)
         raise InputRefusedError(f"{folder}: no segmentations/*.nii.gz or {combined.name}; fetch its masks")
 
     folders = _case_folders(source, r"BDMAP_\w+", "AbdomenAtlas's BDMAP_NNNNNNNN/ct.nii.gz")

@@ -10,8 +10,7 @@ from typing import get_args
 
 from meddelinea.data.annotation import LabelMap, OrganMasks
 from meddelinea.data.case import FoundCases
-from meddelinea.data.datasets.description import labels_in, read_description, regions_of
-from meddelinea.data.datasets.matching import joined, match, volumes
+from meddelinea.data.datasets.matching import joined, match, read_description, regions_of, volumes
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import stem, visible
 from meddelinea.labels import BTCV, CHAOS_MR
@@ -35,7 +34,7 @@ def find_btcv(source: Path) -> FoundCases:
         images,
         {name.replace("label", "img"): path for name, path in volumes(root / "label").items()},
         lambda name: root / "label" / f"{name.replace('img', 'label')}.nii.gz",
-        labels=lambda mask: LabelMap(mask, BTCV),
+        labels=lambda mask: LabelMap.numbered(mask, BTCV),
         modality="CT",
         patient=lambda name: name.removeprefix("img"),
     )
@@ -59,7 +58,7 @@ def find_chaos_nifti(source: Path) -> FoundCases:
         images,
         volumes(source / "label"),
         lambda name: source / "label" / f"{name}.nii.gz",
-        labels=lambda mask: LabelMap(mask, CHAOS_MR),
+        labels=lambda mask: LabelMap.numbered(mask, CHAOS_MR),
         modality="MR",
         patient=lambda name: name.rpartition("_")[2],
     )
@@ -152,7 +151,7 @@ def find_pairs(source: Path) -> FoundCases:
         named,
         masks,
         lambda name: source / "labels" / f"{name}.nii.gz",
-        labels=lambda mask: labels_in(mask, regions),
+        labels=lambda mask: LabelMap(mask, regions),
         modality=modality,
     )
 
