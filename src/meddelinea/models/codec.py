@@ -7,9 +7,7 @@ channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
-from typing import Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -67,33 +65,6 @@ def palette_logits(pixels: Tensor, colours: Tensor) -> Tensor:
     return 2.0 * cross - pixels.square().sum(1, keepdim=True) - colours.square().sum(1).view(1, -1, 1, 1)
 
 
-@runtime_checkable  # diffusers asks whether what a pipeline is given is one
-class Codec(Protocol):
-    """What the rest of the system asks of an autoencoder; latents are scaled to unit variance, (B, 4, H/8, W/8)."""
-
-    #: Channels of the features, and the factor by which they are coarser than the pixels.
-    feature_channels: int
-    feature_factor: int
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As a module of torch has it."""
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As a module of torch has it."""
-
-    def to_latent(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor."""
-
-    def to_features(self, latent: Tensor) -> Tensor:
-        """Scaled latent -> what the decoder's final layer sees, (B, feature_channels, H/f, W/f)."""
-
-    def feature_parameters(self) -> list[nn.Parameter]:
-        """The decoder's parameters that `to_features` passes through: all but its final layer."""
-
-    def to_pixels(self, features: Tensor) -> Tensor:
-        """The decoder's own final layer: features -> pixels (B, 3, H, W)."""
-
-
 class SpaceToDepthCodec(ModelMixin, ConfigMixin):
     """KL autoencoder that folds 8x8 pixels into channels first, so that all convolutions run at h = H/8.
 
@@ -107,7 +78,7 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
         Brings the latents of painted masks to unit variance; measured at the end of training.
     """
 
-    feature_factor = FACTOR
+    feature_factor = FACTOR  # f, by which the features are coarser than the pixels
 
     @register_to_config
     def __init__(
@@ -148,24 +119,24 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
         return mean, log_variance.clamp(-20.0, 10.0)
 
     def to_latent(self, pixels: Tensor) -> Tensor:
-        """As `Codec` has it."""
+        """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor, (B, 4, H/8, W/8) of unit variance."""
         return self.posterior(pixels)[0] * self.config.scaling_factor  # (B, 4, H/8, W/8)
 
     def to_features(self, latent: Tensor) -> Tensor:
-        """As `Codec` has it."""
+        """Scaled latent -> what the decoder's final layer sees, (B, feature_channels, H/f, W/f)."""
         return self.decoder(latent / self.config.scaling_factor)  # (B, C, H/8, W/8)
 
     def feature_parameters(self) -> list[nn.Parameter]:
-        """As `Codec` has it."""
+        """The decoder's parameters that `to_features` passes through: all but its final layer."""
         return list(self.decoder.parameters())
 
     def to_pixels(self, features: Tensor) -> Tensor:
-        """As `Codec` has it."""
+        """The decoder's own final layer: features -> pixels (B, 3, H, W)."""
         return self.conv_out(features)  # (B, 3, H, W)
 
 
 class KLCodec(AutoencoderKL):
-    """The Stable Diffusion autoencoder of diffusers, weights and configuration as published, with `Codec` beside.
+    """The Stable Diffusion autoencoder of diffusers, weights and configuration as published, with the interface beside.
 
     It stays an `AutoencoderKL` for whoever takes it as one: nothing that it inherits is overridden.
     """
@@ -178,11 +149,11 @@ class KLCodec(AutoencoderKL):
         return int(self.config.block_out_channels[0])
 
     def to_latent(self, pixels: Tensor) -> Tensor:
-        """As `Codec` has it."""
+        """As `SpaceToDepthCodec` has it."""
         return self.encode(pixels).latent_dist.mean * self.config.scaling_factor  # (B, 4, H/8, W/8)
 
     def to_features(self, latent: Tensor) -> Tensor:
-        """As `Codec` has it: diffusers' decoder but for its last convolution."""
+        """As `SpaceToDepthCodec` has it: diffusers' decoder but for its last convolution."""
         h = self.post_quant_conv(latent / self.config.scaling_factor)  # (B, 4, H/8, W/8)
         h = self.decoder.mid_block(self.decoder.conv_in(h))  # (B, 4 C, H/8, W/8)
         for block in self.decoder.up_blocks:
@@ -190,10 +161,13 @@ class KLCodec(AutoencoderKL):
         return F.silu(self.decoder.conv_norm_out(h))  # (B, C, H, W)
 
     def feature_parameters(self) -> list[nn.Parameter]:
-        """As `Codec` has it."""
+        """As `SpaceToDepthCodec` has it."""
         inner = [p for name, p in self.decoder.named_parameters() if not name.startswith("conv_out.")]
         return [*self.post_quant_conv.parameters(), *inner]
 
     def to_pixels(self, features: Tensor) -> Tensor:
-        """As `Codec` has it."""
+        """As `SpaceToDepthCodec` has it."""
         return self.decoder.conv_out(features)  # (B, 3, H, W)
+
+
+Codec = SpaceToDepthCodec | KLCodec

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,33 +22,6 @@ from meddelinea.models.convolutions import ConvUnit
 UNLIKELY = -5.0
 
 Head = TypeVar("Head", bound="PlainMaskHead | GuidedMaskHead")
-
-
-@runtime_checkable  # diffusers asks whether what a pipeline is given is one
-class MaskHead(Protocol):
-    """What the rest of the system asks of a mask head."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As a module of torch has it."""
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As a module of torch has it."""
-
-    def __call__(self, features: Tensor, image_levels: Sequence[Tensor], tokens: Tensor) -> DecoderOutput:
-        """Decoder features -> logits (B, L + 1, H, W) of the background and L organs, as `sample`.
-
-        Parameters
-        ----------
-        features
-            (B, C, H/f, W/f) of the codec.
-        image_levels
-            Features of the image stem, the finest first; none where there is no stem.
-        tokens
-            (B, T, D) of the control branch.
-        """
-
-    def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> Self:
-        """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `carry_classes`."""
 
 
 def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], *, new: float) -> Tensor:
@@ -81,7 +54,7 @@ class PlainMaskHead(ModelMixin, ConfigMixin):
         self.shuffle = nn.PixelShuffle(feature_factor)
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> PlainMaskHead:
-        """A copy for the `wanted` organs, see `MaskHead`."""
+        """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `carry_classes`."""
         copy = PlainMaskHead.from_config(self.config, organs=len(wanted))
         return _carried(self, copy, known=known, wanted=wanted)
 
@@ -136,7 +109,7 @@ class GuidedMaskHead(ModelMixin, ConfigMixin):
         self.shuffle = nn.PixelShuffle(finest)
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> GuidedMaskHead:
-        """A copy for the `wanted` organs, see `MaskHead`."""
+        """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `carry_classes`."""
         copy = GuidedMaskHead.from_config(self.config, organs=len(wanted))
         return _carried(self, copy, known=known, wanted=wanted)
 
@@ -159,6 +132,9 @@ class GuidedMaskHead(ModelMixin, ConfigMixin):
             h = self.units[level](h)  # (B, hidden, H/4, W/4), ...
         logits = self.shuffle(self.conv_out(h))  # (B, (L + 1) s^2, H/s, W/s) -> (B, L + 1, H, W)
         return DecoderOutput(sample=logits) if return_dict else (logits,)
+
+
+MaskHead = PlainMaskHead | GuidedMaskHead
 
 
 def _carried(head: Head, copy: Head, *, known: Sequence[str], wanted: Sequence[str]) -> Head:
