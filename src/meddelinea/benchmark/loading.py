@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import cycle, islice
-from typing import Any
+from itertools import cycle
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from meddelinea.benchmark.throughput import WARM_UP, seconds_a_batch
 from meddelinea.methods.protocol import Batch
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import RunConfig
 from meddelinea.training.run import Run
-
-#: Batches, or training steps, before those that are timed: the first open files and start workers.
-WARM_UP = 2
-#: Batches that each worker process makes ahead.
-AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +54,7 @@ def measure_loading(config: RunConfig, batches: int, workers: tuple[int, ...] = 
     """
     run = Run(config)
     read, augmented = (
-        {count: _seconds_a_batch(source, batches, count) for count in workers}
+        {count: seconds_a_batch(source, batches, count)[0] for count in workers}
         for source in (_Slices(run.dataset), run.dataset)
     )
     step = _seconds_a_step(run, batches)
@@ -78,21 +73,6 @@ class _Slices(Dataset[tuple[Tensor, Tensor]]):
         images = np.stack([store.image(case, index, data.neighbours, data.neighbour_pairs) for case, index in places])
         masks = np.stack([store.mask(case, index) for case, index in places])
         return torch.from_numpy(images), torch.from_numpy(masks)
-
-
-def _seconds_a_batch(dataset: Dataset[Any], batches: int, workers: int) -> float:
-    """In the steady state: the last timed batch leaves as many made ahead as the first one found."""
-    drawn = range(WARM_UP + batches + AHEAD * workers)
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=None, sampler=drawn, num_workers=workers, prefetch_factor=AHEAD if workers else None
-    )
-    made = iter(loader)
-    for _ in islice(made, WARM_UP):
-        pass
-    began = time.monotonic()
-    for _ in islice(made, batches):
-        pass
-    return (time.monotonic() - began) / batches
 
 
 def _seconds_a_step(run: Run, batches: int) -> float:

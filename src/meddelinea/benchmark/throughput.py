@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 BATCH = 16
+#: Batches before those that are timed: the first open files and start workers.
+WARM_UP = 2
+#: Batches that each worker process makes ahead.
+AHEAD = 2
 
 #: Bytes of slices: images and masks of a batch.
 Slices = tuple[torch.Tensor, torch.Tensor]
@@ -67,25 +72,45 @@ def measure(source: Source, *, workers: int, slices: int, reach: int) -> Rate:
     workers
         Processes that read; 0 reads in this one.
     slices
-        How many are read, after a first batch of each worker, in whose time it starts.
+        How many are read, after a few batches in whose time the workers start.
     reach
         Distance of the two neighbours that are read with a slice; 0 reads the slice alone.
     """
-    batches = max(1, slices // BATCH)
-    ahead = max(1, workers)
-    loader = DataLoader(
-        RandomSlices(source, reach), batch_size=None, sampler=range(batches + ahead), num_workers=workers
-    )
+    seconds, processor = seconds_a_batch(RandomSlices(source, reach), max(1, slices // BATCH), workers)
+    return Rate(BATCH / seconds, 1000.0 * processor / BATCH)
+
+
+def seconds_a_batch(dataset: Dataset[Any], batches: int, workers: int) -> tuple[float, float]:
+    """Wall time and processor time of a batch that a data loader makes, in the steady state.
+
+    The last timed batch leaves as many made ahead as the first one found.
+
+    Parameters
+    ----------
+    dataset
+        Item b is a batch.
+    batches
+        How many are timed.
+    workers
+        Processes that make them; 0 makes them in this one.
+    """
+    drawn = range(WARM_UP + batches + AHEAD * workers)
     before = _processor_seconds()
-    reader: Iterator[Slices] = iter(loader)
-    for _ in range(ahead):
-        next(reader)
-    began = time.perf_counter()
-    for _ in reader:
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=None, sampler=drawn, num_workers=workers, prefetch_factor=AHEAD if workers else None
+    )
+    made = iter(loader)
+    _exhaust(islice(made, WARM_UP))
+    began = time.monotonic()
+    _exhaust(islice(made, batches))
+    seconds = time.monotonic() - began
+    _exhaust(made)  # until the workers have ended, and are counted
+    return seconds / batches, (_processor_seconds() - before) / len(drawn)
+
+
+def _exhaust(batches: Iterable[Any]) -> None:
+    for _ in batches:
         pass
-    seconds = time.perf_counter() - began
-    processor = _processor_seconds() - before  # the workers have ended, and are counted
-    return Rate(batches * BATCH / seconds, 1000.0 * processor / ((batches + ahead) * BATCH))
 
 
 def _processor_seconds() -> float:

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from meddelinea.cli.options import ModelOption, QuietOption, names, organ_names, read_model
 from meddelinea.cli.progress import progress_bar, silence_diffusers, status
@@ -21,27 +21,22 @@ if TYPE_CHECKING:
 
 
 def adapt(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the labelled scans.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New folder for the adapted model.")],
+    source: Annotated[Path, Argument(metavar="SRC", help="Folder of the labelled scans.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="New folder for the adapted model.")],
     layout: Annotated[
         str,
-        typer.Option(
-            "--format", metavar="NAME", help="Format of SRC: pairs (images/, labels/, labels.json), nnunet, ..."
-        ),
+        Option("--format", metavar="NAME", help="Format of SRC: pairs (images/, labels/, labels.json), nnunet, ..."),
     ] = "pairs",
     model: ModelOption = "small",
-    cases: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Use these cases only.")] = None,
+    cases: Annotated[str | None, Option(metavar="NAME,NAME", help="Use these cases only.")] = None,
     organs: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,NAME", show_default="all that are labelled", help="Learn these organs only."),
+        str | None, Option(metavar="NAME,NAME", show_default="all that are labelled", help="Learn these organs only.")
     ] = None,
-    steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum number of training steps, of 8 slices each.")
-    ] = 400,
-    learning_rate: Annotated[float, typer.Option(metavar="X", min=1e-8, help="Learning rate of AdamW.")] = 5e-4,
-    decoder: Annotated[bool, typer.Option("--decoder", help="Train the decoder as well.")] = False,
+    steps: Annotated[int, Option(metavar="N", min=1, help="Maximum number of training steps, of 8 slices each.")] = 400,
+    learning_rate: Annotated[float, Option(metavar="X", min=1e-8, help="Learning rate of AdamW.")] = 5e-4,
+    decoder: Annotated[bool, Option("--decoder", help="Train the decoder as well.")] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the training and of the choice of held-out patients.")
+        int, Option(metavar="N", min=0, help="Seed of the training and of the choice of held-out patients.")
     ] = 0,
     quiet: QuietOption = False,
 ) -> None:

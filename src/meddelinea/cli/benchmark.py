@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from meddelinea.cli.options import JsonOption, ModelOption, OverridesOption, names
 from meddelinea.cli.progress import reporting, silence_diffusers, status
@@ -21,18 +22,18 @@ from meddelinea.files import write_json, write_text
 
 app = typer.Typer(help="Compare models, settings and machines.", rich_markup_mode=None, no_args_is_help=True)
 
-QuietBar = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar.")]
+QuietBar = Annotated[bool, Option("--quiet", "-q", help="Hide the progress bar.")]
 
 
 @app.command("few-shot")
 def few_shot(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of labelled scans.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New folder for the models and the tables.")],
-    layout: Annotated[str, typer.Option("--format", metavar="NAME", help="Layout of SRC, such as chaos-nifti.")],
+    source: Annotated[Path, Argument(metavar="SRC", help="Folder of labelled scans.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="New folder for the models and the tables.")],
+    layout: Annotated[str, Option("--format", metavar="NAME", help="Layout of SRC, such as chaos-nifti.")],
     model: ModelOption = "small",
-    volumes: Annotated[str, typer.Option("--k", metavar="K,K", help="Numbers of labelled volumes.")] = "1,2,4",
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of training steps.")] = 400,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the choice of volumes.")] = 0,
+    volumes: Annotated[str, Option("--k", metavar="K,K", help="Numbers of labelled volumes.")] = "1,2,4",
+    steps: Annotated[int, Option(metavar="N", min=1, help="Maximum number of training steps.")] = 400,
+    seed: Annotated[int, Option(metavar="N", min=0, help="Seed of the choice of volumes.")] = 0,
     quiet: QuietBar = False,
 ) -> None:
     """Test a model before and after adapting it to k volumes.
@@ -62,10 +63,10 @@ def few_shot(
 
 @app.command("robustness")
 def robustness(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of labelled CTs.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New folder for robustness.md and .json.")],
-    layout: Annotated[str, typer.Option("--format", metavar="NAME", help="Layout of SRC, such as btcv.")],
-    cases: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Test these cases only.")] = None,
+    source: Annotated[Path, Argument(metavar="SRC", help="Folder of labelled CTs.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="New folder for robustness.md and .json.")],
+    layout: Annotated[str, Option("--format", metavar="NAME", help="Layout of SRC, such as btcv.")],
+    cases: Annotated[str | None, Option(metavar="NAME,NAME", help="Test these cases only.")] = None,
     model: ModelOption = "small",
     quiet: QuietBar = False,
 ) -> None:
@@ -95,13 +96,13 @@ def robustness(
 
 @app.command("accuracy")
 def accuracy(
-    bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="Data, processor time and methods.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for runs and tables; kept if it exists.")],
-    folds: Annotated[int | None, typer.Option(metavar="N", min=2, help="Cross-validate in N folds.")] = None,
-    fold: Annotated[int | None, typer.Option(metavar="N", min=1, help="Train and test this fold only.")] = None,
-    test: Annotated[bool, typer.Option("--test", help="Train on all training cases, and test on the others.")] = False,
-    methods: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Train and test these only.")] = None,
-    cpu_minutes: Annotated[float | None, typer.Option(metavar="X", min=0.01, help="Replace the file's time.")] = None,
+    bench_file: Annotated[Path, Argument(metavar="BENCH.yaml", help="Data, processor time and methods.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="Folder for runs and tables; kept if it exists.")],
+    folds: Annotated[int | None, Option(metavar="N", min=2, help="Cross-validate in N folds.")] = None,
+    fold: Annotated[int | None, Option(metavar="N", min=1, help="Train and test this fold only.")] = None,
+    test: Annotated[bool, Option("--test", help="Train on all training cases, and test on the others.")] = False,
+    methods: Annotated[str | None, Option(metavar="NAME,NAME", help="Train and test these only.")] = None,
+    cpu_minutes: Annotated[float | None, Option(metavar="X", min=0.01, help="Replace the file's time.")] = None,
     quiet: QuietBar = False,
 ) -> None:
     """Train methods for the same processor time, and test them.
@@ -134,12 +135,12 @@ def accuracy(
 
 @app.command("calibration")
 def calibration(
-    bench_file: Annotated[Path, typer.Argument(metavar="BENCH.yaml", help="The file of benchmark accuracy.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
+    bench_file: Annotated[Path, Argument(metavar="BENCH.yaml", help="The file of benchmark accuracy.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="Folder for calibration.json and the tables.")],
     folds: Annotated[
-        Path | None, typer.Option("--fit-on", metavar="FOLDER", help="Fit on this output of accuracy with --folds.")
+        Path | None, Option("--fit-on", metavar="FOLDER", help="Fit on this output of accuracy with --folds.")
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="Method whose models are used.")] = "MedDelinea",
+    method: Annotated[str, Option(metavar="NAME", help="Method whose models are used.")] = "MedDelinea",
     model: ModelOption = "small",
     quiet: QuietBar = False,
 ) -> None:
@@ -163,10 +164,10 @@ def calibration(
 
 @app.command("store")
 def store(
-    root: Annotated[Path, typer.Argument(metavar="STORE", help="Slice store, from `meddelinea prepare`.")],
-    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Reading processes; 0 reads in this one.")] = 2,
-    slices: Annotated[int, typer.Option(metavar="N", min=1, help="Number of slices to read.")] = 4000,
-    cold: Annotated[bool, typer.Option("--cold", help="Drop the store from the page cache first (Linux).")] = False,
+    root: Annotated[Path, Argument(metavar="STORE", help="Slice store, from `meddelinea prepare`.")],
+    workers: Annotated[int, Option(metavar="N", min=0, help="Reading processes; 0 reads in this one.")] = 2,
+    slices: Annotated[int, Option(metavar="N", min=1, help="Number of slices to read.")] = 4000,
+    cold: Annotated[bool, Option("--cold", help="Drop the store from the page cache first (Linux).")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how fast a slice store is read.
@@ -202,9 +203,9 @@ def store(
 
 @app.command("loading")
 def loading(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file whose batches are timed.")],
+    run_file: Annotated[Path, Argument(metavar="RUN.yaml", help="Run file whose batches are timed.")],
     overrides: OverridesOption = None,
-    batches: Annotated[int, typer.Option(metavar="N", min=1, help="Number of batches and steps to time.")] = 20,
+    batches: Annotated[int, Option(metavar="N", min=1, help="Number of batches and steps to time.")] = 20,
 ) -> None:
     """Measure whether training waits for its data.
 

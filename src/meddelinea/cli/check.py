@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument
 
 from meddelinea.cli.options import JsonOption, ModalityOption, ModelOption, read_model
 from meddelinea.cli.progress import status
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="NIfTI or NRRD file, DICOM folder or zip.")],
+    source: Annotated[Path, Argument(metavar="IN", help="NIfTI or NRRD file, DICOM folder or zip.")],
     model: ModelOption = "small",
     modality: ModalityOption = None,
     as_json: JsonOption = False,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from meddelinea.cli.progress import status
 from meddelinea.files import ensure_writable
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_FOLDER", help="Folders of training runs.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The figure, a PNG file.")],
+    runs: Annotated[list[Path], Argument(metavar="RUN_FOLDER", help="Folders of training runs.")],
+    output: Annotated[Path, Option("-o", "--output", metavar="FILE", help="The figure, a PNG file.")],
 ) -> None:
     """Plot loss and validation Dice of training runs.
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from meddelinea.cli.options import DeviceOption, JsonOption, QuietOption
 from meddelinea.cli.outputs import Outputs
@@ -16,7 +16,7 @@ from meddelinea.errors import InputRefusedError, WeightsMissingError
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder for the results.")] = Path(
+    output: Annotated[Path, Option("-o", "--output", metavar="FOLDER", help="Folder for the results.")] = Path(
         "meddelinea_demo"
     ),
     device: DeviceOption = "auto",

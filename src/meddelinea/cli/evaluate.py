@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
 from meddelinea.cli.options import QuietOption, organ_names
 from meddelinea.cli.progress import status
@@ -25,25 +25,25 @@ COUNTS = ("cases", "missed", "invented", "absent")
 
 
 def evaluate(
-    prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="A mask, or a folder of masks.")],
-    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Its reference mask, or a folder of them.")],
+    prediction: Annotated[Path, Argument(metavar="PREDICTION", help="A mask, or a folder of masks.")],
+    reference: Annotated[Path, Argument(metavar="REFERENCE", help="Its reference mask, or a folder of them.")],
     organs: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", show_default="all that both sides have", help="Score these organs only."),
+        Option(metavar="NAME,NAME", show_default="all that both sides have", help="Score these organs only."),
     ] = None,
     prediction_numbering: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             help="Label numbering of predictions without names: btcv, chaos-mr, totalsegmentator-v2, or a JSON file.",
         ),
     ] = None,
     reference_numbering: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The same for references without names.")
+        str | None, Option(metavar="NAME", help="The same for references without names.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all results as JSON.")] = None,
+    json_file: Annotated[Path | None, Option("--json", metavar="FILE", help="Write all results as JSON.")] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per organ and case as CSV.")
+        Path | None, Option("--csv", metavar="FILE", help="Write one row per organ and case as CSV.")
     ] = None,
     quiet: QuietOption = False,
 ) -> None:

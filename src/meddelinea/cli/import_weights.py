@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from meddelinea.cli.progress import status
 from meddelinea.errors import UsageError
@@ -26,12 +26,12 @@ VAE_LICENCE = (
 
 
 def import_weights(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for dit/ and codec/.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="Folder for dit/ and codec/.")],
     dit: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="DiT: its original .pt file, or a folder of diffusers.")
+        Path | None, Option(metavar="PATH", help="DiT: its original .pt file, or a folder of diffusers.")
     ] = None,
     vae: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Stable Diffusion's autoencoder: a folder of diffusers.")
+        Path | None, Option(metavar="PATH", help="Stable Diffusion's autoencoder: a folder of diffusers.")
     ] = None,
 ) -> None:
     """Convert downloaded weights to components of a run file.

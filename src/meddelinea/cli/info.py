@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer import Argument
 
 from meddelinea.cli.options import JsonOption, read_model
 from meddelinea.cli.progress import status
@@ -20,9 +20,7 @@ from meddelinea.version import __version__
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="MODEL", show_default="small", help="small, a model's folder, or owner/name on the hub."
-        ),
+        Argument(metavar="MODEL", show_default="small", help="small, a model's folder, or owner/name on the hub."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

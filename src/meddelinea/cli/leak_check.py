@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from meddelinea.cli.options import JsonOption
 from meddelinea.cli.progress import status
@@ -19,16 +19,13 @@ if TYPE_CHECKING:
 
 
 def leak_check(
-    source: Annotated[Path, typer.Argument(metavar="TEST_FOLDER", help="A folder of test scans, or one scan.")],
+    source: Annotated[Path, Argument(metavar="TEST_FOLDER", help="A folder of test scans, or one scan.")],
     against: Annotated[
-        list[str],
-        typer.Option(metavar="MODEL|STORE", help="small, a model's folder or a slice store; may be repeated."),
+        list[str], Option(metavar="MODEL|STORE", help="small, a model's folder or a slice store; may be repeated.")
     ],
     layout: Annotated[
         str | None,
-        typer.Option(
-            "--format", metavar="NAME", help="Dataset of the test scans, such as btcv, to warn of known overlaps."
-        ),
+        Option("--format", metavar="NAME", help="Dataset of the test scans, such as btcv, to warn of known overlaps."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

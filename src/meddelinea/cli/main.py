@@ -9,6 +9,7 @@ import warnings
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Option
 
 from meddelinea.cli import benchmark
 from meddelinea.cli.adapt import adapt
@@ -48,8 +49,8 @@ app.add_typer(benchmark.app, name="benchmark")
 @app.callback(invoke_without_command=True)
 def _top(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show warnings, and the traceback of an error.")] = False,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show warnings, and the traceback of an error.")] = False,
 ) -> None:
     if version:
         typer.echo(f"meddelinea {__version__}")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Option
 
 from meddelinea.cli.progress import silence_hub
 from meddelinea.errors import InputRefusedError, UsageError
@@ -22,26 +22,21 @@ if TYPE_CHECKING:
 EngineName = Literal["local", "ray"]
 ModelOption = Annotated[
     str,
-    typer.Option(
-        "--model", metavar="MODEL", help="Model: small, a model's folder, or owner/name on the Hugging Face hub."
-    ),
+    Option("--model", metavar="MODEL", help="Model: small, a model's folder, or owner/name on the Hugging Face hub."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Device to run on: auto, cpu or cuda.")]
+DeviceOption = Annotated[str, Option("--device", metavar="DEVICE", help="Device to run on: auto, cpu or cuda.")]
 ModalityOption = Annotated[
-    Literal["CT", "MR"] | None,
-    typer.Option("--modality", help="Modality of the scan, for files that do not state it."),
+    Literal["CT", "MR"] | None, Option("--modality", help="Modality of the scan, for files that do not state it.")
 ]
-EngineOption = Annotated[EngineName, typer.Option("--engine", help="Run on this machine, or on a ray cluster.")]
+EngineOption = Annotated[EngineName, Option("--engine", help="Run on this machine, or on a ray cluster.")]
 AddressOption = Annotated[
-    str | None,
-    typer.Option("--address", metavar="HOST:PORT", help="Address of the ray cluster's head."),
+    str | None, Option("--address", metavar="HOST:PORT", help="Address of the ray cluster's head.")
 ]
 OverridesOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the run file; may be repeated."),
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting of the run file; may be repeated.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
+QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print warnings and errors only.")]
 
 
 def read_model(name: str, *, quiet: bool = False) -> ModelFiles:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from meddelinea.cli.options import AddressOption, EngineOption, QuietOption, organ_names
 from meddelinea.cli.progress import progress_bar, status
@@ -16,22 +16,19 @@ from meddelinea.errors import PartialFailureError, UsageError
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the dataset.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the slice store, new or to be extended.")],
-    layout: Annotated[str, typer.Option("--format", metavar="NAME", help="Format of the dataset, such as btcv.")],
-    size: Annotated[
-        int, typer.Option(metavar="N", min=64, help="Rows and columns of a slice, a multiple of 64.")
-    ] = 256,
-    spacing_mm: Annotated[float, typer.Option(metavar="MM", min=0.1, help="Width of a pixel in millimetres.")] = 1.5,
+    source: Annotated[Path, Argument(metavar="SRC", help="Folder of the dataset.")],
+    store: Annotated[Path, Argument(metavar="STORE", help="Folder of the slice store, new or to be extended.")],
+    layout: Annotated[str, Option("--format", metavar="NAME", help="Format of the dataset, such as btcv.")],
+    size: Annotated[int, Option(metavar="N", min=64, help="Rows and columns of a slice, a multiple of 64.")] = 256,
+    spacing_mm: Annotated[float, Option(metavar="MM", min=0.1, help="Width of a pixel in millimetres.")] = 1.5,
     organs: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,NAME", show_default="all of the dataset", help="Organs, such as liver,spleen."),
+        str | None, Option(metavar="NAME,NAME", show_default="all of the dataset", help="Organs, such as liver,spleen.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, show_default="one per core", help="Worker processes.")
+        int | None, Option(metavar="N", min=1, show_default="one per core", help="Worker processes.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check the stored cases as well, and replace damaged ones.")
+        bool, Option("--verify", help="Check the stored cases as well, and replace damaged ones.")
     ] = False,
     engine: EngineOption = "local",
     address: AddressOption = None,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from meddelinea.cli.progress import silence_hub, status
 from meddelinea.errors import UsageError
 
 
 def push(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a trained or adapted model.")],
+    model: Annotated[str, Argument(metavar="MODEL", help="Folder of a trained or adapted model.")],
     repository: Annotated[
-        str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub, made if there is none.")
+        str, Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub, made if there is none.")
     ],
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a private repository, which only you can read.")
-    ] = False,
+    private: Annotated[bool, Option("--private", help="Make a private repository, which only you can read.")] = False,
 ) -> None:
     """Upload a model to the Hugging Face hub.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from meddelinea.cli.options import DeviceOption, ModelOption, read_model
 from meddelinea.cli.progress import status
@@ -23,14 +24,12 @@ TOKEN_CHARACTERS = 16
 
 def serve(
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on. Any other than this computer's needs a token.")
+        str, Option(metavar="ADDRESS", help="Address to listen on. Any other than this computer's needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 8000,
+    port: Annotated[int, Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="TOKEN",
             envvar="MEDDELINEA_TOKEN",
             show_default="a new one, printed once",
@@ -38,28 +37,22 @@ def serve(
         ),
     ] = None,
     allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Name by which browsers may reach the server; may be repeated."),
+        list[str] | None, Option(metavar="NAME", help="Name by which browsers may reach the server; may be repeated.")
     ] = None,
     dicomweb: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="DICOMweb service from which OHIF's plugin may request series."),
+        str | None, Option(metavar="URL", help="DICOMweb service from which OHIF's plugin may request series.")
     ] = None,
     model: ModelOption = "small",
     device: DeviceOption = "auto",
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", show_default="in this user's application data", help="Folder of the jobs."),
+        Option(metavar="FOLDER", show_default="in this user's application data", help="Folder of the jobs."),
     ] = None,
-    upload_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum size of an upload in MiB.")] = 1024,
-    unpacked_mib: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum size of an unpacked upload in MiB.")
-    ] = 2048,
-    queue_length: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of waiting scans.")] = 32,
-    job_minutes: Annotated[float, typer.Option(metavar="X", min=0.01, help="Maximum time for one scan.")] = 30.0,
-    keep_hours: Annotated[
-        float, typer.Option(metavar="X", min=0.01, help="Time for which finished jobs are kept.")
-    ] = 24.0,
+    upload_mib: Annotated[int, Option(metavar="N", min=1, help="Maximum size of an upload in MiB.")] = 1024,
+    unpacked_mib: Annotated[int, Option(metavar="N", min=1, help="Maximum size of an unpacked upload in MiB.")] = 2048,
+    queue_length: Annotated[int, Option(metavar="N", min=1, help="Maximum number of waiting scans.")] = 32,
+    job_minutes: Annotated[float, Option(metavar="X", min=0.01, help="Maximum time for one scan.")] = 30.0,
+    keep_hours: Annotated[float, Option(metavar="X", min=0.01, help="Time for which finished jobs are kept.")] = 24.0,
 ) -> None:
     """Serve a web page that segments the scans dropped on it.
 

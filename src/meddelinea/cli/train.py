@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from meddelinea.cli.options import OverridesOption, QuietOption
 from meddelinea.cli.progress import progress_bar, silence_diffusers, status
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file: stage, data, model, schedule.")],
+    run_file: Annotated[Path, Argument(metavar="RUN.yaml", help="Run file: stage, data, model, schedule.")],
     overrides: OverridesOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Continue from the run's last checkpoint.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a stage as a run file describes it.

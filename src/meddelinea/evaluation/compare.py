@@ -14,14 +14,7 @@ import numpy as np
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, OrganScore, score_organ
-from meddelinea.evaluation.pairing import (
-    LabelNames,
-    Pair,
-    is_dicom,
-    mask_name,
-    pair_files,
-    read_label_names,
-)
+from meddelinea.evaluation.pairing import LabelNames, Pair, is_dicom, mask_name, pair_files, read_label_names
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import LabelIds, canonical_name
 from meddelinea.volume import Volume

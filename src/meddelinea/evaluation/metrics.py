@@ -181,11 +181,7 @@ def nsd(distances: SurfaceDistances, tolerance_mm: float = NSD_TOLERANCE_MM) -> 
 
 
 def score_organ(
-    organ: str,
-    prediction: Mask,
-    reference: Mask,
-    steps_mm: VoxelSteps,
-    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+    organ: str, prediction: Mask, reference: Mask, steps_mm: VoxelSteps, nsd_tolerance_mm: float = NSD_TOLERANCE_MM
 ) -> OrganScore:
     """Every metric of one organ in one case.
 

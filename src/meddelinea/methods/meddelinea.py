@@ -79,12 +79,7 @@ class MedDelinea(nn.Module):
         clean, tokens = self.sample(image, Noise.keyed(noise, image.latent.shape[1:]))  # (B, 4, h, w), (B, T, D)
         return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)
 
-    def sample(
-        self,
-        image: ImageFeatures,
-        noise: Noise,
-        on_step: StepCallback = unchanged,
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, image: ImageFeatures, noise: Noise, on_step: StepCallback = unchanged) -> tuple[Tensor, Tensor]:
         """Clean latents (B, 4, h, w) for images and noise, and the tokens (B, T, D) of the last pass; see `sample`."""
 
         def denoise(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,11 +82,7 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self,
-        channels: int = 96,
-        encoder_blocks: int = 2,
-        decoder_blocks: int = 3,
-        scaling_factor: float = 1.0,
+        self, channels: int = 96, encoder_blocks: int = 2, decoder_blocks: int = 3, scaling_factor: float = 1.0
     ) -> None:
         super().__init__()
         self.feature_channels = channels

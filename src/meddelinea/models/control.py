@@ -85,13 +85,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
 
     @classmethod
     def copy_of(
-        cls,
-        dit: DiT,
-        depth: int,
-        *,
-        stem_channels: Sequence[int] = (),
-        stem_finest: int = 4,
-        stem_slices: int = 3,
+        cls, dit: DiT, depth: int, *, stem_channels: Sequence[int] = (), stem_finest: int = 4, stem_slices: int = 3
     ) -> ControlDiT:
         """The trainable copy of the first `depth` blocks of `dit`, its patch embedding widened by the image's channels.
 

@@ -41,14 +41,7 @@ class TrainingBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self,
-        store: SliceStore,
-        config: DataConfig,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        processes: int,
+        self, store: SliceStore, config: DataConfig, *, batch_size: int, seed: int, rank: int, processes: int
     ) -> None:
         self.store = store
         self.config = config

@@ -20,16 +20,9 @@ from meddelinea.data.store import SliceStore
 from meddelinea.errors import MedDelineaError
 from meddelinea.files import write_json, write_text
 from meddelinea.methods.protocol import Batch
+from meddelinea.training import checkpoint
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.cases import open_cases
-from meddelinea.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    restore_optimiser,
-    restore_weights,
-    save_checkpoint,
-    trainable_state,
-)
 from meddelinea.training.clock import Clock
 from meddelinea.training.config import OptimiserConfig, RunConfig
 from meddelinea.training.metrics_log import MetricsLog
@@ -150,18 +143,18 @@ class Run:
         InputRefusedError
             If no run was begun in the output folder, or its checkpoint is not one of this run.
         """
-        checkpoint = load_checkpoint(self.config.output)
-        if checkpoint is None:
+        left = checkpoint.load_checkpoint(self.config.output)
+        if left is None:
             return
-        restore_weights(checkpoint, self.stage)
-        restore_optimiser(checkpoint.optimiser, self.optimiser)
-        self.ema.load_state_dict(checkpoint.ema)
+        checkpoint.restore_weights(left, self.stage)
+        checkpoint.restore_optimiser(left.optimiser, self.optimiser)
+        self.ema.load_state_dict(left.ema)
         self.ema.shadow_params = self._scattered(self.ema.shadow_params)
-        self.best = Best(**{**checkpoint.best, "weights": self._scattered(checkpoint.best["weights"])})
-        if checkpoint.scaler:
-            self.scaler.load_state_dict(checkpoint.scaler)
-        self.done = checkpoint.step
-        self.clock = Clock(checkpoint.seconds, checkpoint.cpu_seconds)
+        self.best = Best(**{**left.best, "weights": self._scattered(left.best["weights"])})
+        if left.scaler:
+            self.scaler.load_state_dict(left.scaler)
+        self.done = left.step
+        self.clock = Clock(left.seconds, left.cpu_seconds)
 
     def _scattered(self, values: list[Tensor]) -> list[Tensor]:
         """Whole tensors placed as the parameters are, which they belong to in this order; none stay none."""
@@ -309,21 +302,21 @@ class Run:
         """Write the checkpoint; all processes take part, the main one writes."""
         state = gather(
             {
-                "weights": trainable_state(self.stage),
+                "weights": checkpoint.trainable_state(self.stage),
                 "optimiser": self.optimiser.state_dict(),
                 "ema": self.ema.state_dict(),
                 "best": vars(self.best),
             }
         )
         if self.main:
-            checkpoint = Checkpoint(
+            whole = checkpoint.Checkpoint(
                 step=self.done,
                 seconds=self.clock.seconds,
                 cpu_seconds=self.clock.cpu_seconds,
                 scaler=self.scaler.state_dict(),
                 **state,
             )
-            save_checkpoint(checkpoint, self.config.output)
+            checkpoint.save_checkpoint(whole, self.config.output)
         self.saved = time.monotonic()
 
     def finish(self) -> None:
