@@ -27,6 +27,9 @@ def nifti(path: Path, version: int = 1, order: str = "<") -> Path:
     return path
 
 
+RAW = "encoding: raw"
+
+
 def nrrd_file(path: Path, *lines: str, sizes: str = "3 4 5", blank: str = "\n", voxels: bytes = b"") -> Path:
     head = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {sizes}\nendian: little\n" + "".join(f"{a}\n" for a in lines)
     path.write_bytes(head.encode() + blank.encode() + voxels)
@@ -118,12 +121,22 @@ BAD = {
     "NRRD gz bomb in capitals": ("x.nrrd", long_nrrd(gzip.compress, "GZ"), "unpacks to more than 2 MiB"),
     "NRRD bzip2 bomb": ("x.nrrd", long_nrrd(bz2.compress, "bzip2"), "unpacks to more than 2 MiB"),
     "NRRD bomb behind blanks": ("x.nrrd", hidden_bomb, "unpacks to more than 2 MiB"),
-    "NRRD of another file": ("x.nrrd", lambda p: nrrd_file(p, "data file: /etc/passwd"), "do not follow its header"),
-    "NRRD of a list": ("x.nrrd", lambda p: nrrd_file(p, "datafile: LIST"), "do not follow its header"),
-    "NRRD with a skip": ("x.nrrd", lambda p: nrrd_file(p, "byte skip: 9"), "do not follow its header"),
-    "NRRD claims": ("x.nrrd", lambda p: nrrd_file(p, sizes="90000 90000 90000"), "claims 90000"),
-    "NRRD without sizes": ("x.nrrd", lambda p: nrrd_file(p, sizes="a b c"), "not numbers"),
-    "NRRD header without end": ("x.nrrd", lambda p: nrrd_file(p, "a: " + "b" * (1 << 17)), "does not end"),
+    "NRRD of another file": (
+        "x.nrrd",
+        lambda p: nrrd_file(p, RAW, "data file: /etc/passwd"),
+        "do not follow its header",
+    ),
+    "NRRD of a list": ("x.nrrd", lambda p: nrrd_file(p, RAW, "datafile: LIST\nx.raw"), "do not follow its header"),
+    "NRRD with a skip": ("x.nrrd", lambda p: nrrd_file(p, RAW, "byte skip: 9"), "do not follow its header"),
+    "NRRD bomb beside a raw": (
+        "x.nrrd",
+        lambda p: nrrd_file(p, RAW, "ENCODING: gzip", voxels=gzip.compress(bytes(3 * MIB))),
+        "'encoding' twice",
+    ),
+    "NRRD of two sizes": ("x.nrrd", lambda p: nrrd_file(p, RAW, "Sizes: 9000 9000 9000"), "'sizes' twice"),
+    "NRRD claims": ("x.nrrd", lambda p: nrrd_file(p, RAW, sizes="90000 90000 90000"), "claims 90000"),
+    "NRRD without sizes": ("x.nrrd", lambda p: nrrd_file(p, RAW, sizes="a b c"), "not a readable NRRD"),
+    "NRRD header without end": ("x.nrrd", lambda p: nrrd_file(p, "a: " + "b" * (1 << 20)), "does not end"),
     "zip bomb": ("x.zip", lambda p: zipped(p, {"a": bytes(3 * MIB)}), "unpacks to 3 MiB"),
     "zip of too many": ("x.zip", many_members, f"{ZIP_MEMBERS + 1} members"),
     "zip cut short": ("x.zip", lambda p: p.write_bytes(b"PK\x03\x04" + bytes(40)) and p, "cannot be opened"),

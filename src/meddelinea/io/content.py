@@ -7,7 +7,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -87,9 +87,14 @@ def first_bytes(path: Path) -> bytes:
 def unpacking(path: Path) -> Iterator[BinaryIO]:
     """A file opened for reading, and unpacked on the way where it is a gzip or a bzip2 file."""
     packing = packing_of(path)
-    opened = path.open("rb") if packing is None else gzip.open(path) if packing == "gzip" else bz2.open(path)
-    with cast("BinaryIO", opened) as stream:
-        yield stream
+    with path.open("rb") as plain, ExitStack() as stack:
+        match packing:
+            case "gzip":
+                yield cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=plain)))
+            case "bzip2":
+                yield cast("BinaryIO", stack.enter_context(bz2.BZ2File(plain)))
+            case None:
+                yield plain
 
 
 def packing_of(path: Path) -> Literal["gzip", "bzip2"] | None:

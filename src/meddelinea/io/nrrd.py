@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nrrd
 import numpy as np
+from numpy.typing import NDArray
 
-from meddelinea.errors import InputRefusedError, reason_of
+from meddelinea.errors import InputRefusedError
+from meddelinea.io.nrrd_header import NrrdHeader, not_readable
+from meddelinea.io.stored_voxels import Part, beside, read_voxels
 from meddelinea.scan import Scan
 from meddelinea.volume import Affine, Volume
 
@@ -29,49 +33,84 @@ _MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", 
 def read_nrrd(path: Path) -> Scan:
     """Read a 3D NRRD whose header says where its axes point in the patient; a missing origin counts as zero.
 
-    A file without an anatomical `space` is refused: left and right would be a guess.
+    An axis of one voxel that is none of space, such as that of a list with one entry, is left out. A file without an
+    anatomical `space` is refused: left and right would be a guess.
 
     Raises
     ------
     InputRefusedError
-        If the file is unreadable or incomplete, not 3D, has colours or vectors, or lacks space or space directions.
+        If the file is unreadable, holds more or less than its header says or says it twice, is not 3D, has colours or
+        vectors, lacks space or space directions, or has its voxels in a file outside its folder.
+    """
+    header = NrrdHeader.read(path)
+    if any(header.sizes[axis] != 1 for axis in header.aside):
+        raise InputRefusedError(f"{path}: {_dimensions(header)}", "not_3d")
+    (volume,) = read_layers(path, header)
+    return Scan(volume=volume, name=path.name, path=path)
+
+
+def read_layers(path: Path, header: NrrdHeader) -> list[Volume]:
+    """The volumes of a file: one for each entry of an axis that is none of space, so one where it has none.
+
+    Raises
+    ------
+    InputRefusedError
+        As `read_nrrd`.
     """
     try:
-        array, header = nrrd.read(str(path))
-    except Exception as error:  # the parser raises whatever a foreign or damaged header leads it to
-        raise InputRefusedError(
-            f"{path}: not a readable NRRD file ({reason_of(error)}); expected a whole one: is it complete?",
-            "unreadable",
-        ) from error
-    if array.ndim != 3:
-        raise InputRefusedError(
-            f"{path}: {array.ndim} dimensions {array.shape}; expected one 3D volume; split it", "not_3d"
-        )
-    space = str(header.get("space", "none"))
-    if space.lower() not in _TO_RAS:
-        raise InputRefusedError(
-            f"{path}: space {space}; expected an anatomical one such as left-posterior-superior; save it with one",
-            "no_orientation",
-        )
-    directions = np.asarray(header.get("space directions", ()), np.float64)
-    if directions.shape != (3, 3) or not np.isfinite(directions).all():
-        raise InputRefusedError(
-            f"{path}: space directions {directions.tolist()}; expected 3 vectors of 3 numbers; save it with them",
-            "no_orientation",
-        )
-    units = [str(unit) for unit in header.get("space units", ())]
-    if not _MILLIMETRES.issuperset(units):
-        raise InputRefusedError(f"{path}: space units {units}; expected mm; convert it", "unknown_units")
-    affine = np.eye(4)
-    affine[:3, :3] = directions.T
-    affine[:3, 3] = header.get("space origin", np.zeros(3))
-    try:
-        volume = Volume(
-            array.astype(array.dtype.newbyteorder("="), copy=False), np.diag([*_TO_RAS[space.lower()], 1]) @ affine
-        )
+        affine, aside = _affine(header), header.aside
+        array = np.moveaxis(_voxels(path, header), aside, range(len(aside)))
+        layers = array.reshape(-1, *array.shape[-3:]) if aside else array[None]
+        return [Volume(layer.astype(layer.dtype.newbyteorder("="), copy=False), affine) for layer in layers]
     except InputRefusedError as error:
         raise InputRefusedError(f"{path}: {error}", error.code) from error
-    return Scan(volume=volume, name=path.name, path=path)
+    except Exception as error:
+        raise not_readable(path, error) from error
+
+
+def _affine(header: NrrdHeader) -> Affine:
+    """The affine of the three axes that are of space, RAS."""
+    fields = header.fields
+    if len(header.sizes) - len(header.aside) != 3:
+        raise InputRefusedError(_dimensions(header), "not_3d")
+    space = str(fields.get("space", "none"))
+    if space.lower() not in _TO_RAS:
+        raise InputRefusedError(
+            f"space {space}; expected an anatomical one such as left-posterior-superior; save it with one",
+            "no_orientation",
+        )
+    along = np.delete(header.directions, header.aside, axis=0)
+    if along.shape != (3, 3) or not np.isfinite(along).all():
+        raise InputRefusedError(
+            f"space directions {along.tolist()}; expected 3 vectors of 3 numbers; save it with them", "no_orientation"
+        )
+    units = [str(unit) for unit in fields.get("space units", ())]
+    if not _MILLIMETRES.issuperset(units):
+        raise InputRefusedError(f"space units {units}; expected mm; convert it", "unknown_units")
+    affine = np.eye(4)
+    affine[:3, :3] = along.T
+    affine[:3, 3] = fields.get("space origin", np.zeros(3))
+    affine[:3] *= np.array(_TO_RAS[space.lower()])[:, None]
+    return affine
+
+
+def _dimensions(header: NrrdHeader) -> str:
+    return f"{len(header.sizes)} dimensions {header.sizes}; expected one 3D volume; split it"
+
+
+def _voxels(path: Path, header: NrrdHeader) -> NDArray[Any]:
+    """The voxels along all axes."""
+    lines, skipped = (int(header.fields.get(field, 0)) for field in ("line skip", "byte skip"))
+    at_end = skipped == -1 and header.packing == "raw"
+    if lines < 0 or (skipped < 0 and not at_end):
+        raise InputRefusedError(
+            f"line skip {lines} and byte skip {skipped}; expected 0 or more, or -1 of raw bytes; repair the header",
+            "unreadable",
+        )
+    files = beside(path, header.data_files) or [path]
+    start = 0 if header.data_files else header.length
+    parts = [Part(path=file, start=start, lines=lines, skipped=max(0, skipped), at_end=at_end) for file in files]
+    return read_voxels(parts, header.dtype, header.sizes, header.packing)
 
 
 def write_nrrd(volume: Volume, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import math
-import re
 import struct
 import zipfile
 import zlib
@@ -17,11 +16,10 @@ from pathlib import Path
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import SCAN_SUFFIXES, ending
+from meddelinea.io.nrrd_header import NrrdHeader
 
 #: Bytes that suffice to recognise a file: a NIfTI-2 header has 540, and a DICOM file its magic number at 128.
 HEAD_BYTES = 540
-#: Maximum size of the text header of a NRRD file.
-NRRD_HEADER_BYTES = 1 << 16
 #: Maximum number of members of a zip: a long dynamic series has some thousands of slices.
 ZIP_MEMBERS = 20_000
 _CHUNK_BYTES = 1 << 20
@@ -127,28 +125,18 @@ def _check_unpacked(stream: gzip.GzipFile | bz2.BZ2File, most_bytes: int) -> Non
 
 def _check_nrrd(path: Path, most_bytes: int) -> None:
     """Check that a NRRD file holds its own voxels, and that its size is within the limit, unpacked as well."""
-    with path.open("rb") as stream:
-        head = stream.read(NRRD_HEADER_BYTES)
-    end = re.search(rb"\n[\t\v\f\r \x1c-\x1f]*\n", head)  # what pynrrd takes for an empty line
-    if end is None:
-        raise InputRefusedError(f"the NRRD header does not end within {NRRD_HEADER_BYTES >> 10} KiB")
-    lines = head[: end.start()].decode("latin-1").lower().split("\n")
-    fields = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
-    elsewhere = {"datafile", "lineskip", "byteskip"}.intersection(name.replace(" ", "") for name in fields)
+    header = NrrdHeader.read(path)
+    elsewhere = {"data file", "line skip", "byte skip"}.intersection(header.fields)
     if elsewhere:
         raise InputRefusedError(
             f"the voxels of the NRRD do not follow its header ({elsewhere.pop()}); upload a file that contains them"
         )
-    try:
-        sizes = tuple(int(size) for size in fields.get("sizes", "").split())
-    except ValueError:
-        raise InputRefusedError("the sizes in the NRRD header are not numbers; is the file complete?") from None
-    _check_claim(sizes, 8 if re.search("64|double|long", fields.get("type", "")) else 4, most_bytes)
+    _check_claim(header.sizes, header.dtype.itemsize, most_bytes)
     with path.open("rb") as stream:
-        stream.seek(end.end())
-        if fields.get("encoding") in ("gzip", "gz"):
+        stream.seek(header.length)
+        if header.packing == "gzip":
             _check_unpacked(gzip.GzipFile(fileobj=stream), most_bytes)
-        elif fields.get("encoding") in ("bzip2", "bz2"):
+        elif header.packing == "bzip2":
             _check_unpacked(bz2.BZ2File(stream), most_bytes)
 
 
