@@ -34,58 +34,31 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A method on one part.
+    """A method on one part."""
 
-    Parameters
-    ----------
-    method, part
-        Names of the method and of the part.
-    parameters, trained_parameters
-        Of the whole model, and those that its last stage trained; None where it was trained elsewhere.
-    stages
-        What its training took; empty where it was trained elsewhere.
-    cpu_hours
-        Of all stages; None where nobody states it.
-    seconds
-        Wall time from volume to mask, by case.
-    report
-        The part's test cases at full resolution in 3D.
-    """
-
+    #: Names of the method and of the part.
     method: str
     part: str
+    #: Of the whole model, and those that its last stage trained; None where it was trained elsewhere.
     parameters: int
     trained_parameters: int | None
-    stages: tuple[StageCost, ...]
-    cpu_hours: float | None
-    seconds: Mapping[str, float]
-    report: Report
+    stages: tuple[StageCost, ...]  # what its training took; empty where it was trained elsewhere
+    cpu_hours: float | None  # of all stages; None where nobody states it
+    seconds: Mapping[str, float]  # wall time from volume to mask, by case
+    report: Report  # the part's test cases at full resolution in 3D
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """All trials that are on disk, by method in the order of the benchmark.
+    """All trials that are on disk, by method in the order of the benchmark."""
 
-    Parameters
-    ----------
-    organs
-        Those of the store, which are compared.
-    patients
-        Whom each case shows.
-    parts
-        How the cases were divided.
-    cpu_minutes, seed
-        Processor time of each training, and the seed of trainings and of the bootstrap, as in the benchmark's file.
-    trials
-        One for each method and part that is finished.
-    """
-
-    organs: tuple[str, ...]
-    patients: Mapping[str, str]
-    parts: tuple[Part, ...]
+    organs: tuple[str, ...]  # those of the store, which are compared
+    patients: Mapping[str, str]  # whom each case shows
+    parts: tuple[Part, ...]  # how the cases were divided
+    #: Processor time of each training, and the seed of trainings and of the bootstrap, as in the benchmark's file.
     cpu_minutes: float
     seed: int
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...]  # one for each method and part that is finished
 
 
 def measure_accuracy(

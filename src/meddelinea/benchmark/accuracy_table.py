@@ -53,39 +53,27 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRow:
-    """A method over the parts that it was tested on.
-
-    Parameters
-    ----------
-    parts, patients, cases, failures
-        How many; `cases` without the failures.
-    parameters, trained_parameters
-        As of a trial.
-    steps, slices, cpu_hours
-        Of a training, all stages together: the mean over the parts; None where it is not known.
-    seconds
-        Mean wall time of a volume.
-    organs, paper_organs, all_organs
-        The scores, by organ and for the two groups.
-    difference
-        To the first method; None for that one.
-    """
+    """A method over the parts that it was tested on."""
 
     method: str
+    #: How many; `cases` without the failures.
     parts: int
     patients: int
     cases: int
     failures: int
+    #: As of a trial.
     parameters: int
     trained_parameters: int | None
+    #: Of a training, all stages together: the mean over the parts; None where it is not known.
     steps: float | None
     slices: float | None
     cpu_hours: float | None
-    seconds: float
+    seconds: float  # mean wall time of a volume
+    #: The scores, by organ and for the two groups.
     organs: Mapping[str, OrganMeans]
     paper_organs: GroupMeans
     all_organs: GroupMeans
-    difference: Difference | None
+    difference: Difference | None  # to the first method; None for that one
 
 
 def accuracy_rows(accuracy: Accuracy) -> tuple[MethodRow, ...]:

@@ -28,32 +28,19 @@ Contestant = Annotated[Stages | TrainedModel, BeforeValidator(_as_mapping)]
 
 
 class BenchFile(Strict):
-    """An accuracy benchmark.
+    """An accuracy benchmark."""
 
-    Attributes
-    ----------
-    format, source
-        The dataset that is tested on, at full resolution.
-    store
-        Slice store of its training cases, from `meddelinea prepare`.
-    train, test
-        Names of cases; no patient may be in both.
-    cpu_minutes
-        Processor time that each method is trained for, all of its stages together.
-    seed
-        Of the trainings and of the bootstrap.
-    methods
-        By name: the run files of its stages in their order, beside this file; or a model that is trained already,
-        `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`. The others are compared with the first.
-    """
-
+    #: The dataset that is tested on, at full resolution.
     format: str
     source: Path
-    store: Path
+    store: Path  # slice store of its training cases, from `meddelinea prepare`
+    #: Names of cases; no patient may be in both.
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     test: tuple[str, ...] = ()
-    cpu_minutes: Minutes
-    seed: Seed = 0
+    cpu_minutes: Minutes  # processor time that each method is trained for, all of its stages together
+    seed: Seed = 0  # of the trainings and of the bootstrap
+    #: By name: the run files of its stages in their order, beside this file; or a model that is trained already,
+    #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`. The others are compared with the first.
     methods: Annotated[dict[str, Contestant], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -40,32 +40,19 @@ COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 
 @dataclass(frozen=True, kw_only=True)
 class StatedOrgan:
-    """What a model stated of an organ in one case, beside what the labels say.
+    """What a model stated of an organ in one case, beside what the labels say."""
 
-    Parameters
-    ----------
-    case, organ
-        Names of the case and of the organ.
-    dice
-        Against the labels, on the scan's grid; NaN where neither holds the organ.
-    volume_ml, true_ml
-        Volume of the mask and of the labels, in millilitres.
-    confidence
-        What the model stated of its mask.
-    interval_ml
-        Between which millilitres the true volume was said to lie; None where the mask holds nothing.
-    needs_review
-        Whether a person was asked to look.
-    """
-
+    #: Names of the case and of the organ.
     case: str
     organ: str
-    dice: float
+    dice: float  # against the labels, on the scan's grid; NaN where neither holds the organ
+    #: Volume of the mask and of the labels, in millilitres.
     volume_ml: float
     true_ml: float
-    confidence: OrganConfidence
+    confidence: OrganConfidence  # what the model stated of its mask
+    #: Between which millilitres the true volume was said to lie; None where the mask holds nothing.
     interval_ml: tuple[float, float] | None
-    needs_review: bool
+    needs_review: bool  # whether a person was asked to look
 
 
 def gather_rows(
@@ -180,40 +167,24 @@ def _review_below(rows: Sequence[StatedOrgan]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How far what was stated of organs is true.
+    """How far what was stated of organs is true."""
 
-    Parameters
-    ----------
-    organs
-        Rows with a Dice: the organ is in the mask or in the labels.
-    bad, caught
-        Those with a Dice under `BAD_DICE`, and how many of them were said to need a review.
-    good, false_alarms
-        The others, and how many of them were said to need one.
-    absent, absent_flagged
-        Organs that neither mask nor labels hold, and how many of them were said to need a review.
-    intervals, covered
-        Volumes with an interval whose organ the labels hold, and how many it holds.
-    half_width
-        Median of the intervals' upper end over the mask's volume, less 1.
-    dice_error
-        Mean distance of expected and true Dice where both are known.
-    risk
-        Mean of 1 - Dice over the share of rows that are most sure, by that share.
-    """
-
-    organs: int
+    organs: int  # rows with a Dice: the organ is in the mask or in the labels
+    #: Those with a Dice under `BAD_DICE`, and how many of them were said to need a review.
     bad: int
     caught: int
+    #: The others, and how many of them were said to need one.
     good: int
     false_alarms: int
+    #: Organs that neither mask nor labels hold, and how many of them were said to need a review.
     absent: int
     absent_flagged: int
+    #: Volumes with an interval whose organ the labels hold, and how many it holds.
     intervals: int
     covered: int
-    half_width: float
-    dice_error: float
-    risk: dict[float, float]
+    half_width: float  # median of the intervals' upper end over the mask's volume, less 1
+    dice_error: float  # mean distance of expected and true Dice where both are known
+    risk: dict[float, float]  # mean of 1 - Dice over the share of rows that are most sure, by that share
 
 
 def figures(rows: tuple[StatedOrgan, ...]) -> Figures:

@@ -21,24 +21,12 @@ from meddelinea.training.adapt import Adaptation, AdaptSettings, adapt
 
 @dataclass(frozen=True)
 class FewShotRow:
-    """One row of the table.
+    """One row of the table."""
 
-    Parameters
-    ----------
-    volumes
-        k, the labelled volumes given; 0 for the model as it is.
-    adaptation
-        What came of them; None for the model as it is.
-    seconds
-        Time of the adaptation.
-    report
-        The test cases at full resolution in 3D.
-    """
-
-    volumes: int
-    adaptation: Adaptation | None
-    seconds: float
-    report: Report
+    volumes: int  # k, the labelled volumes given; 0 for the model as it is
+    adaptation: Adaptation | None  # what came of them; None for the model as it is
+    seconds: float  # time of the adaptation
+    report: Report  # the test cases at full resolution in 3D
 
 
 @dataclass(frozen=True)

@@ -20,26 +20,16 @@ from meddelinea.training.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """Seconds that a run's batches take, by the number of worker processes that make them.
+    """Seconds that a run's batches take, by the number of worker processes that make them."""
 
-    Parameters
-    ----------
-    batch_size
-        Slices in a batch.
-    read, augmented
-        Workers -> seconds a batch: its slices as the store has them, and as training takes them.
-    step
-        Seconds that the run's own step takes a batch that is there already: losses, gradients and, over the batches
-        that are accumulated, optimiser and moving average.
-    device
-        What the step ran on.
-    """
-
-    batch_size: int
+    batch_size: int  # slices in a batch
+    #: Workers -> seconds a batch: its slices as the store has them, and as training takes them.
     read: dict[int, float]
     augmented: dict[int, float]
+    #: Seconds that the run's own step takes a batch that is there already: losses, gradients and, over the batches
+    #: that are accumulated, optimiser and moving average.
     step: float
-    device: str
+    device: str  # what the step ran on
 
 
 def measure_loading(config: RunConfig, batches: int, workers: tuple[int, ...] = (0, 2)) -> Loading:

@@ -31,59 +31,34 @@ class RobustnessRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessTable:
-    """A row for each perturbation, the first of them none.
+    """A row for each perturbation, the first of them none."""
 
-    Parameters
-    ----------
-    model
-        Name of the model that was tested.
-    organs
-        Canonical names of the organs measured: those that the model and the dataset both know.
-    tested
-        Names of the cases, also of those that failed.
-    seen
-        Those of them whose names are among the model's training or validation cases.
-    rows
-        In the order of `PERTURBATIONS`.
-    """
-
-    model: str
-    organs: tuple[str, ...]
-    tested: tuple[str, ...]
-    seen: tuple[str, ...]
-    rows: tuple[RobustnessRow, ...]
+    model: str  # name of the model that was tested
+    organs: tuple[str, ...]  # canonical names of the organs measured: those that the model and the dataset both know
+    tested: tuple[str, ...]  # names of the cases, also of those that failed
+    seen: tuple[str, ...]  # those of them whose names are among the model's training or validation cases
+    rows: tuple[RobustnessRow, ...]  # in the order of `PERTURBATIONS`
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowFigures:
-    """What a row of the table shows; NaN where there is nothing to average.
+    """What a row of the table shows; NaN where there is nothing to average."""
 
-    Attributes
-    ----------
-    dice
-        Mean over the paper's organs (`labels.PAPER_ORGANS`) of their means over cases.
-    change
-        The same mean of the Dice minus that of the unperturbed scan, over the organs of cases that have both: an organ
-        that left the field of view is in neither. NaN where the scans could not be measured unperturbed.
-    liver, spleen, kidneys
-        Mean Dice over cases; for the kidneys, of both means.
-    dice_all, hd95_mm
-        Means over all organs measured; HD95 without the infinite distances.
-    missed, invented
-        Organs of cases: in the reference only, in the prediction only.
-    worst_case, worst_dice
-        The case with the lowest mean Dice over the paper's organs; None where no case has one.
-    """
-
-    dice: float
+    dice: float  # mean over the paper's organs (`labels.PAPER_ORGANS`) of their means over cases
+    #: The same mean of the Dice minus that of the unperturbed scan, over the organs of cases that have both: an organ
+    #: that left the field of view is in neither. NaN where the scans could not be measured unperturbed.
     change: float
+    #: Mean Dice over cases; for the kidneys, of both means.
     liver: float
     spleen: float
     kidneys: float
+    #: Means over all organs measured; HD95 without the infinite distances.
     dice_all: float
     hd95_mm: float
+    #: Organs of cases: in the reference only, in the prediction only.
     missed: int
     invented: int
+    #: The case with the lowest mean Dice over the paper's organs; None where no case has one.
     worst_case: str | None
     worst_dice: float
 

@@ -32,17 +32,10 @@ Reading = tuple[NDArray[np.uint8], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One file of organ ids, and what the ids mean.
+    """One file of organ ids, and what the ids mean."""
 
-    Parameters
-    ----------
-    path
-        The file, which lies on the scan's grid.
-    regions
-        Canonical name -> its ids. An id may belong to several regions, such as the kidney and the tumour in it.
-    """
-
-    path: Path
+    path: Path  # the file, which lies on the scan's grid
+    #: Canonical name -> its ids. An id may belong to several regions, such as the kidney and the tumour in it.
     regions: Mapping[str, tuple[int, ...]]
 
     @classmethod
@@ -121,19 +114,12 @@ class OrganMasks:
 
 @dataclass(frozen=True)
 class PngStack:
-    """A PNG for each slice of a DICOM series; grey values say the organ.
+    """A PNG for each slice of a DICOM series; grey values say the organ."""
 
-    Parameters
-    ----------
-    folder
-        Holds the PNGs. In order of their file names they belong to the DICOM files in order of theirs, wherever those
-        lie in the patient.
-    greys
-        Canonical name -> lowest and highest grey value of it.
-    """
-
+    #: Holds the PNGs. In order of their file names they belong to the DICOM files in order of theirs, wherever those
+    #: lie in the patient.
     folder: Path
-    greys: Mapping[str, tuple[int, int]]
+    greys: Mapping[str, tuple[int, int]]  # canonical name -> lowest and highest grey value of it
 
     @property
     def organs(self) -> tuple[str, ...]:

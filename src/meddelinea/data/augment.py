@@ -34,46 +34,28 @@ class Augmentation:
     """Ranges of the paper's augmentation (App. A) and of the intensity changes, checked when it is made.
 
     Zero switches one off.
-
-    Parameters
-    ----------
-    rotation_deg
-        Largest turn to either side.
-    scale
-        Largest relative change of size to either side.
-    shear
-        Largest shear factor.
-    translation
-        Largest shift, as a share of the slice's side.
-    elastic
-        Standard deviation of the coarse displacements, as a share of the slice's side.
-    contrast, brightness
-        Largest relative change of contrast, and shift on the -1..1 scale.
-    noise
-        Largest standard deviation of added noise on the -1..1 scale.
-    crop
-        Largest share of the side that a random crop leaves out; the crop fills the slice.
-    tone
-        Standard deviation of the shifts at `TONES`, linear between them, that bend the curve from old grey levels to
-        new ones: other windows and phases of contrast, in which tissues stand in another relation.
-    sharpness
-        Largest weight of what a 3x3 mean takes away, added or subtracted: sharp and smooth reconstruction kernels.
-    field
-        Largest share of the half side that a round field of view leaves out; it reaches at most to the corners. Air
-        and background are outside.
     """
 
-    rotation_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
-    scale: Annotated[float, Field(ge=0.0, le=0.75)] = 0.2
-    shear: Annotated[float, Field(ge=0.0, le=2.0)] = 0.1
-    translation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    rotation_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0  # largest turn to either side
+    scale: Annotated[float, Field(ge=0.0, le=0.75)] = 0.2  # largest relative change of size to either side
+    shear: Annotated[float, Field(ge=0.0, le=2.0)] = 0.1  # largest shear factor
+    translation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1  # largest shift, as a share of the slice's side
+    #: Standard deviation of the coarse displacements, as a share of the slice's side.
     elastic: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    #: Largest relative change of contrast, and shift on the -1..1 scale.
     contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
     brightness: Annotated[float, Field(ge=0.0, le=2.0)] = 0.15
+    #: Largest standard deviation of added noise on the -1..1 scale.
     noise: Annotated[float, Field(ge=0.0, le=2.0)] = 0.05
+    #: Largest share of the side that a random crop leaves out; the crop fills the slice.
     crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    #: Standard deviation of the shifts at `TONES`, linear between them, that bend the curve from old grey levels to
+    #: new ones: other windows and phases of contrast, in which tissues stand in another relation.
     tone: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    #: Largest weight of what a 3x3 mean takes away, added or subtracted: sharp and smooth reconstruction kernels.
     sharpness: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    #: Largest share of the half side that a round field of view leaves out; it reaches at most to the corners. Air and
+    #: background are outside.
     field: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 

@@ -19,30 +19,14 @@ from meddelinea.volume import Volume
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A labelled scan of a dataset.
+    """A labelled scan of a dataset."""
 
-    Parameters
-    ----------
-    name
-        Unique within the dataset; the name of the case everywhere after.
-    dataset
-        Name of the layout it was found in.
-    patient
-        Whom it shows: cases of one patient are never split between training and test.
-    image
-        File, or DICOM folder, of the scan.
-    labels
-        Where and how its labels are kept.
-    modality
-        What the dataset says it is.
-    """
-
-    name: str
-    dataset: str
-    patient: str
-    image: Path
-    labels: Labels
-    modality: Modality
+    name: str  # unique within the dataset; the name of the case everywhere after
+    dataset: str  # name of the layout it was found in
+    patient: str  # whom it shows: cases of one patient are never split between training and test
+    image: Path  # file, or DICOM folder, of the scan
+    labels: Labels  # where and how its labels are kept
+    modality: Modality  # what the dataset says it is
 
 
 @dataclass(frozen=True)
@@ -55,24 +39,12 @@ class FoundCases:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelledScan:
-    """A scan and its mask on the same grid.
+    """A scan and its mask on the same grid."""
 
-    Parameters
-    ----------
-    scan
-        The scan, under the case's name and with its modality.
-    mask
-        (I, J, K) uint8 ids 1..L of `organs`.
-    organs
-        Canonical names, L of them.
-    remarks
-        What a person should know of it, such as organs whose masks overlap, a line each.
-    """
-
-    scan: Scan
-    mask: Volume
-    organs: tuple[str, ...]
-    remarks: tuple[str, ...] = ()
+    scan: Scan  # the scan, under the case's name and with its modality
+    mask: Volume  # (I, J, K) uint8 ids 1..L of `organs`
+    organs: tuple[str, ...]  # canonical names, L of them
+    remarks: tuple[str, ...] = ()  # what a person should know of it, such as organs whose masks overlap, a line each
 
     @property
     def volume(self) -> Volume:

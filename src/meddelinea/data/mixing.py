@@ -11,18 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Collection:
-    """A dataset made of others.
+    """A dataset made of others."""
 
-    Parameters
-    ----------
-    parts
-        Keys of the datasets whose cases it holds, all or some of them.
-    source
-        Who says so.
-    """
-
-    parts: frozenset[str]
-    source: str
+    parts: frozenset[str]  # keys of the datasets whose cases it holds, all or some of them
+    source: str  # who says so
 
 
 #: Keys are those of `data.datasets.FORMATS` where such a format exists.

@@ -26,23 +26,14 @@ from meddelinea.pool.pool import Engine, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareReport:
-    """What became of each case of a dataset, by name.
+    """What became of each case of a dataset, by name."""
 
-    Parameters
-    ----------
-    stored, present, repaired
-        Stored now; there before; and there before, but damaged, and stored anew.
-    failed
-        Those that the store lacks, with the reason.
-    remarks
-        What a person should know of those that it holds.
-    """
-
+    #: Stored now; there before; and there before, but damaged, and stored anew.
     stored: tuple[str, ...]
     present: tuple[str, ...]
     repaired: tuple[str, ...]
-    failed: Mapping[str, str]
-    remarks: Mapping[str, tuple[str, ...]]
+    failed: Mapping[str, str]  # those that the store lacks, with the reason
+    remarks: Mapping[str, tuple[str, ...]]  # what a person should know of those that it holds
 
 
 def prepare_store(

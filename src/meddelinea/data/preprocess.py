@@ -30,27 +30,14 @@ BODY_SEARCH_MM = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a scan becomes slices; stored beside the weights as `preprocessing.json`.
+    """How a scan becomes slices; stored beside the weights as `preprocessing.json`."""
 
-    Parameters
-    ----------
-    size
-        Rows and columns of a slice.
-    spacing_mm
-        Size of its pixels; larger only for a patient who would not fit into the slice.
-    slice_mm
-        Thinner slices are averaged in whole numbers until they come closest to this; thicker ones stay.
-    window_hu
-        CT values mapped to -1 and 1; values beyond are clipped.
-    percentiles
-        The same for an MR, as percentiles of its voxels.
-    """
-
-    size: int = 256
-    spacing_mm: float = 1.5
+    size: int = 256  # rows and columns of a slice
+    spacing_mm: float = 1.5  # size of its pixels; larger only for a patient who would not fit into the slice
+    #: Thinner slices are averaged in whole numbers until they come closest to this; thicker ones stay.
     slice_mm: float = 3.0
-    window_hu: tuple[float, float] = (-125.0, 275.0)
-    percentiles: tuple[float, float] = (0.5, 99.5)
+    window_hu: tuple[float, float] = (-125.0, 275.0)  # CT values mapped to -1 and 1; values beyond are clipped
+    percentiles: tuple[float, float] = (0.5, 99.5)  # the same for an MR, as percentiles of its voxels
 
     def shrunk(self, factor: int) -> Preprocessing:
         """The same field of view with `factor` times fewer and larger pixels along each side."""

@@ -35,33 +35,18 @@ OPEN_FILES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCase:
-    """What a store knows of a case beside its slices.
+    """What a store knows of a case beside its slices."""
 
-    Parameters
-    ----------
-    name, dataset, patient, modality
-        Where it comes from, and whom it shows.
-    fingerprint
-        SHA-256 of its grey values, which finds the same scan elsewhere.
-    sketch
-        The robust fingerprint (`data.fingerprint.sketch`), which finds it also where it was changed.
-    slices
-        Number of slices S.
-    sha256
-        Checksum of the case's file.
-    remarks
-        What a person should know of it, a line each.
-    """
-
+    #: Where it comes from, and whom it shows.
     name: str
     dataset: str
     patient: str
     modality: str
-    fingerprint: str
-    sketch: str
-    slices: int
-    sha256: str
-    remarks: tuple[str, ...]
+    fingerprint: str  # SHA-256 of its grey values, which finds the same scan elsewhere
+    sketch: str  # the robust fingerprint (`data.fingerprint.sketch`), which finds it also where it was changed
+    slices: int  # number of slices S
+    sha256: str  # checksum of the case's file
+    remarks: tuple[str, ...]  # what a person should know of it, a line each
 
     @classmethod
     def from_json(cls, line: str) -> StoredCase:

@@ -21,39 +21,23 @@ FILE = "training_cases.json"
 
 @dataclass(frozen=True)
 class SeenScan:
-    """A scan that a model has seen.
+    """A scan that a model has seen."""
 
-    Parameters
-    ----------
-    name, dataset
-        Name of the case, and key of its dataset.
-    fingerprint, sketch
-        See `data.fingerprint`; models of older versions have no sketch.
-    """
-
+    #: Name of the case, and key of its dataset.
     name: str
     dataset: str
+    #: See `data.fingerprint`; models of older versions have no sketch.
     fingerprint: str
     sketch: str | None = None
 
 
 @dataclass(frozen=True)
 class TrainingCases:
-    """The scans of a model by what they were used for.
+    """The scans of a model by what they were used for."""
 
-    Parameters
-    ----------
-    train
-        Trained on, by the model itself or by what it was started from.
-    validation
-        The model was chosen by its masks of them.
-    test
-        Only measured on, at the end of the run.
-    """
-
-    train: tuple[SeenScan, ...]
-    validation: tuple[SeenScan, ...]
-    test: tuple[SeenScan, ...] = ()
+    train: tuple[SeenScan, ...]  # trained on, by the model itself or by what it was started from
+    validation: tuple[SeenScan, ...]  # the model was chosen by its masks of them
+    test: tuple[SeenScan, ...] = ()  # only measured on, at the end of the run
 
     @classmethod
     def of_stores(cls, train: SliceStore, validation: SliceStore, test: SliceStore) -> TrainingCases:

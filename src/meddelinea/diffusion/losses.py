@@ -22,26 +22,16 @@ SMOOTH = 1.0
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Objective:
-    """How a network is trained, checked when it is made.
+    """How a network is trained, checked when it is made."""
 
-    Parameters
-    ----------
-    prediction_type
-        What the DiT predicts; the paper: `epsilon`.
-    last_timestep_share
-        Share of the batch at t = T - 1, where sampling in few steps starts; the rest is uniform. The paper: 0.
-    segmentation_weighting, pixel_loss
-        See `segmentation_weights` and `segmentation_loss`. What is not diffused has no timestep, and every slice the
-        weight one.
-    segmentation
-        Whether L_seg is used at all (Table 5, "only L_diff").
-    """
-
-    prediction_type: PredictionType = "epsilon"
+    prediction_type: PredictionType = "epsilon"  # what the DiT predicts; the paper: `epsilon`
+    #: Share of the batch at t = T - 1, where sampling in few steps starts; the rest is uniform. The paper: 0.
     last_timestep_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    #: See `segmentation_weights` and `segmentation_loss`. What is not diffused has no timestep, and every slice the
+    #: weight one.
     segmentation_weighting: SegmentationWeighting = "alpha_bar"
     pixel_loss: PixelLoss = "bce"
-    segmentation: bool = True
+    segmentation: bool = True  # whether L_seg is used at all (Table 5, "only L_diff")
 
 
 def timesteps(uniform: Tensor, count: int, objective: Objective) -> Tensor:

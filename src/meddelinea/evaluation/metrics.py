@@ -41,35 +41,23 @@ _ROUNDING_MM = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class OrganScore:
-    """All metrics of one organ in one case.
+    """All metrics of one organ in one case."""
 
-    Attributes
-    ----------
-    organ
-        Canonical name.
-    status
-        `"scored"` (both masks hold voxels), `"both_empty"` (leave it out of means, but count it), `"missed"` (only the
-        reference holds voxels) or `"false_positive"` (only the prediction does).
-    dice, nsd
-        0 to 1; NaN if both masks are empty.
-    hd95_mm, hd95_pooled_mm, assd_mm
-        0 to infinity; infinite if one mask is empty, NaN if both are.
-    prediction_ml, reference_ml
-        Volumes of the masks in millilitres.
-    nsd_tolerance_mm
-        The tolerance that `nsd` was computed with.
-    """
-
-    organ: str
+    organ: str  # canonical name
+    #: `"scored"` (both masks hold voxels), `"both_empty"` (leave it out of means, but count it), `"missed"` (only the
+    #: reference holds voxels) or `"false_positive"` (only the prediction does).
     status: Status
+    #: 0 to 1; NaN if both masks are empty.
     dice: float
     nsd: float
+    #: 0 to infinity; infinite if one mask is empty, NaN if both are.
     hd95_mm: float
     hd95_pooled_mm: float
     assd_mm: float
+    #: Volumes of the masks in millilitres.
     prediction_ml: float
     reference_ml: float
-    nsd_tolerance_mm: float
+    nsd_tolerance_mm: float  # the tolerance that `nsd` was computed with
 
 
 @dataclass(frozen=True, eq=False)

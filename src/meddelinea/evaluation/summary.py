@@ -22,82 +22,52 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class OrganSummary:
-    """One organ over all cases.
-
-    Attributes
-    ----------
-    cases
-        Cases in which the organ was compared.
-    both_empty, missed, false_positive
-        How many of them have that status.
-    dice, nsd
-        Means over the cases that are not `both_empty`; a missed or invented organ enters with 0. NaN without any.
-    hd95_mm, hd95_pooled_mm, assd_mm
-        Means over the finite distances; NaN without any.
-    infinite_distances
-        How many cases those three means leave out because the organ was missed or invented.
-    """
+    """One organ over all cases."""
 
     organ: str
-    cases: int
+    cases: int  # cases in which the organ was compared
+    #: How many of them have that status.
     both_empty: int
     missed: int
     false_positive: int
+    #: Means over the cases that are not `both_empty`; a missed or invented organ enters with 0. NaN without any.
     dice: float
     nsd: float
+    #: Means over the finite distances; NaN without any.
     hd95_mm: float
     hd95_pooled_mm: float
     assd_mm: float
-    infinite_distances: int
+    infinite_distances: int  # how many cases those three means leave out because the organ was missed or invented
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSummary:
-    """Means over organs of their means over cases.
+    """Means over organs of their means over cases."""
 
-    Attributes
-    ----------
-    organs
-        Organs of the group that have a mean, and so enter the group's.
-    absent
-        Organs of the group that no case has in prediction or reference, or that were not compared.
-    dice, nsd, hd95_mm, hd95_pooled_mm, assd_mm
-        Means over those organs that have a value; NaN without any.
-    infinite_distances
-        How many distances (organs of cases) the means leave out.
-    """
-
-    organs: tuple[str, ...]
+    organs: tuple[str, ...]  # organs of the group that have a mean, and so enter the group's
+    #: Organs of the group that no case has in prediction or reference, or that were not compared.
     absent: tuple[str, ...]
+    #: Means over those organs that have a value; NaN without any.
     dice: float
     nsd: float
     hd95_mm: float
     hd95_pooled_mm: float
     assd_mm: float
-    infinite_distances: int
+    infinite_distances: int  # how many distances (organs of cases) the means leave out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Means and counts over all cases of a report.
+    """Means and counts over all cases of a report."""
 
-    Attributes
-    ----------
-    cases_measured, cases_failed
-        Number of cases; the means know only the measured ones.
-    organs
-        One summary an organ.
-    mean_over_organs, mean_over_paper_organs
-        Over all organs compared, and over the eight that the paper reports (`labels.PAPER_ORGANS`).
-    only_in_prediction, only_in_reference
-        Organs that were not compared because only one side names them, with the number of cases.
-    """
-
+    #: Number of cases; the means know only the measured ones.
     cases_measured: int
     cases_failed: int
-    organs: tuple[OrganSummary, ...]
+    organs: tuple[OrganSummary, ...]  # one summary an organ
+    #: Over all organs compared, and over the eight that the paper reports (`labels.PAPER_ORGANS`).
     mean_over_organs: GroupSummary
     mean_over_paper_organs: GroupSummary
+    #: Organs that were not compared because only one side names them, with the number of cases.
     only_in_prediction: Mapping[str, int]
     only_in_reference: Mapping[str, int]
 

@@ -26,65 +26,32 @@ LABEL_SHARE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class KnownScan(SeenScan):
-    """A scan that a model has seen or a store holds, and where.
+    """A scan that a model has seen or a store holds, and where."""
 
-    Parameters
-    ----------
-    source
-        The model or store, as the user named it.
-    role
-        `train` or `validation` for a model's cases; `stored` for a store's, whose use is not known.
-    """
-
-    source: str
-    role: Role
+    source: str  # the model or store, as the user named it
+    role: Role  # `train` or `validation` for a model's cases; `stored` for a store's, whose use is not known
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A test case and the known scan that it is a copy of.
+    """A test case and the known scan that it is a copy of."""
 
-    Parameters
-    ----------
-    case
-        Path of the test case below the folder that was checked.
-    known
-        The scan that it is a copy of.
-    kind
-        `exact`: the same grey values; `robust`: the same scan, resampled, cropped, windowed or mirrored.
-    likeness
-        1.0 for an exact copy, else `data.likeness.likeness`.
-    """
-
-    case: str
-    known: KnownScan
+    case: str  # path of the test case below the folder that was checked
+    known: KnownScan  # the scan that it is a copy of
+    #: `exact`: the same grey values; `robust`: the same scan, resampled, cropped, windowed or mirrored.
     kind: Literal["exact", "robust"]
-    likeness: float
+    likeness: float  # 1.0 for an exact copy, else `data.likeness.likeness`
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeakReport:
-    """Which cases were tested, which of them are copies, and why the others were not tested (path -> reason).
+    """Which cases were tested, which of them are copies, and why the others were not tested (path -> reason)."""
 
-    Parameters
-    ----------
-    tested
-        All test cases that could be read.
-    leaks
-        In order of the cases; a case may copy more than one known scan.
-    exact_only
-        Cases too small or too even for a sketch: only exact copies of them were looked for.
-    skipped
-        Masks and files that are no scans.
-    failed
-        Files that could not be read.
-    """
-
-    tested: tuple[str, ...]
-    leaks: tuple[Leak, ...]
-    exact_only: tuple[str, ...]
-    skipped: Mapping[str, str]
-    failed: Mapping[str, str]
+    tested: tuple[str, ...]  # all test cases that could be read
+    leaks: tuple[Leak, ...]  # in order of the cases; a case may copy more than one known scan
+    exact_only: tuple[str, ...]  # cases too small or too even for a sketch: only exact copies of them were looked for
+    skipped: Mapping[str, str]  # masks and files that are no scans
+    failed: Mapping[str, str]  # files that could not be read
 
     def leaked(self, *roles: Role) -> int:
         """Number of test cases that copy a scan of one of these roles."""

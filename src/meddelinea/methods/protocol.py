@@ -57,38 +57,22 @@ class Sampler(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a run asks of a model; a method takes what concerns it.
+    """What a run asks of a model; a method takes what concerns it."""
 
-    Parameters
-    ----------
-    organs
-        Canonical names for channels 1..L.
-    neighbours, neighbour_pairs
-        See `methods.pipeline.SlicePipeline`.
-    side
-        Rows and columns of the smallest slices that it is trained on.
-    preset, sizes
-        Sizes of `models.presets`, and those that the run changes; a method of other sizes has names of its own.
-    codec, dit
-        Folders of trained components to stand on; None for a method that stands on none.
-    trainable_decoder
-        How much of the codec's decoder is trained.
-    objective
-        What it is trained for.
-    steps, scheduler
-        How it samples, in validation and afterwards where nothing else is asked for.
-    """
-
-    organs: tuple[str, ...]
+    organs: tuple[str, ...]  # canonical names for channels 1..L
+    #: See `methods.pipeline.SlicePipeline`.
     neighbours: int
     neighbour_pairs: int
-    side: int
+    side: int  # rows and columns of the smallest slices that it is trained on
+    #: Sizes of `models.presets`, and those that the run changes; a method of other sizes has names of its own.
     preset: str
     sizes: Mapping[str, Any]
+    #: Folders of trained components to stand on; None for a method that stands on none.
     codec: Path | None
     dit: Path | None
-    trainable_decoder: TrainableDecoder
-    objective: Objective
+    trainable_decoder: TrainableDecoder  # how much of the codec's decoder is trained
+    objective: Objective  # what it is trained for
+    #: How it samples, in validation and afterwards where nothing else is asked for.
     steps: int
     scheduler: str
 

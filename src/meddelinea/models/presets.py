@@ -54,36 +54,24 @@ class AutoencoderSizes:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Preset:
-    """Sizes of a model, checked when it is made: networks of these sizes fit together.
+    """Sizes of a model, checked when it is made: networks of these sizes fit together."""
 
-    Parameters
-    ----------
-    codec
-        Sizes of the one codec or the other.
-    width, heads, depth, control_depth, patch_size
-        D, attention heads, N, K, and the side of a patch in latent pixels.
-    classes, learn_sigma
-        As in the checkpoint that the DiT starts from.
-    stem_channels, stem_finest
-        Extensions of the control branch, see `ControlDiT`.
-    head_hidden
-        Extension: widths of a `GuidedMaskHead`, which sees tokens and the image stem's levels down to H/8.
-        Empty: none.
-    resolution
-        Rows and columns of the slices it is trained at.
-    """
-
-    codec: SpaceToDepthSizes | AutoencoderSizes
+    codec: SpaceToDepthSizes | AutoencoderSizes  # sizes of the one codec or the other
+    #: D, attention heads, N, K, and the side of a patch in latent pixels.
     width: Annotated[Whole, Field(ge=4, le=8192, multiple_of=4)]
     heads: Annotated[Whole, Field(ge=1, le=1024)]
     depth: Annotated[Whole, Field(ge=1, le=256)]
     control_depth: Annotated[Whole, Field(ge=1, le=256)]
     patch_size: Annotated[Whole, Field(ge=1, le=16)]
+    #: As in the checkpoint that the DiT starts from.
     classes: Annotated[Whole, Field(ge=0, le=100_000)]
     learn_sigma: Annotated[bool, Field(strict=True)]
+    #: Extensions of the control branch, see `ControlDiT`.
     stem_channels: Annotated[tuple[Channels, ...], Field(max_length=8)] = ()
     stem_finest: Annotated[Whole, Field(ge=1, le=128)] = 4
+    #: Extension: widths of a `GuidedMaskHead`, which sees tokens and the image stem's levels down to H/8. Empty: none.
     head_hidden: Annotated[tuple[Channels, ...], Field(max_length=4)] = ()
+    #: Rows and columns of the slices it is trained at.
     resolution: Annotated[Whole, Field(ge=8, le=4096, multiple_of=8)] = 256
 
     def __post_init__(self) -> None:

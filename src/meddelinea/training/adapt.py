@@ -52,55 +52,31 @@ Check = Literal["held-out patients", "each patient left out in turn", "none: one
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptSettings:
-    """How long and how fast an adaptation learns.
+    """How long and how fast an adaptation learns."""
 
-    Parameters
-    ----------
-    steps
-        Most optimiser steps of a training.
-    every
-        Steps between measurements on held-out scans.
-    patience
-        Measurements without a better one after which a training ends; organs that are new to a model stand still for
-        a while before they come.
-    learning_rate, batch_size, seed
-        Of the training.
-    decoder
-        Whether the decoder is trained too, or the control branch and the mask head only.
-    """
-
-    steps: int = 400
-    every: int = 25
+    steps: int = 400  # most optimiser steps of a training
+    every: int = 25  # steps between measurements on held-out scans
+    #: Measurements without a better one after which a training ends; organs that are new to a model stand still for a
+    #: while before they come.
     patience: int = 12
+    #: Of the training.
     learning_rate: float = 5e-4
     batch_size: int = 8
     seed: int = 0
-    decoder: bool = False
+    decoder: bool = False  # whether the decoder is trained too, or the control branch and the mask head only
 
 
 @checked_dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """What came of an adaptation; `adaptation.json` in the model's folder.
+    """What came of an adaptation; `adaptation.json` in the model's folder."""
 
-    Parameters
-    ----------
-    kept
-        Which model the output folder holds.
-    check
-        What the two were compared on.
-    train, held_out
-        Cases of the adapted model's training, and of the comparison.
-    steps
-        Optimiser steps of the adapted model.
-    base, adapted
-        `dice/<organ>` and `dice`, their mean, on the held-out cases; empty where there were none.
-    """
-
-    kept: Literal["adapted", "base"]
-    check: Check
+    kept: Literal["adapted", "base"]  # which model the output folder holds
+    check: Check  # what the two were compared on
+    #: Cases of the adapted model's training, and of the comparison.
     train: tuple[str, ...]
     held_out: tuple[str, ...]
-    steps: int
+    steps: int  # optimiser steps of the adapted model
+    #: `dice/<organ>` and `dice`, their mean, on the held-out cases; empty where there were none.
     base: Mapping[str, float]
     adapted: Mapping[str, float]
 

@@ -69,52 +69,32 @@ class SplitConfig(Strict):
 
 
 class DataConfig(Strict):
-    """What is read.
+    """What is read."""
 
-    Attributes
-    ----------
-    store
-        Slice store, from `meddelinea prepare`.
-    train, validation, test
-        Names of cases; no case may be in two of them. Dice on the test cases is measured once, at the end.
-    split
-        In place of names: shares of the store's patients.
-    train_share
-        Share of the training volumes that is used, at least one volume: few-shot learning (Table 3).
-    resolutions
-        Sides of the slices in pixels, taken in turn by batch (App. A: 256 and 512); each the store's size over a
-        whole number. The store's own size where empty. Validation, and inference with the result, use the first.
-    neighbours
-        Distance in slices of the two neighbours in the outer image channels; 0 repeats the slice, as the paper does.
-    neighbour_pairs
-        Pairs of neighbours in an image's channels. The codec sees the inner pair; only an image stem sees more.
-    thickest
-        Largest number of a scan's slices that are averaged into one, 1 to `thickest` with equal chances; the
-        neighbours are then as many slices further away. Thick slices, from a store of thinner ones.
-    rare_organ_share
-        Share of a batch whose slices are drawn by organ, each organ equally often, and not uniformly.
-    empty_share
-        Share of the slices without any organ that stays in the uniform draw.
-    crop
-        Side of a random crop in pixels; 0 for whole slices. For the `codec` stage, whose view is local.
-    augmentation
-        Ranges of random changes.
-    """
-
-    store: Path
+    store: Path  # slice store, from `meddelinea prepare`
+    #: Names of cases; no case may be in two of them. Dice on the test cases is measured once, at the end.
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
-    split: SplitConfig | None = None
+    split: SplitConfig | None = None  # in place of names: shares of the store's patients
+    #: Share of the training volumes that is used, at least one volume: few-shot learning (Table 3).
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    #: Sides of the slices in pixels, taken in turn by batch (App. A: 256 and 512); each the store's size over a whole
+    #: number. The store's own size where empty. Validation, and inference with the result, use the first.
     resolutions: Annotated[tuple[Annotated[int, Field(ge=32, le=4096, multiple_of=32)], ...], Field(max_length=16)] = ()
+    #: Distance in slices of the two neighbours in the outer image channels; 0 repeats the slice, as the paper does.
     neighbours: Annotated[int, Field(ge=0, le=64)] = 0
+    #: Pairs of neighbours in an image's channels. The codec sees the inner pair; only an image stem sees more.
     neighbour_pairs: Annotated[int, Field(ge=1, le=16)] = 1
+    #: Largest number of a scan's slices that are averaged into one, 1 to `thickest` with equal chances; the neighbours
+    #: are then as many slices further away. Thick slices, from a store of thinner ones.
     thickest: Annotated[int, Field(ge=1, le=64)] = 1
+    #: Share of a batch whose slices are drawn by organ, each organ equally often, and not uniformly.
     rare_organ_share: Share = 0.0
-    empty_share: Share = 1.0
+    empty_share: Share = 1.0  # share of the slices without any organ that stays in the uniform draw
+    #: Side of a random crop in pixels; 0 for whole slices. For the `codec` stage, whose view is local.
     crop: Annotated[int, Field(ge=0, le=4096, multiple_of=8)] = 0
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = Augmentation()  # ranges of random changes
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
 
     @model_validator(mode="after")
@@ -135,31 +115,20 @@ class DataConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """What is trained.
+    """What is trained."""
 
-    Attributes
-    ----------
-    preset
-        Sizes, see `models.presets`.
-    sizes
-        Fields of the preset to change, such as `{width: 128, depth: 4}`; of `unet` and `dynunet` their `widths`.
-    method
-        What the `model` stage trains, a name of `methods.known`; a method without a preset takes none.
-    codec, dit
-        Folders of trained components that the `base` stage, and a model of `meddelinea` or `direct`, stand on; the
-        `codec` stage continues from `codec` where it is given.
-    pipeline
-        Folder of a whole model of the same method to fine-tune, in place of `codec` and `dit`.
-    trainable_decoder
-        How much of the codec's decoder a model trains, where it has one.
-    """
-
-    preset: PresetName = "small"
+    preset: PresetName = "small"  # sizes, see `models.presets`
+    #: Fields of the preset to change, such as `{width: 128, depth: 4}`; of `unet` and `dynunet` their `widths`.
     sizes: dict[str, Any] = {}
+    #: What the `model` stage trains, a name of `methods.known`; a method without a preset takes none.
     method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = "meddelinea"
+    #: Folders of trained components that the `base` stage, and a model of `meddelinea` or `direct`, stand on; the
+    #: `codec` stage continues from `codec` where it is given.
     codec: Path | None = None
     dit: Path | None = None
+    #: Folder of a whole model of the same method to fine-tune, in place of `codec` and `dit`.
     pipeline: Path | None = None
+    #: How much of the codec's decoder a model trains, where it has one.
     trainable_decoder: TrainableDecoder = "final_layer"
 
     @model_validator(mode="after")
@@ -183,24 +152,14 @@ class OptimiserConfig(Strict):
 
 
 class ValidationConfig(Strict):
-    """When and how the mean Dice on the validation cases is measured during training.
+    """When and how the mean Dice on the validation cases is measured during training."""
 
-    Attributes
-    ----------
-    every
-        Steps between measurements; 0 for one at the end only.
-    stride
-        Every how many slices of a case.
-    sampling_steps, scheduler
-        How masks are sampled.
-    patience
-        Where above 0: the result is the best measured model and not the last, and the run ends after so many
-        measurements without a better one.
-    """
-
-    every: Steps = 0
+    every: Steps = 0  # steps between measurements; 0 for one at the end only
+    #: Where above 0: the result is the best measured model and not the last, and the run ends after so many
+    #: measurements without a better one.
     patience: Steps = 0
-    stride: Count = 4
+    stride: Count = 4  # every how many slices of a case
+    #: How masks are sampled.
     sampling_steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 1
     scheduler: SchedulerName = "euler_ancestral"
 
@@ -221,59 +180,41 @@ class CodecLossConfig(Strict):
 
 
 class RunConfig(Strict):
-    """A training run.
+    """A training run."""
 
-    Attributes
-    ----------
-    stage
-        `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied; `model`: a
-        whole model of `model.method`; of `meddelinea`, the paper's pre-training and fine-tuning.
-    output
-        Folder of checkpoints, logs and the result.
-    steps, batch_size, accumulation
-        Optimiser steps, 0 to measure a model without training it (zero-shot); slices a process and micro-step;
-        micro-steps an optimiser step.
-    minutes
-        Where given, training time after which the run ends early; the learning rate follows the clock instead of the
-        steps then, so that runs of different speed can be compared at equal time.
-    cpu_minutes
-        The same by the processor's time, summed over its cores: what else the machine does then costs the run nothing.
-        Processes of `data.workers` are not counted.
-    precision
-        `no` (float32), `bf16`, `fp16` (on a CPU float32, which is faster there), or `auto`, which becomes `bf16` where
-        the GPU or the processor is made for it and `no` elsewhere; the run's record holds what it became.
-    gradient_checkpointing
-        Whether the blocks' activations are computed anew in the backward pass: less memory, a third more time.
-    compile
-        Whether the blocks are compiled by `torch.compile`.
-    sharding
-        Whether weights, gradients and optimiser state are spread over the processes (FSDP): for models that do not
-        fit one device.
-    checkpoint_minutes
-        Time between checkpoints.
-    saved_dtype
-        Type of the weights in the resulting model's folder; checkpoints keep float32.
-    """
-
+    #: `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied; `model`: a
+    #: whole model of `model.method`; of `meddelinea`, the paper's pre-training and fine-tuning.
     stage: Literal["codec", "base", "model"]
-    output: Path
+    output: Path  # folder of checkpoints, logs and the result
     data: DataConfig
     model: ModelConfig = ModelConfig()
     objective: Objective = Objective()
     codec_loss: CodecLossConfig = CodecLossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     validation: ValidationConfig = ValidationConfig()
+    #: Optimiser steps, 0 to measure a model without training it (zero-shot); slices a process and micro-step;
+    #: micro-steps an optimiser step.
     steps: Steps
     batch_size: Count = 32
     accumulation: Count = 1
+    #: Where given, training time after which the run ends early; the learning rate follows the clock instead of the
+    #: steps then, so that runs of different speed can be compared at equal time.
     minutes: Minutes | None = None
+    #: The same by the processor's time, summed over its cores: what else the machine does then costs the run nothing.
+    #: Processes of `data.workers` are not counted.
     cpu_minutes: Minutes | None = None
+    #: `no` (float32), `bf16`, `fp16` (on a CPU float32, which is faster there), or `auto`, which becomes `bf16` where
+    #: the GPU or the processor is made for it and `no` elsewhere; the run's record holds what it became.
     precision: Precision = "no"
+    #: Whether the blocks' activations are computed anew in the backward pass: less memory, a third more time.
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: bool = False  # whether the blocks are compiled by `torch.compile`
+    #: Whether weights, gradients and optimiser state are spread over the processes (FSDP): for models that do not fit
+    #: one device.
     sharding: bool = False
     seed: Seed = 0
-    checkpoint_minutes: Minutes = 5.0
+    checkpoint_minutes: Minutes = 5.0  # time between checkpoints
+    #: Type of the weights in the resulting model's folder; checkpoints keep float32.
     saved_dtype: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")

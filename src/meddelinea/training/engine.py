@@ -13,25 +13,15 @@ from meddelinea.training.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is after a step.
+    """How far a run is after a step."""
 
-    Parameters
-    ----------
-    step, steps
-        Optimiser steps done, and in all.
-    share
-        Share of the run that is done, 0 to 1; a run that a clock ends reaches 1 before its last step.
-    seconds
-        Time that it has taken, over all sittings.
-    figures
-        Losses and their `total`, `gradient_norm`, `learning_rate`; after a validation also `dice` and what
-        `validation_dice` has beside it.
-    """
-
+    #: Optimiser steps done, and in all.
     step: int
     steps: int
-    share: float
-    seconds: float
+    share: float  # share of the run that is done, 0 to 1; a run that a clock ends reaches 1 before its last step
+    seconds: float  # time that it has taken, over all sittings
+    #: Losses and their `total`, `gradient_norm`, `learning_rate`; after a validation also `dice` and what
+    #: `validation_dice` has beside it.
     figures: dict[str, float]
 
 
