@@ -101,7 +101,10 @@ class Frame:
     shape
         (2,) number of rows, then of columns.
     slope, intercept
-        Stored value times `slope` plus `intercept` is the value (Hounsfield units in a CT).
+        Stored value times `slope` plus `intercept` is the value; None where the header does not say it, which means 1
+        and 0.
+    unit
+        Of the values: `"HU"` in a CT, `"US"` where it is unspecified.
     thickness_mm
         Nominal thickness; None where the header does not say it.
     """
@@ -112,8 +115,9 @@ class Frame:
     orientation: NDArray[np.float64]
     pixel_spacing_mm: NDArray[np.float64]
     shape: NDArray[np.int64]
-    slope: float
-    intercept: float
+    slope: float | None
+    intercept: float | None
+    unit: str
     thickness_mm: float | None = None
 
     @property

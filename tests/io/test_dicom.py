@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
 from meddelinea.io.volumes import read_scan, read_volume
@@ -192,7 +192,10 @@ def test_a_missing_slice_is_named_by_its_place(tmp_path: Path, slices: list[Data
 
 
 def test_phases_in_one_series_are_refused_as_several_volumes(tmp_path: Path, slices: list[Dataset]) -> None:
-    folder = write_series(tmp_path / "series", [*slices, *slices, *slices])
+    def change(k: int, dataset: Dataset) -> None:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+
+    folder = write_series(tmp_path / "series", [*slices, *slices, *slices], change)
     assert "3 slices at each of 6 positions" in refusal(folder)
 
 

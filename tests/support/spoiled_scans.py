@@ -18,6 +18,7 @@ import nrrd
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -240,6 +241,59 @@ def put(number: int | None = None, **values: Any) -> Callable[[Slices], None]:
     return change
 
 
+def put_in(numbers: Sequence[int], **values: Any) -> Callable[[Slices], None]:
+    """Set elements of some slices; those of all others are as they were, or get the value that most scans have."""
+    usual = {"PatientID": "1", "StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.3", "PatientPosition": "HFS"}
+
+    def change(made: Slices) -> None:
+        for k, dataset in enumerate(made):
+            for keyword, value in values.items():
+                if k in numbers:
+                    setattr(dataset, keyword, value)
+                elif keyword not in dataset:
+                    setattr(dataset, keyword, usual.get(keyword, 0))
+
+    return change
+
+
+def lost(first: int, last: int, *keywords: str) -> Callable[[Slices], None]:
+    """Elements removed from the slices from `first` up to, but not including `last`."""
+
+    def change(made: Slices) -> None:
+        for dataset in made[first:last]:
+            for keyword in keywords:
+                delattr(dataset, keyword)
+
+    return change
+
+
+def signed(numbers: Sequence[int]) -> Callable[[Slices], None]:
+    """Slices whose stored values have the highest bit set, some of them said to have a sign."""
+
+    def change(made: Slices) -> None:
+        for dataset in made:
+            dataset.PixelData = (dataset.pixel_array + 32768).astype(np.uint16).tobytes()
+            dataset.RescaleIntercept = -1024 - 32768
+        put_in(numbers, PixelRepresentation=1)(made)
+
+    return change
+
+
+def in_hounsfield(made: Slices) -> None:
+    """Stored as signed Hounsfield units, by a program that does not say so."""
+    for dataset in made:
+        dataset.PixelData = (dataset.pixel_array.astype(np.int16) - 1024).tobytes()
+        dataset.PixelRepresentation = 1
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+
+
+def compressed_larger(made: Slices) -> None:
+    """JPEG 2000 of 48 rows and columns under a header that says 40 rows."""
+    for dataset in made:
+        dataset.compress(pydicom.uid.JPEG2000Lossless, generate_instance_uid=False)
+        dataset.Rows = 40
+
+
 def at(places_mm: Sequence[float]) -> Callable[[Slices], Slices]:
     """As many slices as there are places, at those."""
 
@@ -249,6 +303,11 @@ def at(places_mm: Sequence[float]) -> Callable[[Slices], Slices]:
         return made[: len(places_mm)]
 
     return change
+
+
+def slice_again(made: Slices) -> Slices:
+    """One slice twice, the second time as an image of its own."""
+    return [*made, slices()[3]]
 
 
 def phases(made: Slices) -> Slices:
@@ -278,8 +337,11 @@ def tilted(degrees: float) -> Callable[[Slices], None]:
     return change
 
 
-def enhanced(kind: str, order: Sequence[int]) -> Maker:
-    """Writes one multi-frame CT or MR with the frames of `order`, in that order."""
+def enhanced(kind: str, order: Sequence[int], unscaled: int | None = None, said: int | None = None) -> Maker:
+    """Writes one multi-frame CT or MR with the frames of `order`, in that order.
+
+    `unscaled` is a frame without its rescale, `said` the number of frames that the header gives.
+    """
 
     def make(folder: Path) -> Path:
         made = slices()
@@ -289,7 +351,9 @@ def enhanced(kind: str, order: Sequence[int]) -> Maker:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = storage
         groups = [_group(made[k]) for k in order]
         dataset.PerFrameFunctionalGroupsSequence = Items(groups)
-        dataset.NumberOfFrames = len(order)
+        if unscaled is not None:
+            del groups[unscaled].PixelValueTransformationSequence
+        dataset.NumberOfFrames = said or len(order)
         dataset.PixelData = b"".join(made[k].PixelData for k in order)
         for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
             delattr(dataset, keyword)
@@ -324,3 +388,26 @@ def spoiled_file(number: int, content: Callable[[bytes], bytes]) -> Maker:
         return path.parent
 
     return make
+
+
+def odd_text(keyword: str, text: str, vr: str = "LT") -> Maker:
+    """A series with an element written as that text, under that value representation."""
+
+    def change(made: Slices) -> None:
+        for dataset in made:
+            numbers = text
+            if keyword == "ImagePositionPatient":
+                numbers = "\\".join(str(mm) for mm in dataset.ImagePositionPatient)
+            tag = pydicom.datadict.tag_for_keyword(keyword)
+            # As raw bytes, since pydicom refuses to make a number of them.
+            dataset[tag] = RawDataElement(
+                tag, vr, len(numbers), numbers.encode() + b" " * (len(numbers) % 2), 0, False, True
+            )
+
+    return series(change)
+
+
+def link_to_nothing(folder: Path) -> Path:
+    path = series()(folder)
+    (path / "08.dcm").symlink_to("elsewhere/08.dcm")
+    return path

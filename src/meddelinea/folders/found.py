@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.misc import is_dicom
-
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import SCAN_SUFFIXES, VOLUME_SUFFIXES, ending, stem, visible
+from meddelinea.io.dicom_files import is_dicom
 from meddelinea.results.files import sidecar_path
 
 
@@ -142,8 +141,8 @@ def _is_scan(entry: Path) -> bool:
 def _is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, and not the list of contents that stands beside exported series."""
     try:
-        return path.is_file() and path.name != "DICOMDIR" and bool(is_dicom(path))
-    except OSError:  # not readable: not known to be one
+        return path.is_file() and path.name != "DICOMDIR" and is_dicom(path)
+    except (OSError, InputRefusedError):  # not readable: not known to be one
         return False
 
 

@@ -1,7 +1,8 @@
 """DICOM series: a folder of slices, or one enhanced multi-frame file, as one volume.
 
-A series becomes a volume where all of this holds. Each is a small check of its own, in `dicom_frames` for a file and
-here for the stack, and what fails it is refused with the values found, the values expected and the remedy.
+A series becomes a volume where all of this holds. Each is a small check of its own, in `dicom_frames` for a file, in
+`dicom_alike` for what the slices mean and in `dicom_stack` for where they lie, and what fails it is refused with the
+values found, the values expected and the remedy.
 
 - The images are one series, of modality CT or MR, and none of them is a localizer or shows an animal:
   https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.3.html#sect_C.7.3.1
@@ -12,8 +13,10 @@ here for the stack, and what fails it is refused with the values found, the valu
   pixel spacings: https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.2.html
 - In a multi-frame file, each frame says so in its functional groups:
   https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_C.7.6.16.html
+- All slices agree on what their values mean, on the patient and on the patient's coordinates (`compare_headers`).
 - All slices have one orientation, one size and one pixel spacing (`_check_same`).
-- There are two or more, and no two lie at the same place (`_check_distinct`).
+- There are two or more, no two lie at the same place (`_check_distinct`), and all have one distance from the next
+  (`_check_one_distance`).
 - None is missing between the first and the last (`_check_complete`), and no two ranges overlap (`_check_apart`).
 - They lie evenly on one straight line (`_check_regular`), which need not be the slices' normal: a tilted gantry is
   allowed, and becomes a shear of the affine.
@@ -24,26 +27,24 @@ nowhere else, an affine changes from one to the other where it is read or writte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.pixels import iter_pixels
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.findings import Finding, warn
 from meddelinea.io.archive import unpacked
-from meddelinea.io.dicom_frames import decoding, find_headers, list_frames
+from meddelinea.io.dicom_alike import compare_headers, refuse_jumps
+from meddelinea.io.dicom_files import read_pixels
+from meddelinea.io.dicom_frames import find_headers, list_frames
+from meddelinea.io.dicom_stack import check_stack
 from meddelinea.scan import DicomSeries, Frame, Modality, Scan
 from meddelinea.volume import Affine, Volume
 
-#: How far a slice may lie from its place on the regular grid, as a fraction of a voxel. Scanners round positions.
-PLACE_TOLERANCE = 0.1
-#: Slices closer than this lie at the same place, in millimetres.
-SAME_PLACE_MM = 1e-3
 #: Slices that lie further apart than this many times their thickness leave tissue between them unseen.
 GAP_IN_THICKNESSES = 1.5
 
@@ -60,8 +61,8 @@ def read_dicom(path: Path) -> Scan:
     Pixels that the scanner marks as padding keep their value (far below air in a CT). A tilted gantry gives a sheared
     affine, which places every voxel where it was measured.
 
-    Hidden files and files that are not DICOM (no `DICM` mark) are passed over, as are segmentations, reports, plans,
-    doses and secondary captures that lie beside the series.
+    Hidden files, files that are not DICOM and copies of a slice are passed over, as are segmentations, reports, plans,
+    doses and secondary captures that lie beside the series. Linked folders are followed.
 
     Raises
     ------
@@ -70,14 +71,16 @@ def read_dicom(path: Path) -> Scan:
         complete regular grid.
     """
     with unpacked(path) as place:
-        modality, series = _parse(place)
-        volume = Volume.from_slices(_stack_slices(series.frames)[:, ::-1], series_affine(series.frames))
+        modality, series, findings = _parse(place)
+        slices = _stack_slices(series)
+        refuse_jumps(series.frames, series.headers, slices, modality)
+        volume = Volume.from_slices(slices[:, ::-1], series_affine(series.frames))
     return Scan(
         volume=volume,
         modality=modality,
         name=path.name,
         path=path,
-        findings=_find_gaps(series.frames),
+        findings=(*findings, *_find_gaps(series.frames)),
         series=_rename_files(series, path),
     )
 
@@ -91,28 +94,22 @@ def read_series(path: Path) -> DicomSeries:
         As `read_dicom`, except for pixels that cannot be decoded.
     """
     with unpacked(path) as place:
-        _, series = _parse(place)
+        _, series, _ = _parse(place)
     return _rename_files(series, path)
 
 
-def _parse(path: Path) -> tuple[Modality, DicomSeries]:
-    """The one series in a folder or file, its slices in order and checked to be one regular grid."""
-    modality, headers = find_headers(path)
+def _parse(path: Path) -> tuple[Modality, DicomSeries, list[Finding]]:
+    """The one series in a folder or file, its slices in order and checked to be alike and one regular grid."""
+    modality, headers, findings = find_headers(path)
     frames = [frame for file, header in headers.items() for frame in list_frames(file, header)]
     if len(frames) == 1:
         raise InputRefusedError(
             f"{path}: one slice; expected a 3D volume; give the folder that holds the whole series", "too_few_slices"
         )
-    _check_same(frames, "orientation", lambda frame: frame.orientation, 1e-3)
-    _check_same(frames, "size (rows, columns)", lambda frame: frame.shape, 0)
-    _check_same(frames, "pixel spacing in mm", lambda frame: frame.pixel_spacing_mm, 1e-3)
-    normal = frames[0].normal
-    frames.sort(key=lambda frame: float(frame.position_mm @ normal))
-    places_mm = np.array([frame.position_mm @ normal for frame in frames])
-    for check in (_check_distinct, _check_complete, _check_apart, _check_regular):
-        check(path, frames, places_mm)
+    check_stack(path, frames)
+    findings += compare_headers(frames, headers, modality)
     in_order = {frame.path: headers[frame.path] for frame in frames}
-    return modality, DicomSeries(path=path, frames=tuple(frames), headers=in_order)
+    return modality, DicomSeries(path=path, frames=tuple(frames), headers=in_order), findings
 
 
 def _rename_files(series: DicomSeries, path: Path) -> DicomSeries:
@@ -142,82 +139,6 @@ def series_affine(frames: Sequence[Frame]) -> Affine:
     return LPS_TO_RAS @ lps
 
 
-def _check_same(frames: list[Frame], what: str, of: Callable[[Frame], NDArray[Any]], tolerance: float) -> None:
-    """All slices share `of(frame)` within `tolerance`."""
-    expected = of(frames[0])
-    for frame in frames:
-        if abs(of(frame) - expected).max() > tolerance:
-            raise InputRefusedError(
-                f"{frame.path}: {what} {of(frame).tolist()}, but {expected.tolist()} in {frames[0].path.name}; "
-                "expected one stack of alike slices; move other images (a localizer?) elsewhere",
-                "mixed_slices",
-            )
-
-
-def _check_distinct(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
-    """No two sorted slices lie at the same place."""
-    starts = np.flatnonzero(np.diff(places_mm, prepend=-np.inf) >= SAME_PLACE_MM)
-    counts = np.diff([*starts, len(frames)])
-    if len(counts) > 1 and counts[0] > 1 and (counts == counts[0]).all():
-        raise InputRefusedError(
-            f"{path}: {counts[0]} slices at each of {len(counts)} positions; expected one volume; split phases, echoes "
-            "or time points into folders of their own",
-            "several_volumes",
-        )
-    for k in np.flatnonzero(np.diff(places_mm) < SAME_PLACE_MM)[:1]:
-        a, b = frames[k], frames[k + 1]
-        raise InputRefusedError(
-            f"{path}: two slices at {places_mm[k]:.3f} mm: {a.path.name} frame {a.index + 1} and {b.path.name} frame "
-            f"{b.index + 1}; expected one slice at each position; remove copies, or split phases and echoes",
-            "duplicate_slices",
-        )
-
-
-def _check_complete(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
-    """No slice is missing between sorted slices: no gap is a multiple of the usual one."""
-    gaps = np.diff(places_mm)
-    usual = np.percentile(gaps, 50, method="lower")
-    for k in np.flatnonzero(gaps > 1.5 * usual)[:1]:
-        raise InputRefusedError(
-            f"{path}: about {round(gaps[k] / usual) - 1:d} slice(s) missing between {places_mm[k]:.3f} and "
-            f"{places_mm[k + 1]:.3f} mm: a gap of {gaps[k]:.3f} mm, expected {usual:.3f} mm; fetch the whole "
-            "series",
-            "missing_slices",
-        )
-
-
-def _check_apart(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
-    """No two sorted slices lie much closer than the others, as where two scanned ranges meet."""
-    gaps = np.diff(places_mm)
-    usual = np.percentile(gaps, 50, method="higher")
-    for k in np.flatnonzero(gaps < 0.7 * usual)[:1]:
-        raise InputRefusedError(
-            f"{path}: {frames[k].path.name} and {frames[k + 1].path.name} lie {gaps[k]:.3f} mm apart at "
-            f"{places_mm[k]:.3f} mm, but expected {usual:.3f} mm as others do: ranges that overlap; give each a folder",
-            "overlapping_slices",
-        )
-
-
-def _check_regular(path: Path, frames: list[Frame], places_mm: NDArray[np.float64]) -> None:
-    """Sorted slices lie evenly on one straight line, each within `PLACE_TOLERANCE` of a voxel."""
-    positions = np.array([frame.position_mm for frame in frames])
-    step = (positions[-1] - positions[0]) / (len(frames) - 1)
-    off = positions - positions[0] - np.arange(len(frames))[:, None] * step
-    normal = frames[0].normal
-    along = off @ normal
-    aside = np.linalg.norm(off - along[:, None] * normal, axis=1)
-    gap, pixel = float(step @ normal), float(frames[0].pixel_spacing_mm.min())
-    for distances, voxel, what in ((abs(along), gap, "along"), (aside, pixel, "aside of")):
-        worst = int(distances.argmax())
-        if distances[worst] > PLACE_TOLERANCE * voxel:
-            raise InputRefusedError(
-                f"{path}: the slice at {places_mm[worst]:.3f} mm ({frames[worst].path.name}) lies "
-                f"{distances[worst]:.3f} mm {what} the line from its place on an even grid; expected at most "
-                f"{PLACE_TOLERANCE * voxel:.3f} mm (spacing {gap:.3f} mm); resample the series to even spacing first",
-                "uneven_slices",
-            )
-
-
 def _find_gaps(frames: Sequence[Frame]) -> tuple[Finding, ...]:
     """A remark where the slices of an even grid do not touch: a sparse scan, or every second slice lost."""
     thickness = [frame.thickness_mm for frame in frames if frame.thickness_mm]
@@ -233,29 +154,32 @@ def _find_gaps(frames: Sequence[Frame]) -> tuple[Finding, ...]:
     )
 
 
-def _stack_slices(frames: Sequence[Frame]) -> NDArray[Any]:
+def _stack_slices(series: DicomSeries) -> NDArray[Any]:
     """(slices, rows, columns) values, rows from the top: int16, or float32 once a slice does not fit into int16."""
-    rows, columns = frames[0].shape
-    voxels: NDArray[Any] = np.empty((len(frames), rows, columns), np.int16)
+    voxels: NDArray[Any] | None = None
     by_file: dict[Path, list[tuple[int, Frame]]] = {}
-    for k, frame in enumerate(frames):
+    for k, frame in enumerate(series.frames):
         by_file.setdefault(frame.path, []).append((k, frame))
     for path, members in by_file.items():
-        with decoding(path):
-            decoded = iter_pixels(path, indices=[frame.index for _, frame in members])
-            for (k, frame), stored in zip(members, decoded, strict=True):
-                values = _rescaled(stored, frame)
-                if voxels.dtype == np.int16 and not _fits_int16(values):
-                    voxels = voxels.astype(np.float32)
-                voxels[k] = values
+        decoded = read_pixels(path, series.headers[path], [frame.index for _, frame in members])
+        for (k, frame), stored in zip(members, decoded, strict=True):
+            values = _rescaled(stored, frame)
+            if voxels is None:  # not before a slice of the size that the header says was there
+                voxels = np.empty((len(series.frames), *stored.shape), np.int16)
+            if voxels.dtype == np.int16 and not _fits_int16(values):
+                voxels = voxels.astype(np.float32)
+            voxels[k] = values
+    assert voxels is not None  # a series has slices
     return voxels
 
 
 def _rescaled(stored: NDArray[Any], frame: Frame) -> NDArray[Any]:
     """Values of one slice: int64 where slope and intercept keep integers, else float32."""
-    if stored.dtype.kind in "iu" and frame.slope == 1 and frame.intercept.is_integer():
-        return stored.astype(np.int64) + int(frame.intercept)
-    return stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+    slope = 1.0 if frame.slope is None else frame.slope
+    intercept = 0.0 if frame.intercept is None else frame.intercept
+    if stored.dtype.kind in "iu" and slope == 1 and intercept.is_integer():
+        return stored.astype(np.int64) + int(intercept)
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
 def _fits_int16(values: NDArray[Any]) -> bool:

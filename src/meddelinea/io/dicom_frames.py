@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from meddelinea.errors import InputRefusedError, reason_of
+from meddelinea.errors import InputRefusedError
+from meddelinea.findings import Finding
+from meddelinea.io.dicom_copies import pass_over_copies
+from meddelinea.io.dicom_files import decoding, files_below, read_header
+from meddelinea.io.dicom_numbers import describe_mended, mend_numbers, require_readable
 from meddelinea.scan import Frame, Modality
+
+#: How far a slice may lie from the origin of the patient's coordinates along an axis. Scanners stay within some metres.
+FARTHEST_MM = 100_000.0
 
 # The functional groups of a multi-frame object that say where a frame lies and what its values mean.
 _MACROS = (
@@ -28,12 +28,25 @@ _MACROS = (
 )
 _KEYWORDS = [
     "SOPClassUID",
+    "SOPInstanceUID",
     "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "PatientName",
+    "PatientPosition",
+    "GantryDetectorTilt",
     "SeriesDescription",
     "Modality",
     "Rows",
     "Columns",
     "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
     "ImageType",
     "AnatomicalOrientationType",
     "PhotometricInterpretation",
@@ -56,70 +69,49 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_UNITS = ("Z_EFF", "ED", "EDW", "PCT", "MGML", "OD")
 
 
-def find_headers(path: Path) -> tuple[Modality, dict[Path, Any]]:
-    """Modality and headers, by their files, of the one CT or MR series in a folder or file.
+def find_headers(path: Path) -> tuple[Modality, dict[Path, Any], list[Finding]]:
+    """Modality and headers, by their files, of the one CT or MR series in a folder or file, and remarks on them.
+
+    Copies of an image are left out, and numbers that are written oddly are mended in the headers.
 
     Raises
     ------
     InputRefusedError
         If there is not exactly one series, it is neither CT nor MR, or a header is broken.
     """
-    modality, headers = _one_series(path, _read_headers(path))
-    return modality, dict(headers)
-
-
-@contextmanager
-def decoding(path: Path) -> Iterator[None]:
-    """Turn whatever pydicom raises on a damaged file into a refusal, and keep its notes on odd values to itself.
-
-    Scanners write many values that break the standard's form (over-long numbers, odd UIDs, excess padding); pydicom
-    notes them as warnings and reads them all the same. What a volume needs is checked in this file.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|highdicom")
+    headers: list[tuple[Path, Any]] = []
+    mended: dict[Path, dict[str, str]] = {}
+    for file in files_below(path) if path.is_dir() else [path]:
         try:
-            yield
-        except InputRefusedError:
-            raise
-        except Exception as error:
-            raise InputRefusedError(
-                f"{path}: not a readable DICOM file ({reason_of(error)}); expected a whole one; copy it again",
-                "unreadable",
-            ) from error
-
-
-def _read_headers(path: Path) -> list[tuple[Path, Any]]:
-    """Files of `path` that are DICOM, each with its header; what `_KEYWORDS` names in it can be read."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    headers = []
-    for file in files:
-        if file.name.startswith("."):
+            header = read_header(file)
+        except InvalidDicomError as error:
+            # A slice lost at either end of a series leaves no gap, so a broken one must not pass as foreign.
+            if path == file or file.suffix.lower() == ".dcm":
+                raise InputRefusedError(
+                    f"{file}: does not begin as DICOM does; expected a whole DICOM file; export it again, or remove it",
+                    "unreadable",
+                ) from error
             continue
         with decoding(file):
-            try:
-                header = pydicom.dcmread(file, stop_before_pixels=True)
-            except InvalidDicomError as error:
-                # A slice lost at either end of a series leaves no gap, so a broken one must not pass as foreign.
-                if file.suffix.lower() == ".dcm":
-                    raise InputRefusedError(
-                        f"{file}: named .dcm but without DICOM's mark; expected a whole DICOM file; export it again",
-                        "unreadable",
-                    ) from error
-                continue
-            read = Dataset({tag: header[tag] for tag in map(tag_for_keyword, _KEYWORDS) if tag in header})
-            deque(read.iterall(), maxlen=0)  # values are converted on first use: have the bad ones fail here
-            headers.append((file, header))
-    return headers
+            mended[file] = mend_numbers(file, header)
+            require_readable(file, header, _KEYWORDS)
+        headers.append((file, header))
+    scans, copies = pass_over_copies([(file, header) for file, header in headers if _is_scan(file, header)], _KEYWORDS)
+    modality, series = _one_series(path, scans, [header for _, header in headers])
+    found = dict(series)
+    odd = {file: numbers for file, numbers in mended.items() if file in found}
+    return modality, found, [*copies, *describe_mended(odd)]
 
 
-def _one_series(path: Path, headers: list[tuple[Path, Any]]) -> tuple[Modality, list[tuple[Path, Any]]]:
-    """The modality and the files of the only image series among `headers`."""
+def _one_series(
+    path: Path, scans: list[tuple[Path, Any]], headers: list[Any]
+) -> tuple[Modality, list[tuple[Path, Any]]]:
+    """The modality and the files of the only series among `scans`, which are those of `headers` that are images."""
     series: dict[str, list[tuple[Path, Any]]] = {}
-    for file, header in headers:
-        if _is_scan(file, header):
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    for file, header in scans:
+        series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
     if not series:
-        found = ", ".join(sorted({str(header.get("Modality") or "no modality") for _, header in headers}))
+        found = ", ".join(sorted({str(header.get("Modality") or "no modality") for header in headers}))
         raise InputRefusedError(
             f"{path}: no CT or MR scan here; DICOM objects found: {found or 'none'} (segmentations, doses, reports and "
             "secondary captures are no scans); expected the slices of one; give their folder",
@@ -206,9 +198,15 @@ def list_frames(path: Path, header: Any) -> list[Frame]:
             f"{path}: values are given by a modality lookup table; expected a rescale slope; export it with one",
             "not_grey",
         )
+    if header.get("SamplesPerPixel", 1) != 1:
+        raise InputRefusedError(
+            f"{path}: {header.SamplesPerPixel} samples per pixel; expected 1, a grey value; give the original",
+            "not_grey",
+        )
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])
     with decoding(path):
+        require_frame_count(path, header)
         if per_frame:
             groups = [(own, *shared) for own in per_frame]
             items = [[g.get(macro)[0] for g in group for macro in _MACROS if g.get(macro)] for group in groups]
@@ -227,8 +225,8 @@ def _read_frame(path: Path, index: int, header: Any, sources: list[Any]) -> Fram
     def first(keyword: str) -> Any:
         return next((source.get(keyword) for source in sources if source.get(keyword) is not None), None)
 
-    def numbers(keyword: str, count: int, default: float | None = None) -> NDArray[np.float64]:
-        value = default if first(keyword) is None else first(keyword)
+    def numbers(keyword: str, count: int) -> NDArray[np.float64]:
+        value = first(keyword)
         found = np.atleast_1d(np.asarray([] if value is None else value, np.float64))
         if found.shape != (count,) or not np.isfinite(found).all():
             raise InputRefusedError(
@@ -251,8 +249,22 @@ def _read_frame(path: Path, index: int, header: Any, sources: list[Any]) -> Fram
             f"{path}: pixel spacing {spacing_mm.tolist()} mm; expected two positive numbers; repair the header",
             "broken_header",
         )
-    unit = str(first("RescaleType") or "").strip().upper()
-    if header.get("Modality") == "CT" and unit in _OTHER_UNITS:
+    position_mm = numbers("ImagePositionPatient", 3)
+    require_near(path, index, position_mm)
+    slope, intercept = (
+        None if first(keyword) is None else float(numbers(keyword, 1)[0])
+        for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    if slope == 0:
+        raise InputRefusedError(
+            f"{path}: RescaleSlope of frame {index + 1} is 0, which makes all values one; expected 1, or another "
+            "number; repair the header",
+            "broken_header",
+        )
+    is_ct = header.get("Modality") == "CT"
+    # The standard asks for the unit of a CT only where it is not this one.
+    unit = str(first("RescaleType") or ("HU" if is_ct else "US")).strip().upper()
+    if is_ct and unit in _OTHER_UNITS:
         raise InputRefusedError(
             f"{path}: the values are {unit}, of a derived map; expected Hounsfield units (HU); give the CT itself",
             "not_hounsfield",
@@ -261,11 +273,46 @@ def _read_frame(path: Path, index: int, header: Any, sources: list[Any]) -> Fram
     return Frame(
         path=path,
         index=index,
-        position_mm=numbers("ImagePositionPatient", 3),
+        position_mm=position_mm,
         orientation=(orientation / lengths[:, None]).ravel(),
         pixel_spacing_mm=spacing_mm,
         shape=np.array([header.Rows, header.Columns], np.int64),
-        slope=float(numbers("RescaleSlope", 1, 1.0)[0]),
-        intercept=float(numbers("RescaleIntercept", 1, 0.0)[0]),
-        thickness_mm=None if thickness_mm is None else float(thickness_mm),
+        slope=slope,
+        intercept=intercept,
+        unit=unit,
+        thickness_mm=float(thickness_mm) if thickness_mm and thickness_mm > 0 else None,
     )
+
+
+def require_frame_count(path: Path, header: Any) -> None:
+    """Refuse a multi-frame header that does not describe as many frames as it says that there are.
+
+    Raises
+    ------
+    InputRefusedError
+        If it does not.
+    """
+    described = len(header.get("PerFrameFunctionalGroupsSequence") or ())
+    said = header.get("NumberOfFrames")
+    if described and int(said or 1) != described:
+        raise InputRefusedError(
+            f"{path}: NumberOfFrames is {said}, but {described} frames are described; expected as many; export it "
+            "again",
+            "broken_header",
+        )
+
+
+def require_near(path: Path, index: int, position_mm: NDArray[np.float64]) -> None:
+    """Refuse a frame that lies where no patient can: so far out, positions lose their digits.
+
+    Raises
+    ------
+    InputRefusedError
+        If it lies further from the origin than `FARTHEST_MM` along an axis.
+    """
+    if abs(position_mm).max() > FARTHEST_MM:
+        raise InputRefusedError(
+            f"{path}: ImagePositionPatient of frame {index + 1} is {position_mm.tolist()} mm; expected at most "
+            f"{FARTHEST_MM:g} mm from the origin; repair the header",
+            "broken_header",
+        )

@@ -14,10 +14,11 @@ from pydicom.sr.codedict import codes
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
-from meddelinea.io.dicom import LPS_TO_RAS, PLACE_TOLERANCE
+from meddelinea.io.dicom import LPS_TO_RAS
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, DESCRIPTION, MANUFACTURER, SERIES_NUMBER, code_of, organ_of
-from meddelinea.io.dicom_frames import decoding
+from meddelinea.io.dicom_files import decoding
 from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, require_upright, to_planes
+from meddelinea.io.dicom_stack import PLACE_TOLERANCE
 from meddelinea.io.read_back import require_same
 from meddelinea.io.volumes import SegmentationType
 from meddelinea.labels import ORGANS

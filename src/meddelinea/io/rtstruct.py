@@ -19,7 +19,7 @@ from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
 from meddelinea.io.contours import Polygon, fill, outlines
 from meddelinea.io.dicom_codes import DESCRIPTION, MANUFACTURER, SERIES_NUMBER, precoordinated
-from meddelinea.io.dicom_frames import decoding
+from meddelinea.io.dicom_files import decoding
 from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, to_planes
 from meddelinea.io.read_back import require_same
 from meddelinea.labels import colour_of

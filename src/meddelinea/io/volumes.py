@@ -63,7 +63,9 @@ def may_be_dicom(path: Path) -> bool:
         return path.is_dir()
     if ending(path, READ_SUFFIXES):
         return False
-    return ending(path, (".zip", ".dcm")) is not None or _has_dicom_mark(path)
+    from meddelinea.io.dicom_files import is_dicom
+
+    return ending(path, (".zip", ".dcm")) is not None or is_dicom(path)
 
 
 def write_volume(volume: Volume, path: Path, forms: Mapping[str, Any] | None = None) -> None:
@@ -94,14 +96,3 @@ def write_voxels(volume: Volume, path: Path, forms: Mapping[str, Any] | None = N
         from meddelinea.io.nifti import write_nifti
 
         write_nifti(volume, path, forms)
-
-
-def _has_dicom_mark(path: Path) -> bool:
-    """Whether a file begins as DICOM does: 128 bytes of any kind, then `DICM`."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise InputRefusedError(
-            f"{path}: cannot be opened ({error.strerror}); check its permissions", "unreadable"
-        ) from error
