@@ -66,6 +66,12 @@ class InputRefusedError(MedDelineaError):
         self.findings = findings or (refuse(code, message),)
 
 
+class OutputClashError(InputRefusedError):
+    """An output would take the place of a file that is needed, or of another output."""
+
+    exit_code = 2
+
+
 class PartialFailureError(MedDelineaError):
     """Some cases of a batch failed; the others are done."""
 

@@ -1,7 +1,7 @@
 """The one place that writes files: each appears whole or not at all, under names that are checked before the work.
 
 A file is written under a hidden name in its own folder and then renamed, so that no reader ever meets half of it, and a
-full disk or a killed process leaves what stood there before.
+full disk or a killed process leaves what stood there before. Files that belong together are replaced together.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.locks import locked, nobody_writes_in, writing_in
 
 #: Endings of the volume files that are written.
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
@@ -28,6 +30,14 @@ READ_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr")
 SCAN_SUFFIXES = (*READ_SUFFIXES, ".zip")
 #: Endings that a mask may have.
 MASK_SUFFIXES = (*VOLUME_SUFFIXES, ".dcm")
+
+#: Bytes of a file's name that its hidden name repeats: with what is added it stays below any file system's limit.
+_REPEATED_BYTES = 90
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{32}[.a-z0-9]*")
+#: Held while files that belong together are moved into a folder.
+_MOVING = ".meddelinea.moving"
+#: The hidden names in `whole_together`: what is written there by a writer of single files is written in place.
+_PARTS: set[Path] = set()
 
 
 def ending(path: Path, suffixes: tuple[str, ...]) -> str | None:
@@ -69,17 +79,21 @@ def whole(path: Path) -> Iterator[Path]:
     """A hidden name to write to that becomes `path` when all is written; nothing is left where writing fails.
 
     It stands beside `path`, so that the move is atomic, and ends as `path` does, by which writers choose a format. Not
-    by tempfile, whose files are closed to other users.
+    by tempfile, whose files are closed to other users. A name that `whole_together` gave is one already.
 
     Raises
     ------
     InputRefusedError
         If the folder is missing, not writable or full.
     """
+    if path in _PARTS:
+        yield path
+        return
     part = _hidden(path)
     try:
-        yield part
-        part.replace(path)
+        with writing_in(path.parent):
+            yield part
+            part.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -88,32 +102,70 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_together(path: Path, *others: Path) -> Iterator[tuple[Path, ...]]:
-    """Hidden names for files that belong together, such as a mask and its sidecar: they are replaced at once.
+    """Hidden names for files that belong together, such as a mask and its sidecar: all are replaced, or none.
 
     Nothing is replaced before all are written. Whoever finds `path` finds the others that were written with it: an
-    older `path` is removed before the others change, and the new one comes last.
+    older `path` is removed before the others change in their order, and the new one comes last. Where one cannot be
+    replaced, those that were are put back.
 
     Raises
     ------
     InputRefusedError
         If a folder is missing, not writable or full.
     """
-    parts = tuple(_hidden(each) for each in (path, *others))
+    targets = (path, *others)
+    parts = tuple(_hidden(target) for target in targets)
+    _PARTS.update(parts)
     try:
-        yield parts
-        moves = list(zip(parts, (path, *others), strict=True))
-        for part, each in moves:  # what could fail is found out before the older `path` is gone
-            part.stat()
-            if each.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.unlink(missing_ok=True)
-        for part, each in reversed(moves):
-            part.replace(each)
+        with ExitStack() as folders:
+            for folder in {target.parent for target in targets}:
+                folders.enter_context(writing_in(folder))
+            yield parts
+            with locked(path.with_name(_MOVING), wait=True):  # of two writers, each replaces all
+                _replace_all(parts, targets)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        failed = dict(zip(map(str, parts), targets, strict=True)).get(str(error.filename), path)
+        raise _cannot_write(failed, error) from error
+    except InputRefusedError as error:
+        said = str(error)
+        for part, target in zip(parts, targets, strict=True):
+            said = said.replace(str(part), str(target))
+        raise InputRefusedError(said, error.code, parameter=error.parameter) from error
     finally:
+        _PARTS.difference_update(parts)
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _replace_all(parts: tuple[Path, ...], targets: tuple[Path, ...]) -> None:
+    """Move each part to its target, the first target last; where one cannot be moved, all is as before."""
+    for part, target in zip(parts, targets, strict=True):  # what could fail is found out before anything is moved
+        part.stat()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(part))
+    older: dict[Path, Path] = {}
+    moved: list[Path] = []
+
+    def set_aside(target: Path) -> None:
+        aside = _hidden(target)
+        with suppress(FileNotFoundError):
+            target.rename(aside)
+            older[target] = aside
+
+    try:
+        set_aside(targets[0])
+        for part, target in zip((*parts[1:], parts[0]), (*targets[1:], targets[0]), strict=True):
+            set_aside(target)
+            part.replace(target)
+            moved.append(target)
+    except BaseException:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        for target, aside in reversed(older.items()):
+            aside.replace(target)
+        raise
+    for aside in older.values():
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -128,18 +180,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
     part = _hidden(path)
     try:
         part.mkdir(parents=True)
-        yield part
-        if path.exists():
-            old = _hidden(path)
-            path.rename(old)
-            try:
+        with writing_in(path.parent):
+            yield part
+            if path.exists():
+                old = _hidden(path)
+                path.rename(old)
+                try:
+                    part.rename(path)
+                except OSError:
+                    old.rename(path)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)
+            else:
                 part.rename(path)
-            except OSError:
-                old.rename(path)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.rename(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -147,9 +200,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, whole or not at all; bytes of file names that are not UTF-8 as JSON escapes them."""
     with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
@@ -163,7 +216,7 @@ def json_text(document: Mapping[str, Any]) -> str:
 
 
 def append_line(text: str, path: Path) -> None:
-    """Add a line to a file, which is made if absent; it is there when this returns.
+    """Add a line to a file, which is made if absent; it is there when this returns, or nothing of it is.
 
     Raises
     ------
@@ -171,8 +224,14 @@ def append_line(text: str, path: Path) -> None:
         If the folder is missing, not writable or full.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with path.open("ab", buffering=0) as file:
+            length, line = file.tell(), f"{text}\n".encode(errors="backslashreplace")
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(length)
+                raise
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -210,14 +269,25 @@ def read_object(path: Path, expected: str) -> dict[str, Any]:
     return content
 
 
-def remove_unfinished(path: Path) -> None:
-    """Remove what writers of `path` that were killed left; none may be writing it now."""
-    _remove(path.parent, re.escape(path.name))
+def remove_unfinished(*paths: Path) -> None:
+    """Remove what writers of `paths` that were killed left; none may be writing them now."""
+    for folder in {path.parent for path in paths}:
+        names = {_repeated(path) for path in paths if path.parent == folder}
+        _remove(folder, names)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what killed writers of `paths` left, but in folders that somebody writes in now."""
+    paths = tuple(paths)
+    for folder in {path.parent for path in paths}:
+        with nobody_writes_in(folder) as alone:
+            if alone:
+                remove_unfinished(*(path for path in paths if path.parent == folder))
 
 
 def remove_all_unfinished(folder: Path) -> None:
     """Remove what killed writers left in `folder`, whatever they wrote; none may be writing there now."""
-    _remove(folder, ".+")
+    _remove(folder, None)
 
 
 def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> None:
@@ -237,8 +307,7 @@ def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> 
     """
     if ending(path, suffixes) is None:
         raise InputRefusedError(f"{path}: unknown ending for the output; expected {' or '.join(suffixes)}", "output")
-    if path.is_dir():
-        raise InputRefusedError(f"{path}: the output is a folder; expected a file's name", "output")
+    ensure_name(path)
     if not path.parent.is_dir():
         raise InputRefusedError(f"{path}: the output's folder {path.parent} does not exist; create it first", "output")
     try:
@@ -251,16 +320,46 @@ def ensure_writable(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> 
         ) from error
 
 
+def ensure_name(path: Path) -> None:
+    """Refuse the name of a file to come that is a folder's, or that its file system cannot have.
+
+    Raises
+    ------
+    InputRefusedError
+        If it is.
+    """
+    try:
+        there = path.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputRefusedError(
+                f"{path}: the output's name of {len(os.fsencode(path.name))} bytes is too long for its folder; "
+                "choose a shorter one",
+                "output",
+            ) from error
+    else:
+        if stat.S_ISDIR(there.st_mode):
+            raise InputRefusedError(f"{path}: the output is a folder; expected a file's name", "output")
+
+
 def _hidden(path: Path) -> Path:
     """A name of its own for each writer, so that what a killed one left cannot meet the next one's."""
-    suffix = ending(path, MASK_SUFFIXES) or path.suffix
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
+    suffix = ending(path, MASK_SUFFIXES) or path.suffix.lower()
+    return path.with_name(f".{_repeated(path)}.{uuid.uuid4().hex}{suffix if len(suffix) < 10 else ''}")
 
 
-def _remove(folder: Path, name: str) -> None:
-    unfinished = re.compile(rf"\.{name}\.[0-9a-f]{{32}}[.a-z0-9]*")
+def _repeated(path: Path) -> str:
+    """As much of a file's name as its hidden names repeat."""
+    name = path.name
+    while len(os.fsencode(name)) > _REPEATED_BYTES:
+        name = name[:-1]
+    return name
+
+
+def _remove(folder: Path, names: Set[str] | None) -> None:
     for entry in folder.iterdir() if folder.is_dir() else ():
-        if unfinished.fullmatch(entry.name):
+        name = _UNFINISHED.fullmatch(entry.name)
+        if name and (names is None or name[1] in names):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
 

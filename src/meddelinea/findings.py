@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: Reasons to refuse a scan; the last three concern the rest of a request.
+#: Reasons to refuse a scan; the last six concern the rest of a request.
 Refusal = Literal[
     # the file
     "not_found",
@@ -58,6 +58,9 @@ Refusal = Literal[
     # not the scan
     "unknown_organ",
     "output",
+    "output_clash",
+    "output_exists",
+    "output_locked",
     "refused",
 ]
 

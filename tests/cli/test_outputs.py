@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from meddelinea import files, segment
 from meddelinea.cli.main import main
+from meddelinea.errors import InputRefusedError
 from meddelinea.folders import batch
 from meddelinea.io.volumes import write_volume
 from meddelinea.segmentation import model as model_module
@@ -129,3 +132,138 @@ def test_the_models_folder_is_read_once_for_many_scans(
     described = count_descriptions(monkeypatch)
     assert predict("-i", scan.parent, "-o", tmp_path / "masks", "--quiet")[0] == 0
     assert len(described) == 1  # here; the worker is another process
+
+
+# Files of the input, and files of others
+
+
+@pytest.mark.parametrize("option", ["-o", "--statistics", "--preview", "--report", "--uncertainty"])
+@pytest.mark.parametrize("how", ["itself", "soft", "hard", "case"])
+def test_no_output_takes_the_place_of_a_file_of_the_input(
+    predict: Predict, tmp_path: Path, option: str, how: str
+) -> None:
+    suffix = {"-o": ".nii", "--statistics": ".json", "--preview": ".png", "--report": ".html"}.get(option, ".nrrd")
+    folder = tmp_path / "dcm"
+    folder.mkdir()
+    needed = folder / f"needed{suffix}"
+    needed.write_bytes(b"a file of the series")
+    output = {"itself": needed, "case": folder / f"NEEDED{suffix}"}.get(how, tmp_path / f"{how}{suffix}")
+    if how == "soft":
+        output.symlink_to(needed)
+    elif how == "hard":
+        os.link(needed, output)
+    words = ["-i", folder, "-o", tmp_path / "m.nii.gz"]
+    words[words.index("-o") + 1 :] = [output] if option == "-o" else [tmp_path / "m.nii.gz", option, output]
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    code, _, err = predict(*words, "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "would overwrite the scan" in err
+    assert needed.read_bytes() == b"a file of the series"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_the_data_file_of_a_header_and_a_models_files_are_no_outputs(
+    predict: Predict, tmp_path: Path, model: Path
+) -> None:
+    (tmp_path / "s.nhdr").write_text("NRRD0004\ndata file: m.json\n")
+    (tmp_path / "m.json").write_bytes(b"voxels")
+    code, out, err = predict("-i", tmp_path / "s.nhdr", "-o", tmp_path / "m.nii.gz", "--json")
+    assert (code, "would overwrite the scan" in err) == (2, True)
+    assert [finding["code"] for finding in json.loads(out)["findings"]] == ["output_clash"]
+    for output in (model / "labels.nii.gz", model / "new.nii.gz"):
+        code, _, err = predict("-o", output)
+        assert (code, "lies in the model's folder" in err) == (2, True)
+    assert (tmp_path / "m.json").read_bytes() == b"voxels"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"labels": {"bone": 1}}', "[1]", "not JSON", None])
+def test_a_file_of_others_beside_the_mask_is_replaced_on_request_only(
+    predict: Predict, tmp_path: Path, content: str | None
+) -> None:
+    if content is None:
+        (tmp_path / "m.json").symlink_to("gone")
+    else:
+        (tmp_path / "m.json").write_text(content)
+    code, out, err = predict("-o", tmp_path / "m.nii.gz", "--json")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "m.json: exists" in err
+    assert "(--overwrite)" in err
+    assert [finding["code"] for finding in json.loads(out)["findings"]] == ["output_exists"]
+    assert not (tmp_path / "m.nii.gz").exists()
+    assert content is None or (tmp_path / "m.json").read_text() == content
+    assert predict("-o", tmp_path / "m.nii.gz", "--quiet", "--overwrite")[0] == 0
+    assert json.loads((tmp_path / "m.json").read_text())["model"]
+    assert predict("-o", tmp_path / "m.nii.gz", "--quiet")[0] == 0  # what was written before is ours
+
+
+def test_results_in_python_are_no_less_careful(scan: Path, tmp_path: Path, model: Path) -> None:
+    result = segment(scan, str(model), steps=1, device="cpu")
+    with pytest.raises(InputRefusedError, match="would overwrite the scan"):
+        result.save(scan)
+    (tmp_path / "m.json").write_text("mine")
+    with pytest.raises(InputRefusedError, match="exists"):
+        result.save(tmp_path / "m.nii.gz")
+    result.save(tmp_path / "m.nii.gz", overwrite=True)
+    result.save(tmp_path / "m.nii.gz")
+
+
+# Names as long as a file system has them
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "心"])
+@pytest.mark.parametrize("size", [226, 240, 255])
+def test_names_of_any_length_that_a_folder_can_have_work(
+    predict: Predict, tmp_path: Path, letter: str, size: int
+) -> None:
+    def name(suffix: str) -> str:
+        room = size - len(suffix)
+        width = len(letter.encode())
+        return letter * (room // width) + "y" * (room % width) + suffix
+
+    options = {"--statistics": ".json", "--preview": ".png", "--report": ".html", "--uncertainty": ".nrrd"}
+    words = [word for option, suffix in options.items() for word in (option, tmp_path / "out" / f"a{name(suffix)[1:]}")]
+    (tmp_path / "out").mkdir()
+    if letter != "x":
+        words = []  # a letter would be cut
+    code, _, err = predict("-o", tmp_path / "out" / name(".nii.gz"), *words, "--quiet")
+    assert (code, err) == (0, "")
+    assert len(list((tmp_path / "out").iterdir())) == (6 if words else 2)
+
+
+@pytest.mark.parametrize(("suffix", "code"), [(".nii.gz", 3), (".nii", 3), (".dcm", 3)])
+def test_a_name_that_is_too_long_is_refused_before_the_work(
+    predict: Predict, tmp_path: Path, suffix: str, code: int
+) -> None:
+    """The sidecar of a mask of 255 bytes can be one byte longer than it."""
+    size = 256 if suffix == ".nii.gz" else 255
+    met, _, err = predict("-o", tmp_path / ("x" * (size - len(suffix)) + suffix))
+    assert (met, err.count("\n")) == (code, 1)
+    assert "is too long" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+# A disk that is full
+
+
+@pytest.mark.parametrize("option", ["--statistics", "--preview", "--report", "--uncertainty", "-o"])
+@pytest.mark.parametrize("older", [True, False])
+def test_all_files_of_a_scan_are_replaced_or_none(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, older: bool
+) -> None:
+    """FAKE: a disk that takes all files but one, whichever is written."""
+    names = {"--statistics": "s.json", "--preview": "p.png", "--report": "r.html", "--uncertainty": "u.nii.gz"}
+    words = [word for key, name in names.items() for word in (key, tmp_path / name)]
+    if older:
+        assert predict("-o", tmp_path / "m.nii.gz", *words, "--quiet")[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    full, there = names.get(option, "m.nii.gz"), files._replace_all
+
+    def replace_all(parts: tuple[Path, ...], targets: tuple[Path, ...]) -> None:
+        parts[[target.name for target in targets].index(full)].unlink()
+        there(parts, targets)
+
+    monkeypatch.setattr(files, "_replace_all", replace_all)
+    code, _, err = predict("-o", tmp_path / "m.nii.gz", *words, "--seed", 1)
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"{full}: cannot be written" in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -43,7 +43,6 @@ def test_predict_of_a_list(run: Run, folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("one.nii.gz", "m.nii.gz", "--overwrite"),
         ("one.nii.gz", "m.nii.gz", "--engine", "ray"),
         ("one.nii.gz", "m.nii.gz", "--json", "--progress-json"),
         (".", "masks", "--address", "head:6379"),

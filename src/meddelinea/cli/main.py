@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -26,6 +29,7 @@ from meddelinea.cli.push import push
 from meddelinea.cli.serve import serve
 from meddelinea.cli.train import train
 from meddelinea.errors import MedDelineaError
+from meddelinea.temporary import TERMINATIONS
 from meddelinea.version import __version__
 
 #: Exit code of a command that was stopped from the keyboard, as shells have it.
@@ -61,11 +65,20 @@ def _top(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 unexpected error, 130 interrupted, otherwise the error's exit code.
 
+    A process that is asked by a signal to end tidies up before it does.
+
     Parameters
     ----------
     arguments
         Words after the program's name, by default those of this process. `--debug` may stand anywhere among them.
     """
+    for asked in TERMINATIONS:
+        if signal.getsignal(asked) is signal.SIG_DFL:  # and not ignored, as nohup has it
+            with suppress(ValueError):  # not the main thread: it is another program's
+                signal.signal(asked, _unwind)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text that the screen can show
+            stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     if not debug:  # warnings of libraries would bury the one line that explains an error
@@ -76,6 +89,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     message = ""
     try:
         code = app(words, prog_name="meddelinea", standalone_mode=False)
+    except _AskedToEnd as asked_to:
+        code = asked_to.args[0]
+        signal.signal(code, signal.SIG_DFL)
+        signal.raise_signal(code)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -85,6 +102,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if message:
         print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _AskedToEnd(BaseException):
+    """A signal asks the process to end; its number is the argument."""
+
+
+def _unwind(number: int, _: object) -> NoReturn:
+    for asked in TERMINATIONS:  # those that stop a whole group of processes ask again and again
+        signal.signal(asked, signal.SIG_IGN)
+    raise _AskedToEnd(number)
 
 
 def _explain(error: Exception, words: list[str]) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,9 @@ class ExtraFolders:
         """The files of one scan."""
         from meddelinea.results.files import sidecar_path
 
-        name = sidecar_path(case.output).relative_to(self.masks)
+        sidecar = sidecar_path(case.output)
+        inside = sidecar.is_relative_to(self.masks)  # in a list they can stand anywhere
+        name = sidecar.relative_to(self.masks) if inside else Path(sidecar.name)
 
         def there(folder: Path | None, suffix: str) -> Path | None:
             return None if folder is None else folder / name.with_name(name.name.removesuffix(".json") + suffix)
@@ -61,18 +64,30 @@ class ExtraFolders:
         of = self.of(case)
         return tuple(path for path in (of.preview, of.report, of.uncertainty) if path is not None)
 
-    def write(self, case: ScanCase, result: Result, card: str) -> None:
+    def writers(self, case: ScanCase, result: Result, card: str) -> dict[Path, Callable[[Path], object]]:
         """See `folders.batch.ExtraOutputs`."""
-        _write_extras(self.of(case), result, card)
+        return _writers(self.of(case), result, card)
 
 
-def check_outputs(source: Path, outputs: Outputs) -> OutputType:
-    """The kind of file that the mask becomes. Outputs that cannot be written are refused now, before the long work."""
+def check_outputs(source: Path, outputs: Outputs, model: Path, *, overwrite: bool = False) -> OutputType:
+    """The kind of file that the mask becomes. Outputs that cannot be written are refused now, before the long work.
+
+    Parameters
+    ----------
+    model
+        The model's folder.
+    overwrite
+        Whether files beside the mask may be replaced that this package did not write.
+    """
+    from meddelinea.collisions import require_apart
     from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable
-    from meddelinea.results.files import sidecar_path
+    from meddelinea.io.input_files import files_of
+    from meddelinea.results.files import require_own_sidecar, sidecar_path
 
     kind, _ = _kinds(outputs)
     endings = {
+        outputs.mask: MASK_SUFFIXES,
+        sidecar_path(outputs.mask): (".json",),
         outputs.statistics: (".json",),
         outputs.preview: (".png",),
         outputs.report: (".html",),
@@ -80,62 +95,69 @@ def check_outputs(source: Path, outputs: Outputs) -> OutputType:
     }
     wanted = [outputs.statistics, outputs.preview, outputs.report, outputs.uncertainty]
     paths = [outputs.mask, sidecar_path(outputs.mask), *(path for path in wanted if path is not None)]
-    places = [path.resolve() for path in paths]
-    if len(set(places)) != len(places):
-        raise UsageError(f"two outputs share a file: {', '.join(map(str, paths))} (the second names the mask's labels)")
-    if source.resolve() in places:
-        raise UsageError(f"{source}: an output would overwrite the input; choose another name")
+    require_apart(paths, {"the scan": files_of(source)}, model)
     if source.is_dir():
         inside = [path.name for path in source.iterdir() if ending(path, READ_SUFFIXES)]
         if inside:
             raise InputRefusedError(
                 f"{source}: a folder of {len(inside)} volume files; pass one of them, or a folder as -o"
             )
-    ensure_writable(outputs.mask, MASK_SUFFIXES)
     for path, suffixes in endings.items():
         if path is not None:
             ensure_writable(path, suffixes)
+    if not overwrite:
+        require_own_sidecar(outputs.mask)
     return kind
 
 
 def write_outputs(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
-    """Write the requested files, the mask last: if it exists, all of them do. `card` is the model's."""
+    """Write the requested files, all of them or none. `card` is the model's."""
+    from meddelinea.results.files import sidecar_path, write_segmentation
+
+    kind, stored = _kinds(outputs)
+    write_segmentation(
+        result.segmentation,
+        outputs.mask,
+        result.scan,
+        kind=kind,
+        segmentation_type=stored,
+        others=_writers(outputs, result, card),
+    )
+    files = {
+        "mask": outputs.mask,
+        "labels": sidecar_path(outputs.mask),
+        "statistics": outputs.statistics,
+        "uncertainty": outputs.uncertainty,
+        "preview": outputs.preview,
+        "report": outputs.report,
+    }
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _writers(outputs: Outputs, result: Result, card: str) -> dict[Path, Callable[[Path], object]]:
+    """The requested files beside the mask and its sidecar, each with what writes it."""
     from meddelinea.files import write_json
-    from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
+    from meddelinea.io.volumes import write_volume
+    from meddelinea.results.figures import preview
+    from meddelinea.results.files import statistics_document
+    from meddelinea.results.page import write_scan_report
 
     made = result.segmentation
-    files = {"mask": outputs.mask, "labels": sidecar_path(outputs.mask)}
-    if outputs.statistics is not None:
+
+    def write_statistics(path: Path) -> None:
         document = statistics_document(result.statistics, result.scan.modality, made)
-        write_json({"input": result.name} | document, outputs.statistics)
-        files["statistics"] = outputs.statistics
-    files |= _write_extras(outputs, result, card)
-    kind, stored = _kinds(outputs)
-    write_segmentation(made, outputs.mask, result.scan, kind=kind, segmentation_type=stored)
-    return files
+        write_json({"input": result.name} | document, path)
 
+    def draw(path: Path) -> None:
+        preview(result.scan, result.mask, result.labels, path, f"{result.name}: {made.model}, not for diagnosis")
 
-def _write_extras(outputs: Outputs, result: Result, card: str) -> dict[str, Path]:
-    """Write the uncertainty, the picture and the report, if they are requested."""
-    from meddelinea.io.volumes import write_volume
-
-    files, made = {}, result.segmentation
-    if outputs.uncertainty is not None:
-        write_volume(result.uncertainty, outputs.uncertainty, result.scan.forms)
-        files["uncertainty"] = outputs.uncertainty
-    if outputs.preview is not None:
-        from meddelinea.results.figures import preview
-
-        preview(
-            result.scan, result.mask, result.labels, outputs.preview, f"{result.name}: {made.model}, not for diagnosis"
-        )
-        files["preview"] = outputs.preview
-    if outputs.report is not None:
-        from meddelinea.results.page import write_scan_report
-
-        write_scan_report(outputs.report, result, card)
-        files["report"] = outputs.report
-    return files
+    writers: dict[Path | None, Callable[[Path], object]] = {
+        outputs.statistics: write_statistics,
+        outputs.uncertainty: lambda path: write_volume(result.uncertainty, path),
+        outputs.preview: draw,
+        outputs.report: lambda path: write_scan_report(path, result, card),
+    }
+    return {path: write for path, write in writers.items() if path is not None}
 
 
 def _kinds(outputs: Outputs) -> tuple[OutputType, SegmentationType]:

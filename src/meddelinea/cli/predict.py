@@ -45,6 +45,7 @@ class Job:
     device: str = "auto"
     modality: Modality | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    overwrite: bool = False
 
 
 def predict(
@@ -113,7 +114,11 @@ def predict(
     ] = 16,
     modality: ModalityOption = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="For many scans: redo those that already have a mask.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace files of others that stand in the way; for many scans, redo those that already have a mask.",
+        ),
     ] = False,
     engine: EngineOption = "local",
     address: AddressOption = None,
@@ -172,11 +177,10 @@ def predict(
             address=address,
             workers=workers,
         )
-        run_batch(batch, mode)
-    elif overwrite or engine != "local" or address is not None or workers is not None:
-        raise UsageError(
-            "--overwrite, --engine, --address and --workers apply to many scans; give a folder as -i and as -o"
-        )
+        with refusal_as_json(source, wanted=as_json):
+            run_batch(batch, mode)
+    elif engine != "local" or address is not None or workers is not None:
+        raise UsageError("--engine, --address and --workers apply to many scans; give a folder as -i and as -o")
     else:
         with refusal_as_json(source, wanted=as_json):
             job = Job(
@@ -186,6 +190,7 @@ def predict(
                 device=device,
                 modality=modality,
                 sampling=sampling,
+                overwrite=overwrite,
             )
             run(job, mode)
 
@@ -206,7 +211,7 @@ def run(job: Job, mode: OutputMode) -> None:
         described = read_model(job.model, quiet=mode is OutputMode.nothing)
         job.sampling.labels(described.labels)
         require_device(job.device)
-        kind = check_outputs(job.source, job.outputs)
+        kind = check_outputs(job.source, job.outputs, described.folder, overwrite=job.overwrite)
 
         state.update("reading the scan")
         scan = read_scan(job.source)

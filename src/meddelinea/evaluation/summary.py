@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections import Counter
@@ -13,8 +12,9 @@ from typing import Any
 
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, FilesResult, Report
 from meddelinea.evaluation.metrics import OrganScore
-from meddelinea.files import whole, write_json
+from meddelinea.files import write_json
 from meddelinea.labels import PAPER_ORGANS
+from meddelinea.tables import write_table
 
 #: Version of the JSON that `write_report_json` writes; it grows when a field changes its meaning or goes.
 SCHEMA_VERSION = 1
@@ -121,12 +121,9 @@ def write_report_csv(report: Report, path: Path) -> None:
     An infinite distance is `inf`; what has no value is an empty cell.
     """
     columns = ["case", *(field.name for field in fields(OrganScore)), "error"]
-    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for case in report.cases:
-            writer.writerows({"case": case.case, **plain(score)} for score in case.scores)
-        writer.writerows({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
+    scored = ({"case": case.case, **plain(score)} for case in report.cases for score in case.scores)
+    failed = ({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
+    write_table(columns, (*scored, *failed), path)
 
 
 def _organ_summary(organ: str, scores: list[OrganScore]) -> OrganSummary:

@@ -6,32 +6,36 @@ A mask's sidecar says what was asked for, so that a second run knows which resul
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from meddelinea.checks.scan import examine, require_accepted
-from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import append_line, ensure_writable, read_object, remove_unfinished, whole, write_text
+from meddelinea.collisions import require_apart
+from meddelinea.errors import InputRefusedError
+from meddelinea.files import append_line, ensure_name, ensure_writable, remove_abandoned, write_text
 from meddelinea.folders.found import FoundScans, ScanCase
+from meddelinea.io.input_files import files_of
 from meddelinea.io.volumes import read_scan
+from meddelinea.locks import LOCK_FILE, LockedError, locked
 from meddelinea.pool.local import in_this_process
 from meddelinea.pool.pool import Engine, Progress
-from meddelinea.results.files import sidecar_path, statistics_document, write_segmentation
+from meddelinea.results.files import read_sidecar, sidecar_path, statistics_document, write_segmentation
 from meddelinea.results.result import Result
 from meddelinea.scan import Modality
 from meddelinea.segmentation.model import ModelFiles, load_model, read_model_files, require_device
 from meddelinea.segmentation.predict import segment
 from meddelinea.segmentation.sampling import Sampling
+from meddelinea.tables import write_table
 from meddelinea.version import __version__
 
 STATUS_FILE = "status.jsonl"
@@ -67,8 +71,8 @@ class ExtraOutputs(Protocol):
     def paths(self, case: ScanCase) -> tuple[Path, ...]:
         """The files, which stand where the case is done."""
 
-    def write(self, case: ScanCase, result: Result, card: str) -> None:
-        """Write them; `card` is the model's."""
+    def writers(self, case: ScanCase, result: Result, card: str) -> Mapping[Path, Callable[[Path], object]]:
+        """Each of them, and what writes it to the path that it is given; `card` is the model's."""
 
 
 def segment_scans(
@@ -86,8 +90,8 @@ def segment_scans(
 ) -> Generator[ScanOutcome, None, None]:
     """Segment scans and yield what became of each as it ends; the table is written after the last, or when closed.
 
-    Results of an earlier run are left alone where scan, model and settings are the same. A case that cannot be
-    segmented leaves no mask, an outdated one of an earlier run included. One run at a time may write to a folder.
+    Results of an earlier run are left alone where scan, model and settings are the same. A scan that is refused leaves
+    no mask, an outdated one of an earlier run included. One run at a time writes to a folder.
 
     Parameters
     ----------
@@ -104,7 +108,7 @@ def segment_scans(
     extras
         What else is made of each scan; None for masks and no more.
     overwrite
-        Redo what was done before.
+        Redo what was done before, and replace files that this package did not write.
     engine
         Where: `in_this_process`, `on_this_machine` or `on_cluster` of `pool`.
     progress
@@ -115,9 +119,8 @@ def segment_scans(
     WeightsMissingError, UsageError
         If the model cannot be loaded, or the engine not be had.
     InputRefusedError
-        If the model does not know an organ, or the output folder cannot be written.
-    UsageError
-        If two files would be one, or a scan be overwritten.
+        If the model does not know an organ, the output folder cannot be written, another run writes to it, it holds
+        files of others in the place of results, two results would be one file, or one a file that is needed.
     """
     sampling = sampling or Sampling()
     files = model if isinstance(model, ModelFiles) else read_model_files(model)
@@ -129,36 +132,66 @@ def segment_scans(
         device=device,
         modality=modality,
         sampling=sampling,
+        output=output,
         extras=extras,
         overwritten_by=uuid.uuid4().hex if overwrite else None,
     )
-    _require_apart(found, extras)
-    _make_folders(output, (path for case in found.cases for path in run.outputs(case)))
-    ensure_writable(output / STATUS_FILE, (".jsonl",))
+    tables = (output / STATUS_FILE, output / STATISTICS_FILE)
+    results = [path for case in found.cases for path in run.outputs(case)]
+    require_apart([*results, *tables], _needed(run, found), files.folder)
+    if not overwrite:
+        _require_own(run, found, tables)
+    _make_folders({output, *(path.parent for path in results)})
+    for table in tables:
+        ensure_writable(table, (table.suffix,))
 
-    due = []
-    with _status(output / STATUS_FILE) as record:
+    with _alone(output), closing(_segment(run, found, tables, engine=engine, progress=progress)) as outcomes:
+        yield from outcomes
+
+
+def _segment(
+    run: _Run,
+    found: FoundScans,
+    tables: tuple[Path, Path],
+    *,
+    engine: Engine[ScanCase, ScanOutcome],
+    progress: Progress,
+) -> Generator[ScanOutcome, None, None]:
+    """See `segment_scans`; nobody else writes to the folder meanwhile."""
+    status, statistics = tables
+    due: list[ScanCase] = []
+    standing: list[ScanCase] = []
+    write_text("", status)
+
+    def record(outcome: ScanOutcome) -> ScanOutcome:
+        append_line(json.dumps(status_line(outcome), ensure_ascii=False), status)
+        if outcome.state in ("present", "done"):
+            standing.append(outcome.case)
+        return outcome
+
+    try:
+        remove_abandoned(path for case in found.cases for path in run.outputs(case))
         for case in found.cases:
-            remove_unfinished(case.output)
-            remove_unfinished(sidecar_path(case.output))
-            if run.is_done(case):
-                yield record(ScanOutcome(case=case, state="present"))
-            else:
-                due.append(case)
-        try:
-            with closing(engine(partial(_Segmenter, run), due, progress)) as outcomes:
-                for ended in outcomes:
-                    outcome = ended.answer or ScanOutcome(case=ended.item, state="failed", reason=ended.reason)
-                    if outcome.state == "present":  # its worker died between writing it and saying so
-                        outcome = replace(outcome, state="done")
-                    elif outcome.state != "done":
-                        run.discard(outcome.case)
-                    yield record(outcome)
-        finally:
-            for case in due:
+            try:
                 for path in run.outputs(case):
-                    remove_unfinished(path)
-            _write_statistics(found.cases, output / STATISTICS_FILE)
+                    ensure_name(path)
+                if run.is_done(case):
+                    yield record(ScanOutcome(case=case, state="present"))
+                else:
+                    due.append(case)
+            except InputRefusedError as error:
+                yield record(ScanOutcome(case=case, state="refused", reason=str(error)))
+        with closing(engine(partial(_Segmenter, run), due, progress)) as outcomes:
+            for ended in outcomes:
+                outcome = ended.answer or ScanOutcome(case=ended.item, state="failed", reason=ended.reason)
+                if outcome.state == "present":  # its worker died between writing it and saying so
+                    outcome = replace(outcome, state="done")
+                elif outcome.state == "refused":
+                    run.discard(outcome.case)
+                yield record(outcome)
+    finally:
+        remove_abandoned(path for case in due for path in run.outputs(case))
+        _write_statistics([case for case in found.cases if case in standing], statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +202,7 @@ class _Run:
     ----------
     model
         What a worker loads it by.
-    device, modality, sampling, extras
+    device, modality, sampling, output, extras
         As of `segment_scans`.
     digest
         Of the model's files: another model under the same name is another one.
@@ -182,6 +215,7 @@ class _Run:
     device: str
     modality: Modality | None
     sampling: Sampling
+    output: Path
     extras: ExtraOutputs | None
     overwritten_by: str | None
 
@@ -190,23 +224,27 @@ class _Run:
         extras = () if self.extras is None else self.extras.paths(case)
         return case.output, sidecar_path(case.output), *extras
 
+    def inputs(self, case: ScanCase) -> tuple[Path, ...]:
+        """The files of a scan, without results of earlier runs that stand among them."""
+        return files_of(case.source, without=self.output)
+
     def request(self, case: ScanCase) -> str:
         """SHA-256 of all that a mask depends on; the scan's files go by name, size and time, as in `make`."""
         sampling = asdict(replace(self.sampling, batch_size=1))  # which changes no mask
-        scan = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files_of(case.source)]
+        scan = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.inputs(case)]
         asked = [__version__, self.digest, self.modality, sampling, scan]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def is_done(self, case: ScanCase) -> bool:
         """Whether the case's files stand, are what is asked for, and were made by the run that is to make them."""
-        sidecar = _read_sidecar(case)
+        sidecar = read_sidecar(case.output)
         there = all(path.is_file() for path in self.outputs(case))
         made = self.overwritten_by in (None, sidecar.get("run"))
         return there and made and sidecar.get("request") == self.request(case)
 
     def discard(self, case: ScanCase) -> None:
-        """Remove what an earlier run made of what is now refused or fails."""
-        if "request" in _read_sidecar(case):
+        """Remove what an earlier run made of what is now refused."""
+        if "request" in read_sidecar(case.output):
             for path in self.outputs(case):
                 path.unlink(missing_ok=True)
 
@@ -227,8 +265,9 @@ class _Segmenter:
     def __call__(self, case: ScanCase, progress: Progress) -> ScanOutcome:
         try:
             return self._segment(case, progress)
-        except InputRefusedError as error:
-            return ScanOutcome(case=case, state="refused", reason=str(error))
+        except InputRefusedError as error:  # of the scan, or of a disk that is full
+            state = "failed" if error.code == "output" else "refused"
+            return ScanOutcome(case=case, state=state, reason=str(error))
 
     def _segment(self, case: ScanCase, progress: Progress) -> ScanOutcome:
         run, files = self._run, self._model.files
@@ -250,10 +289,9 @@ class _Segmenter:
         if run.overwritten_by is not None:
             remarks["run"] = run.overwritten_by
 
+        others = {} if run.extras is None else run.extras.writers(case, result, files.card)
         with self.writing:
-            if run.extras is not None:
-                run.extras.write(case, result, files.card)
-            write_segmentation(segmentation, case.output, scan, remarks=remarks)
+            write_segmentation(segmentation, case.output, scan, remarks=remarks, others=others)
         seconds = round(read_seconds + time.monotonic() - began, 3)
         warnings = tuple(finding.message for finding in result.findings)
         return ScanOutcome(case=case, state="done", seconds=seconds, warnings=warnings)
@@ -267,34 +305,73 @@ def status_line(outcome: ScanOutcome) -> dict[str, Any]:
 
 
 @contextmanager
-def _status(path: Path) -> Iterator[Callable[[ScanOutcome], ScanOutcome]]:
-    """What records an outcome in a status file that is begun anew; the line is there when the call returns."""
-    write_text("", path)
+def _alone(output: Path) -> Iterator[None]:
+    """Be the one run that writes to a folder; a run that was killed holds nothing."""
+    try:
+        with locked(output / LOCK_FILE, wait=False):
+            yield
+    except LockedError as error:
+        raise InputRefusedError(
+            f"{output}: another run writes to this folder ({error}); wait for its end, or choose another folder",
+            "output_locked",
+        ) from error
 
-    def record(outcome: ScanOutcome) -> ScanOutcome:
-        append_line(json.dumps(status_line(outcome), ensure_ascii=False), path)
-        return outcome
 
-    yield record
-
-
-def _require_apart(found: FoundScans, extras: ExtraOutputs | None) -> None:
-    """Refuse extra outputs that are a mask, a sidecar or a scan."""
-    if extras is None:
-        return
-    taken = {path.resolve() for case in found.cases for path in (case.source, case.output, sidecar_path(case.output))}
+def _needed(run: _Run, found: FoundScans) -> dict[str, list[Path]]:
+    """The files of all scans, and of their list. Scans that cannot be looked at are told of one by one, later."""
+    files: list[Path] = []
     for case in found.cases:
-        for path in extras.paths(case):
-            if path.resolve() in taken:
-                raise UsageError(f"{path}: is a scan or a mask; choose another folder for what stands beside the masks")
+        with suppress(InputRefusedError):
+            files += run.inputs(case)
+    return {"a scan": files, "the list": [] if found.listing is None else [found.listing]}
 
 
-def _make_folders(output: Path, files: Iterable[Path]) -> None:
-    for folder in {output, *(path.parent for path in files)}:
+def _require_own(run: _Run, found: FoundScans, tables: tuple[Path, Path]) -> None:
+    """Refuse results in whose place there are files that this package did not write."""
+    others = [
+        path
+        for case in found.cases
+        for path in run.outputs(case)
+        if os.path.lexists(path) and not read_sidecar(case.output)
+    ]
+    for table, is_own in zip(tables, (_is_status, _is_statistics), strict=True):
+        if os.path.lexists(table) and not is_own(table):
+            others.append(table)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputRefusedError(
+            f"{others[0]}{more}: there already, and not written by MedDelinea; choose another folder, or allow to "
+            "overwrite them",
+            "output_exists",
+            parameter="overwrite",
+        )
+
+
+def _is_status(path: Path) -> bool:
+    """Whether a file is a status file, or was to become one."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        return all({"case", "state"} <= json.loads(line).keys() for line in lines[:1])
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_statistics(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return stream.readline().startswith("case,organ")
+    except (OSError, ValueError):
+        return False
+
+
+def _make_folders(folders: Iterable[Path]) -> None:
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputRefusedError(f"{folder}: cannot make this folder ({error.strerror}); choose another") from error
+            raise InputRefusedError(
+                f"{folder}: cannot make this folder ({error.strerror}); choose another", "output"
+            ) from error
 
 
 def _model_digest(folder: Path) -> str:
@@ -307,27 +384,11 @@ def _model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _files_of(scan: Path) -> list[Path]:
-    if scan.is_dir():
-        return sorted(path for path in scan.rglob("*") if path.is_file())
-    if scan.suffix.lower() == ".nhdr":  # its voxels are in a file beside it
-        return sorted(path for path in scan.parent.glob(f"{scan.stem}.*") if path.is_file())
-    return [scan] if scan.exists() else []
-
-
-def _read_sidecar(case: ScanCase) -> dict[str, Any]:
-    """What the sidecar of a case says; nothing where there is none."""
-    try:
-        return read_object(sidecar_path(case.output), "a mask's sidecar")
-    except InputRefusedError:
-        return {}
-
-
 def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:
     """One table of the measurements of all cases that have a mask: a line an organ, lists as words."""
     rows: list[dict[str, Any]] = []
     for case in cases:
-        measured = _read_sidecar(case).get("statistics") if case.output.is_file() else None
+        measured = read_sidecar(case.output).get("statistics") if case.output.is_file() else None
         if measured is None:
             continue
         for organ, values in measured["organs"].items():
@@ -337,7 +398,4 @@ def _write_statistics(cases: Iterable[ScanCase], path: Path) -> None:
             cells = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in flat.items()}
             rows.append({"case": case.name, "organ": organ, "intensity_unit": measured["intensity_unit"], **cells})
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["case", "organ"]
-    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
-        table = csv.DictWriter(stream, columns)
-        table.writeheader()
-        table.writerows(rows)
+    write_table(columns, rows, path)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meddelinea.errors import InputRefusedError
+from meddelinea.collisions import Identity, identities
+from meddelinea.errors import InputRefusedError, OutputClashError
 from meddelinea.files import SCAN_SUFFIXES, VOLUME_SUFFIXES, ending, stem, visible
 from meddelinea.io.dicom_files import is_dicom
 from meddelinea.results.files import sidecar_path
+from meddelinea.tables import unescaped
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,11 @@ class ScanCase:
 
 @dataclass(frozen=True)
 class FoundScans:
-    """The scans in order of their names, and entries of the folder that are none."""
+    """The scans in order of their names, entries of the folder that are none, and the list that the scans are from."""
 
     cases: tuple[ScanCase, ...]
     others: tuple[Path, ...] = ()
+    listing: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ def find_scans(source: Path, output: Path) -> FoundScans:
     ----------
     source
         A folder with NIfTI and NRRD files, zips and sub-folders with DICOM files, or with the DICOM files of one scan;
-        hidden entries are not looked at. Or a CSV file with the columns `input`, relative to its own folder, and
-        `output`, relative to the folder `output`.
+        hidden entries are not looked at. Or a CSV file as spreadsheets save it, in UTF-8 or UTF-16, with the columns
+        `input`, relative to its own folder, and `output`, relative to the folder `output`.
     output
         Folder of the masks, named after the scans: `a.nrrd` -> `a.nii.gz`.
 
@@ -70,17 +76,20 @@ def find_scans(source: Path, output: Path) -> FoundScans:
         raise InputRefusedError(
             f"{source}: no scan in it; expected NIfTI or NRRD files, zips or DICOM folders directly inside"
         )
-    taken: dict[str, ScanCase] = {}
+    scans = {identity for case in found.cases for identity in identities(case.source)}
+    taken: dict[Identity, ScanCase] = {}
     for case in found.cases:
-        other = taken.setdefault(str(sidecar_path(case.output).resolve()).lower(), case)
-        if other is not case:
-            raise InputRefusedError(
-                f"{case.source} and {other.source}: both masks would be {case.output}; rename one, or give a list"
+        for identity in identities(sidecar_path(case.output)):
+            other = taken.setdefault(identity, case)
+            if other is not case:
+                remedy = "rename one, or give a list" if found.listing is None else "give each line another output"
+                raise OutputClashError(
+                    f"{case.source} and {other.source}: both masks would be {case.output}; {remedy}", "output_clash"
+                )
+        if scans & identities(case.output):
+            raise OutputClashError(
+                f"{case.output}: this mask would overwrite a scan; choose another folder", "output_clash"
             )
-    scans = {case.source.resolve() for case in found.cases}
-    for case in found.cases:
-        if case.output.resolve() in scans:
-            raise InputRefusedError(f"{case.output}: this mask would overwrite a scan; choose another folder")
     return found
 
 
@@ -103,12 +112,21 @@ def scan_files(source: Path) -> ScanFiles:
     return found
 
 
-def _search(folder: Path) -> ScanFiles:
-    entries = visible(folder)
+def _search(folder: Path, seen: set[str] | None = None) -> ScanFiles:
+    """The scans of a folder; itself where it cannot be listed, so that whoever reads it says why.
+
+    `seen` are the real folders that were searched: links may lead round in a circle.
+    """
+    seen = set() if seen is None else seen
+    seen.add(os.path.realpath(folder))
+    try:
+        entries = visible(folder)
+    except OSError:
+        return ScanFiles((folder,))
     scans = [entry for entry in entries if entry.is_file() and _is_scan(entry)]
     others = [entry for entry in entries if entry.is_file() and entry not in scans]
     is_series = any(_is_dicom(entry) for entry in others)
-    below = [_search(entry) for entry in entries if entry.is_dir()]
+    below = [_search(entry, seen) for entry in entries if entry.is_dir() and os.path.realpath(entry) not in seen]
     inner = [scan for found in below for scan in found.scans]
     if is_series:  # what lies below belongs to it, but for files that are scans by themselves
         return ScanFiles(tuple(sorted([folder, *scans, *(scan for scan in inner if not scan.is_dir())])))
@@ -121,7 +139,13 @@ def _in_folder(folder: Path, output: Path) -> FoundScans:
     """The entries of a folder that are scans; the folder itself where it holds nothing but the files of a series."""
     if not folder.is_dir():
         raise InputRefusedError(f"{folder}: no such file or folder; check the path")
-    entries = [entry for entry in visible(folder) if entry.resolve() != output.resolve()]
+    place = os.path.realpath(output)
+    try:
+        entries = [entry for entry in visible(folder) if os.path.realpath(entry) != place]
+    except OSError as error:
+        raise InputRefusedError(
+            f"{folder}: cannot be listed ({error.strerror}); check its permissions", "unreadable"
+        ) from error
     scans = [entry for entry in entries if _is_scan(entry)]
     if not scans and any(_is_dicom(entry) for entry in entries):
         name = folder.resolve().name
@@ -148,21 +172,38 @@ def _is_dicom(path: Path) -> bool:
 
 def _listed(path: Path, output: Path) -> FoundScans:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            return FoundScans(tuple(_rows(path, csv.DictReader(stream), output)))
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        return FoundScans(tuple(_rows(path, text, output)), listing=path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputRefusedError(f"{path}: not a readable CSV list ({error}); save it as CSV in UTF-8") from error
+        raise InputRefusedError(
+            f"{path}: not a readable CSV list ({error}); save it as CSV in UTF-8", "unreadable"
+        ) from error
 
 
-def _rows(path: Path, reader: csv.DictReader[str], output: Path) -> Iterator[ScanCase]:
-    names = reader.fieldnames or ()
-    if not {"input", "output"} <= set(names):
-        raise InputRefusedError(f"{path}: the columns are {', '.join(names) or 'none'}; expected input,output")
+def _rows(path: Path, text: str, output: Path) -> Iterator[ScanCase]:
+    """The rows of a list; spreadsheets separate cells by what is usual where they are used, and may say so above."""
+    said = re.match(r"\ufeff?sep=(.)\r?\n", text, re.IGNORECASE)
+    table = text[said.end() :] if said else text
+    head = next((line for line in table.splitlines() if line.strip()), "")
+    separator = said[1] if said else max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(table, newline=""), delimiter=separator)
+    names: list[str] = []
     for row in reader:
-        scan, mask = (str(row[column] or "").strip() for column in ("input", "output"))
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if not names:
+            names = [name.lower() for name in cells]
+            if not {"input", "output"} <= set(names):
+                break
+            continue
+        scan, mask = (unescaped(dict(zip(names, cells, strict=False)).get(name, "")) for name in ("input", "output"))
         if not scan or not ending(Path(mask), VOLUME_SUFFIXES):
             raise InputRefusedError(
-                f"{path}: line {reader.line_num} reads {scan!r},{mask!r}; expected a scan and a mask's name that ends "
-                f"in {', '.join(VOLUME_SUFFIXES)}"
+                f"{path}: line {reader.line_num + bool(said)} reads {scan!r},{mask!r}; expected a scan and a mask's "
+                f"name that ends in {', '.join(VOLUME_SUFFIXES)}"
             )
         yield ScanCase(mask, path.parent / scan, output / mask)
+    if not {"input", "output"} <= set(names):
+        raise InputRefusedError(f"{path}: the columns are {', '.join(names) or 'none'}; expected input,output")

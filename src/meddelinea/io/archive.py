@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import ending
+from meddelinea.temporary import temporary_folder
 
 #: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
 MAX_UNZIPPED_BYTES = 16 * 1024**3
@@ -36,11 +36,11 @@ def unzipped(path: Path) -> Iterator[Path]:
         If the archive is damaged or encrypted, a member would land outside the folder, is a link, or would overwrite
         another, or all would unpack to more than `MAX_UNZIPPED_BYTES`.
     """
-    with tempfile.TemporaryDirectory(prefix="meddelinea-") as name:
+    with temporary_folder() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 _check_members(path, archive.infolist())
-                archive.extractall(name)
+                archive.extractall(folder)
         except InputRefusedError:
             raise
         except Exception as error:  # besides BadZipFile: zlib's, the disk's, and those of unknown compression methods
@@ -48,9 +48,9 @@ def unzipped(path: Path) -> Iterator[Path]:
                 f"{path}: the zip cannot be unpacked ({error}); expected a whole archive: is it complete?", "unreadable"
             ) from error
         try:
-            yield Path(name)
+            yield folder
         except InputRefusedError as error:
-            raise InputRefusedError(str(error).replace(name, str(path)), error.code) from error
+            raise InputRefusedError(str(error).replace(str(folder), str(path)), error.code) from error
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -16,6 +16,7 @@ from typing import Generic
 
 from meddelinea.errors import MedDelineaError
 from meddelinea.pool.pool import Answer, Item, Make, Outcome, Outcomes, Progress, WorkerDiedError, attempt, dispatch
+from meddelinea.temporary import TERMINATIONS, remove_abandoned_folders, remove_own_folders
 
 #: What a worker sends: an outcome, how far an item is, or why there will be no outcomes at all.
 _Message = Outcome[Item, Answer] | tuple[str, int, int] | Exception
@@ -66,6 +67,7 @@ class _Process(Generic[Item, Answer]):
     def stop(self) -> None:
         self._process.terminate()  # it finishes what it is writing
         self._process.join()
+        remove_abandoned_folders()  # it may have been killed
         self._listener.join()
         self._pipe.close()
 
@@ -120,9 +122,12 @@ def _serve(make: Make[Item, Answer], threads: int | None, pipe: Connection) -> N
 
     def finish(*_: object) -> None:
         with work.writing:
+            remove_own_folders()
             os._exit(0)
 
-    signal.signal(signal.SIGTERM, finish)
+    for asked in TERMINATIONS:
+        if signal.getsignal(asked) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(asked, finish)
     executor = ThreadPoolExecutor()  # no more threads than the parent has items pending here
     with suppress(EOFError, OSError):  # the parent is gone
         while True:

@@ -5,14 +5,15 @@ Every file is complete or absent: it is written under a temporary name in its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from meddelinea.errors import UsageError
-from meddelinea.files import MASK_SUFFIXES, ending, ensure_writable, json_text, stem, whole_together, write_json
+from meddelinea.errors import InputRefusedError, UsageError
+from meddelinea.files import MASK_SUFFIXES, ending, ensure_writable, read_object, stem, whole_together, write_json
 from meddelinea.io.volumes import SegmentationType, write_voxels
 from meddelinea.results.review import review_organs
 from meddelinea.results.statistics import OrganStatistics
@@ -26,6 +27,8 @@ OutputType = Literal["nifti", "nrrd", "dicom_seg", "rtstruct"]
 OUTPUT_SUFFIXES: Mapping[OutputType, tuple[str, ...]] = MappingProxyType(
     {"nifti": (".nii.gz", ".nii"), "nrrd": (".nrrd",), "dicom_seg": (".dcm",), "rtstruct": (".dcm",)}
 )
+#: What the sidecar of every mask that this package wrote says among other things.
+_OWN = {"labels", "model", "version"}
 SEGMENTATION_TYPES: tuple[SegmentationType, ...] = get_args(SegmentationType)
 
 
@@ -40,6 +43,33 @@ def sidecar_path(mask: Path) -> Path:
     if ending(mask, MASK_SUFFIXES) is None:
         raise UsageError(f"{mask}: a mask is written as {', '.join(MASK_SUFFIXES)}; rename the output")
     return mask.with_name(stem(mask, MASK_SUFFIXES) + ".json")
+
+
+def read_sidecar(mask: Path) -> dict[str, Any]:
+    """What the sidecar of a mask says that this package wrote; nothing where there is none, or it is another's."""
+    try:
+        content = read_object(sidecar_path(mask), "a mask's sidecar")
+    except InputRefusedError:
+        return {}
+    return content if content.keys() >= _OWN else {}
+
+
+def require_own_sidecar(mask: Path) -> None:
+    """Refuse a mask's name whose sidecar would take the place of a file that this package did not write.
+
+    Raises
+    ------
+    InputRefusedError
+        If it would.
+    """
+    sidecar = sidecar_path(mask)
+    if os.path.lexists(sidecar) and not read_sidecar(mask):
+        raise InputRefusedError(
+            f"{sidecar}: exists, and was not written by MedDelinea; the names of the mask's labels would replace it; "
+            "choose another name for the mask, or allow to overwrite it",
+            "output_exists",
+            parameter="overwrite",
+        )
 
 
 def output_type(mask: Path, wanted: str | None = None) -> OutputType:
@@ -93,11 +123,11 @@ def write_segmentation(
     kind: OutputType | None = None,
     segmentation_type: SegmentationType = "labelmap",
     remarks: Mapping[str, Any] | None = None,
+    others: Mapping[Path, Callable[[Path], object]] = MappingProxyType({}),
 ) -> None:
-    """Write the mask and the sidecar that says how it was made.
+    """Write the mask, the sidecar that says how it was made, and what else belongs to it.
 
-    A NIfTI or a NRRD and its sidecar are replaced together, so that no mask stands without the names of its labels.
-    A DICOM file holds the names; it comes first, as it is read back and kept only if it is right.
+    All of them are replaced together or not at all, so that no mask stands beside the names of another's labels.
 
     Parameters
     ----------
@@ -114,6 +144,8 @@ def write_segmentation(
         How a DICOM-SEG stores voxels.
     remarks
         What else the sidecar is to say, as plain JSON types.
+    others
+        Other files about the mask, each with what writes it to the path that it is given.
 
     Raises
     ------
@@ -132,27 +164,31 @@ def write_segmentation(
     }
     sidecar = {"labels": segmentation.labels, **made, "input": scan.name, **(remarks or {})}
     mask, labels, model = segmentation.mask, segmentation.labels, segmentation.model
-    match output_type(path, kind):
-        case "dicom_seg":
-            from meddelinea.io.dicom_seg import write_dicom_seg
-            from meddelinea.io.dicom_source import series_of
+    wanted = output_type(path, kind)
+    ensure_writable(path, MASK_SUFFIXES)
+    with whole_together(path, sidecar_path(path), *others) as (mask_file, sidecar_file, *files):
+        for write, file in zip(others.values(), files, strict=True):
+            write(file)
+        match wanted:
+            case "dicom_seg":
+                from meddelinea.io.dicom_seg import write_dicom_seg
+                from meddelinea.io.dicom_source import series_of
 
-            parameters = {name: str(value) for name, value in made.items() if value is not None}
-            write_dicom_seg(
-                mask, labels, path, series_of(scan), kind=segmentation_type, model=model, parameters=parameters
-            )
-            write_json(sidecar, sidecar_path(path))
-        case "rtstruct":
-            from meddelinea.io.dicom_source import series_of
-            from meddelinea.io.rtstruct import write_rtstruct
+                parameters = {name: str(value) for name, value in made.items() if value is not None}
+                write_dicom_seg(
+                    *(mask, labels, mask_file, series_of(scan)),
+                    kind=segmentation_type,
+                    model=model,
+                    parameters=parameters,
+                )
+            case "rtstruct":
+                from meddelinea.io.dicom_source import series_of
+                from meddelinea.io.rtstruct import write_rtstruct
 
-            write_rtstruct(mask, labels, path, series_of(scan), model=model)
-            write_json(sidecar, sidecar_path(path))
-        case _:
-            ensure_writable(path)
-            with whole_together(path, sidecar_path(path)) as (mask_file, sidecar_file):
-                write_voxels(mask, mask_file, scan.forms)
-                sidecar_file.write_text(json_text(sidecar), encoding="utf-8")
+                write_rtstruct(mask, labels, mask_file, series_of(scan), model=model)
+            case _:
+                write_voxels(mask, mask_file)
+        write_json(sidecar, sidecar_file)
 
 
 def statistics_document(

@@ -9,12 +9,14 @@ from pathlib import Path
 import nibabel as nib
 
 from meddelinea.checks.scan import examine, require_accepted
+from meddelinea.collisions import require_apart
 from meddelinea.errors import UsageError
 from meddelinea.findings import Finding
+from meddelinea.io.input_files import files_of
 from meddelinea.io.nifti import from_nibabel, to_nibabel
 from meddelinea.io.volumes import read_scan
 from meddelinea.labels import canonical_name
-from meddelinea.results.files import write_segmentation
+from meddelinea.results.files import require_own_sidecar, sidecar_path, write_segmentation
 from meddelinea.results.mask_check import check_mask
 from meddelinea.results.review import OrganReview, review_organs
 from meddelinea.results.statistics import OrganStatistics, organ_statistics
@@ -86,20 +88,28 @@ class Result:
         """The mask as an image of nibabel's."""
         return to_nibabel(self.mask, self.scan.forms)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the mask, and beside it the `.json` that names its organs.
 
         Parameters
         ----------
         path
-            Ends in `.nii.gz`, `.nii` or `.nrrd`; or in `.dcm` for a DICOM-SEG, where the scan is a DICOM series.
+            No file of the scan. Ends in `.nii.gz`, `.nii` or `.nrrd`; or in `.dcm` for a DICOM-SEG, where the scan is a
+            DICOM series.
+        overwrite
+            Whether that `.json` may take the place of a file that this package did not write.
 
         Raises
         ------
         UsageError, InputRefusedError
             If the name ends otherwise, or cannot be written.
         """
-        write_segmentation(self.segmentation, Path(path), self.scan)
+        path = Path(path)
+        scan = () if self.scan.path is None else files_of(self.scan.path)
+        require_apart((path, sidecar_path(path)), {"the scan": scan})
+        if not overwrite:
+            require_own_sidecar(path)
+        write_segmentation(self.segmentation, path, self.scan)
 
 
 def segment(

@@ -1,0 +1,54 @@
+"""Temporary folders for what is unpacked: they hold patients' files, so none outlives its process for long."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from meddelinea.locks import LOCK_FILE, LockedError, locked
+
+#: Signals that ask a process to end. One that is asked removes its temporary folders first.
+TERMINATIONS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
+
+_PREFIX = "meddelinea-unpacked-"
+#: Those of this process.
+_OWN: set[Path] = set()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """An empty folder, removed afterwards. A process that is killed leaves its own to `remove_abandoned_folders`."""
+    remove_abandoned_folders()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, locked(Path(name) / LOCK_FILE, wait=True):
+        place = Path(name) / "files"
+        place.mkdir()
+        _OWN.add(place)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)  # while it is locked: nothing is left that nobody would remove
+            _OWN.discard(place)
+
+
+def remove_abandoned_folders() -> None:
+    """Remove the temporary folders of processes that have ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        lock = folder / LOCK_FILE
+        if not re.fullmatch(r"[a-z0-9_]{8}", folder.name.removeprefix(_PREFIX)) or not lock.is_file():
+            continue
+        with suppress(LockedError, OSError), locked(lock, wait=False) as certain:
+            if certain:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_own_folders() -> None:
+    """Remove the temporary folders of this process, which is about to end without leaving `temporary_folder`."""
+    for place in tuple(_OWN):
+        while place.exists():  # other threads may be unpacking still
+            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place.parent, ignore_errors=True)
