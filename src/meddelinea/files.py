@@ -23,9 +23,9 @@ from meddelinea.errors import InputRefusedError
 from meddelinea.locks import locked, nobody_writes_in, writing_in
 
 #: Endings of the volume files that are written.
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
-#: Endings of the volume files that are read.
-READ_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr")
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+#: Endings of the volume files that are read; those of a header stand for the voxels beside it too.
+READ_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr", ".mhd", ".hdr")
 #: Endings of the files that hold one scan each.
 SCAN_SUFFIXES = (*READ_SUFFIXES, ".zip")
 #: Endings that a mask may have.

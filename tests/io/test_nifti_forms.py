@@ -123,9 +123,9 @@ def test_forms_that_lie_apart_are_remarked_upon(tmp_path: Path, name: str, expec
 
 def test_the_remark_names_both_places_and_how_far_they_are_apart(tmp_path: Path) -> None:
     (finding,) = read_scan(FORMS["a moved sform"](tmp_path / "scan.nii")).findings
-    assert "(47.5, -160.2, 837.0) by the sform (code 2)" in finding.message
-    assert "(17.5, -120.2, 812.0) by the qform (code 1)" in finding.message
-    assert f"up to {np.linalg.norm([30, 40, 25]):.1f} apart" in finding.message
+    assert "(47.5, -160.2, 837.0) mm by the sform (code 2)" in finding.message
+    assert "(17.5, -120.2, 812.0) mm by the qform (code 1)" in finding.message
+    assert f"up to {np.linalg.norm([30, 40, 25]):.1f} mm apart" in finding.message
 
 
 def test_oblique_forms_that_agree_are_not_taken_for_turned(tmp_path: Path) -> None:

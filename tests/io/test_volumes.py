@@ -16,7 +16,7 @@ from meddelinea.volume import Volume
 from support.reading import LPS_TO_RAS, assert_same, from_simpleitk, refusal
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.float32])
 def test_what_is_written_is_read_back_here_and_by_simpleitk(
     tmp_path: Path, oblique: Volume, suffix: str, kind: type
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_here_and_by_simpleitk(
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
 def test_what_simpleitk_writes_is_read(tmp_path: Path, oblique: Volume, suffix: str) -> None:
     image = sitk.GetImageFromArray(oblique.array.transpose(2, 1, 0))
     lps = LPS_TO_RAS @ oblique.affine
@@ -43,7 +43,7 @@ def test_what_simpleitk_writes_is_read(tmp_path: Path, oblique: Volume, suffix: 
     assert_same(read_volume(tmp_path / f"scan{suffix}"), (oblique.array, oblique.affine))
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_a_sheared_affine_and_a_bool_mask_survive(tmp_path: Path, oblique: Volume, suffix: str) -> None:
     sheared = oblique.affine.copy()
     sheared[:3, 2] += 0.3 * sheared[:3, 1]
@@ -71,7 +71,7 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
         assert "not a kind of file" in refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("kept", [0.0, 0.2, 0.9])
 def test_a_truncated_file_is_refused_when_it_is_read(tmp_path: Path, oblique: Volume, suffix: str, kept: float) -> None:
     path = tmp_path / f"scan{suffix}"
@@ -81,7 +81,22 @@ def test_a_truncated_file_is_refused_when_it_is_read(tmp_path: Path, oblique: Vo
     assert "is it complete?" in refusal(path)
 
 
-@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.nhdr", "scan.dcm", "scan.zip", "scan"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scan.nii",
+        "scan.nii.gz",
+        "scan.nrrd",
+        "scan.nhdr",
+        "scan.mha",
+        "scan.mhd",
+        "scan.hdr",
+        "scan.img",
+        "scan.dcm",
+        "scan.zip",
+        "scan",
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("patient,organ,volume\n" * 100)
     refusal(tmp_path / name)
@@ -94,7 +109,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["scan.mha", "scan", "missing/scan.nii.gz", "file.txt/scan.nii.gz", "folder.nii.gz", "/proc/scan.nii.gz"],
+    ["scan.mnc", "scan", "missing/scan.nii.gz", "file.txt/scan.nii.gz", "folder.nii.gz", "/proc/scan.nii.gz"],
 )
 def test_an_output_that_cannot_be_written_is_refused_early_and_late(tmp_path: Path, oblique: Volume, name: str) -> None:
     (tmp_path / "file.txt").touch()

@@ -144,7 +144,7 @@ MEETING = [0.0, 5.0, 10.0, 15.0, 17.0, 22.0, 27.0, 32.0]
 REFUSALS = [
     # files
     BadScan("nothing there", lambda folder: folder / "scan.nii.gz", "not_found", "no such file"),
-    BadScan("another format", holding(b"ObjectType = Image\n", "scan.mha"), "unknown_kind", "scan.mha"),
+    BadScan("another format", holding(b"CDF\1" + b"\0" * 200, "scan.mnc"), "unknown_kind", "scan.mnc"),
     BadScan("a text", holding(b"patient,organ\n", "scan.txt"), "unknown_kind", "scan.txt"),
     BadScan("a file without an ending", holding(b"\0" * 500, "scan"), "unknown_kind", "not a kind of file"),
     BadScan("a pipe", pipe, "unknown_kind", "not a kind of file"),

@@ -10,6 +10,8 @@ from typing import Any
 import pydicom
 import pytest
 
+from meddelinea.io import archive
+
 
 class Openings:
     """How often each file is parsed as DICOM, and each zip is opened, from now on; by file name.
@@ -20,15 +22,15 @@ class Openings:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parsed: Counter[str] = Counter()
         self.unpacked: Counter[str] = Counter()
-        parse, extract = pydicom.dcmread, zipfile.ZipFile.extractall
+        parse, extract = pydicom.dcmread, archive._extract
 
         def dcmread(path: Path, *rest: Any, **options: Any) -> pydicom.FileDataset:
             self.parsed[Path(path).name] += 1
             return parse(path, *rest, **options)
 
-        def extractall(archive: zipfile.ZipFile, *rest: Any, **options: Any) -> None:
-            self.unpacked[Path(str(archive.filename)).name] += 1
-            extract(archive, *rest, **options)
+        def unpack(opened: zipfile.ZipFile, *rest: Any) -> None:
+            self.unpacked[Path(str(opened.filename)).name] += 1
+            extract(opened, *rest)
 
         monkeypatch.setattr(pydicom, "dcmread", dcmread)
-        monkeypatch.setattr(zipfile.ZipFile, "extractall", extractall)
+        monkeypatch.setattr(archive, "_extract", unpack)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    source: Annotated[Path, Argument(metavar="IN", help="NIfTI or NRRD file, DICOM folder or zip.")],
+    source: Annotated[Path, Argument(metavar="IN", help="NIfTI, NRRD or MetaImage file, DICOM folder or zip.")],
     model: ModelOption = "small",
     modality: ModalityOption = None,
     as_json: JsonOption = False,

@@ -55,13 +55,14 @@ def predict(
             "-i",
             "--input",
             metavar="IN",
-            help="NIfTI or NRRD file, DICOM folder or zip; or many scans: a folder, or a CSV list (input,output).",
+            help="NIfTI, NRRD or MetaImage file, DICOM folder or zip; or many scans: a folder, or a CSV list "
+            "(input,output).",
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="OUT", help="Mask: .nii.gz, .nii, .nrrd or .dcm; for many scans, a folder."
+            "-o", "--output", metavar="OUT", help="Mask: .nii.gz, .nii, .nrrd, .mha or .dcm; for many scans, a folder."
         ),
     ],
     model: ModelOption = "small",
@@ -102,7 +103,7 @@ def predict(
     ] = None,
     output_type: Annotated[
         str | None,
-        typer.Option(metavar="TYPE", show_default="from OUT's ending", help="nifti, nrrd, dicom_seg or rtstruct."),
+        typer.Option(metavar="TYPE", show_default="from OUT's ending", help="nifti, nrrd, mha, dicom_seg or rtstruct."),
     ] = None,
     segmentation_type: Annotated[
         str | None,

@@ -60,9 +60,9 @@ def find_scans(source: Path, output: Path) -> FoundScans:
     Parameters
     ----------
     source
-        A folder with NIfTI and NRRD files, zips and sub-folders with DICOM files, or with the DICOM files of one scan;
-        hidden entries are not looked at. Or a CSV file as spreadsheets save it, in UTF-8 or UTF-16, with the columns
-        `input`, relative to its own folder, and `output`, relative to the folder `output`.
+        A folder with NIfTI, NRRD and MetaImage files, zips and sub-folders with DICOM files, or with the DICOM files of
+        one scan; hidden entries are not looked at. Or a CSV file as spreadsheets save it, in UTF-8 or UTF-16, with the
+        columns `input`, relative to its own folder, and `output`, relative to the folder `output`.
     output
         Folder of the masks, named after the scans: `a.nrrd` -> `a.nii.gz`.
 
@@ -74,7 +74,7 @@ def find_scans(source: Path, output: Path) -> FoundScans:
     found = _listed(source, output) if source.is_file() else _in_folder(source, output)
     if not found.cases:
         raise InputRefusedError(
-            f"{source}: no scan in it; expected NIfTI or NRRD files, zips or DICOM folders directly inside"
+            f"{source}: no scan in it; expected NIfTI, NRRD or MetaImage files, zips or DICOM folders directly inside"
         )
     scans = {identity for case in found.cases for identity in identities(case.source)}
     taken: dict[Identity, ScanCase] = {}
@@ -108,7 +108,9 @@ def scan_files(source: Path) -> ScanFiles:
         raise InputRefusedError(f"{source}: no such file or folder; check the path")
     found = _search(source) if source.is_dir() else ScanFiles((source,))
     if not found.scans:
-        raise InputRefusedError(f"{source}: no scan in it; expected NIfTI or NRRD files, DICOM folders or zips of them")
+        raise InputRefusedError(
+            f"{source}: no scan in it; expected NIfTI, NRRD or MetaImage files, DICOM folders or zips of them"
+        )
     return found
 
 

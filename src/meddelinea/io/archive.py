@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import ending
+from meddelinea.io.content import kind_of
 from meddelinea.temporary import temporary_folder
 
 #: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
 MAX_UNZIPPED_BYTES = 16 * 1024**3
+#: So many files and so deep folders are no export of a scan.
+MAX_MEMBERS, MAX_DEPTH = 100_000, 32
+_CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """A file or folder itself, or of a zip the temporary folder that `unzipped` makes."""
-    if path.is_file() and ending(path, (".zip",)):
+    if path.is_file() and kind_of(path) == ".zip":
         with unzipped(path) as folder:
             yield folder
     else:
@@ -39,10 +42,11 @@ def unzipped(path: Path) -> Iterator[Path]:
     with temporary_folder() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
-                _check_members(path, archive.infolist())
-                archive.extractall(folder)
-        except InputRefusedError:
-            raise
+                members = [member for member in archive.infolist() if not member.is_dir()]
+                _check_members(members)
+                _extract(archive, members, folder)
+        except InputRefusedError as error:
+            raise InputRefusedError(f"{path}: {error}", error.code) from error
         except Exception as error:  # besides BadZipFile: zlib's, the disk's, and those of unknown compression methods
             raise InputRefusedError(
                 f"{path}: the zip cannot be unpacked ({error}); expected a whole archive: is it complete?", "unreadable"
@@ -53,35 +57,68 @@ def unzipped(path: Path) -> Iterator[Path]:
             raise InputRefusedError(str(error).replace(str(folder), str(path)), error.code) from error
 
 
-def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+def member_names(path: Path) -> list[str]:
+    """Names of the files in a zip, without hidden ones; none where it cannot be read, which `unzipped` then says."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name for name in archive.namelist() if not is_hidden(_place(name))]
+    except Exception:
+        return []
+
+
+def is_hidden(file: Path, folder: Path = Path()) -> bool:
+    """Whether a file in an unpacked folder is one that a system keeps beside the files of its user."""
+    parts = file.relative_to(folder).parts
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)
+
+
+def _place(name: str) -> Path:
+    """Where a member goes; its name may have the slashes of either system."""
+    return Path(*PureWindowsPath(name).parts)
+
+
+def _extract(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path) -> None:
+    """Unpack members, counted as they are unpacked: what a zip says of their size may be a lie."""
+    left = MAX_UNZIPPED_BYTES
+    for member in members:
+        target = folder / _place(member.filename)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(member) as packed, target.open("xb") as file:
+            while chunk := packed.read(_CHUNK_BYTES):
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_large(None)
+                file.write(chunk)
+
+
+def _check_members(members: list[zipfile.ZipInfo]) -> None:
     """All members of an archive are plain files that stay in its folder and fit on a disk."""
-    seen: set[str] = set()
+    if len(members) > MAX_MEMBERS:
+        raise _unsafe(f"{len(members)} files; expected at most {MAX_MEMBERS}; unpack it and give the folder")
+    seen: set[Path] = set()
     for member in members:
         place = PureWindowsPath(member.filename)  # knows both slashes and drive letters
+        what = f"member {member.filename[:200]!r}"
         if place.anchor or ".." in place.parts:
-            raise InputRefusedError(
-                f"{path}: member {member.filename!r} leaves the folder; expected none that does; do not trust the zip",
-                "unsafe_archive",
-            )
+            raise _unsafe(f"{what} leaves the folder; expected none that does; do not trust the zip")
+        if len(place.parts) > MAX_DEPTH:
+            raise _unsafe(f"{what} lies {len(place.parts)} folders deep; expected at most {MAX_DEPTH}; zip it again")
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise InputRefusedError(
-                f"{path}: member {member.filename!r} is a link; expected files; zip the files themselves",
-                "unsafe_archive",
-            )
+            raise _unsafe(f"{what} is a link; expected files; zip the files themselves")
         if member.flag_bits & 1:
-            raise InputRefusedError(
-                f"{path}: member {member.filename!r} is encrypted; expected plain files; unpack it with its password",
-                "unsafe_archive",
-            )
-        if member.filename in seen:
-            raise InputRefusedError(
-                f"{path}: member {member.filename!r} occurs twice; expected it once; zip the folder again",
-                "unsafe_archive",
-            )
-        seen.add(member.filename)
+            raise _unsafe(f"{what} is encrypted; expected plain files; unpack it with its password")
+        if _place(member.filename) in seen:
+            raise _unsafe(f"{what} occurs twice; expected it once; zip the folder again")
+        seen.add(_place(member.filename))
     size = sum(member.file_size for member in members)
     if size > MAX_UNZIPPED_BYTES:
-        raise InputRefusedError(
-            f"{path}: unpacks to {size} bytes; expected at most {MAX_UNZIPPED_BYTES}; unpack it and give the folder",
-            "unsafe_archive",
-        )
+        raise _too_large(size)
+
+
+def _too_large(size: int | None) -> InputRefusedError:
+    found = "more than it says" if size is None else f"{size} bytes"
+    return _unsafe(f"unpacks to {found}; expected at most {MAX_UNZIPPED_BYTES}; unpack it and give the folder")
+
+
+def _unsafe(what: str) -> InputRefusedError:
+    return InputRefusedError(what, "unsafe_archive")

@@ -25,6 +25,8 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4",
@@ -85,7 +87,7 @@ def write_metaimage(volume: Volume, path: Path) -> None:
     array = volume.array.astype(np.uint8) if volume.array.dtype == np.bool_ else volume.array
     lps = _TO_RAS @ volume.affine
     directions = (lps[:3, :3] / volume.spacing_mm).T
-    kinds = {kind: name for name, kind in _TYPES.items()}
+    kinds = {kind: name for name, kind in reversed(_TYPES.items())}
     packed = zlib.compress(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F"), level=1)
     fields = {
         "ObjectType": "Image",
@@ -120,13 +122,17 @@ def _parsed(head: bytes) -> tuple[dict[str, str], list[str], int]:
         if not mark or not key.isprintable():
             raise _damaged(f"a line of its header is {raw[:40]!r}; expected `Name = value`")
         if key in fields:
-            raise _damaged(f"its header has '{key}' twice, with {fields[key]!r} and {value.strip()!r}; expected it once")
+            raise _damaged(
+                f"its header has '{key}' twice, with {fields[key]!r} and {value.strip()!r}; expected it once"
+            )
         fields[key] = value.strip()
         if key == "elementdatafile":
             words = fields[key].split()
             if words[:1] == ["LIST"]:
-                files = [line.decode("utf-8", "replace").strip() for line in lines[number + 1 :]]
-                return fields, [file for file in files if file], 0
+                files = [line.decode("utf-8", "replace").strip() for line in lines[number + 1 :] if line.strip()]
+                if not files:
+                    raise _damaged("its header names no data file; expected some after LIST")
+                return fields, files, 0
             if fields[key].upper() == "LOCAL":
                 return fields, [], sum(len(line) + 1 for line in lines[: number + 1])
             is_pattern = "%" in words[0] and len(words) in (3, 4) if words else False
@@ -140,6 +146,10 @@ def _shape(fields: Mapping[str, str]) -> tuple[int, int, int]:
     if fields.get("elementnumberofchannels", "1") != "1":
         channels = fields["elementnumberofchannels"]
         raise InputRefusedError(f"{channels} channels; expected one grey value each; convert it", "not_grey")
+    scale = float(fields.get("elementtointensityfunctionslope", 1))
+    moved = float(fields.get("elementtointensityfunctionoffset", 0))
+    if (scale, moved) != (1, 0):  # ITK passes them over
+        raise _damaged(f"its values are to be scaled by {scale:g} and moved by {moved:g}; expected 1 and 0")
     sizes = [int(size) for size in fields.get("dimsize", "").split()]
     if len(sizes) != int(fields.get("ndims", "0")) or min(sizes, default=0) < 1:
         raise _damaged(f"its NDims is {fields.get('ndims')} and its DimSize {fields.get('dimsize')}; expected as many")

@@ -156,7 +156,7 @@ def _pair(path: Path) -> tuple[Path, Path]:
         with path.open("rb") as stream:
             begins = stream.read(12)
         raise InputRefusedError(
-            f"not a NIfTI file, nor a gzip of one: it begins with {begins!r}; expected one: is it complete?",
+            f"not a readable NIfTI file: it begins with {begins!r}; expected a header or a gzip: is it complete?",
             "unreadable",
         )
     start = stem(path, PAIR_SUFFIXES)

@@ -59,7 +59,7 @@ def affine_mm(header: nib.Nifti1Header) -> Affine:
             )
         affine = _qform(header, sizes) if codes["qform_code"] else header.get_base_affine()
     placed: Affine = np.array(affine, np.float64)
-    placed[:3] *= _UNIT_MM.get(int(header["xyzt_units"]) & _UNIT_BITS, 1.0)
+    placed[:3] *= _unit_mm(header)
     return placed
 
 
@@ -119,13 +119,14 @@ def _apart(sform: Affine, qform: Affine, header: nib.Nifti1Header) -> list[Findi
     away = corners.corner_distance_mm(qform)
     if away <= np.linalg.norm(sform[:3, :3], axis=0).max():
         return []
-    places = [f"({', '.join(f'{mm:.1f}' for mm in form[:3, 3])})" for form in (sform, qform)]
+    unit_mm = _unit_mm(header)
+    places = [f"({', '.join(f'{mm:.1f}' for mm in unit_mm * form[:3, 3])}) mm" for form in (sform, qform)]
     return [
         warn(
             "forms_differ",
             f"the first voxel lies at {places[0]} by the sform (code {int(header['sform_code'])}) and at {places[1]} "
-            f"by the qform (code {int(header['qform_code'])}), and corners up to {away:.1f} apart: the sform is used, "
-            "and the mask carries both; other programs may read the qform",
+            f"by the qform (code {int(header['qform_code'])}), and corners up to {unit_mm * away:.1f} mm apart: the "
+            "sform is used, and the mask carries both; other programs may read the qform",
         )
     ]
 
@@ -152,6 +153,10 @@ def _qform(header: nib.Nifti1Header, sizes: NDArray[np.float64]) -> Affine:
     affine[:3, :3] = rotation * sizes * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
     affine[:3, 3] = [header[part] for part in _OFFSET]
     return affine
+
+
+def _unit_mm(header: nib.Nifti1Header) -> float:
+    return _UNIT_MM.get(int(header["xyzt_units"]) & _UNIT_BITS, 1.0)
 
 
 def _times(sizes: Any) -> str:

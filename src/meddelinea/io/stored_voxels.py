@@ -75,14 +75,15 @@ def read_voxels(parts: Sequence[Part], dtype: np.dtype[Any], shape: tuple[int, .
         held = _length(part, packing, promised)
         if held != promised:
             wrong = "is it complete?" if held < promised else "where it holds more, its header is damaged: export again"
+            more = " or more" if held > promised and packing != "raw" else ""
             raise InputRefusedError(
-                f"{part.path.name} holds {held} bytes of voxels{' or more' * (held > promised and packing != 'raw')}; expected {promised} "
+                f"{part.path.name} holds {held} bytes of voxels{more}; expected {promised} "
                 f"of the {_times(shape)} that the header promises; {wrong}",
                 "unreadable",
             )
     array = np.empty(math.prod(shape), dtype)
     for number, part in enumerate(parts):
-        there = memoryview(array[number * each : (number + 1) * each].view(np.uint8))
+        there = array[number * each : (number + 1) * each].view(np.uint8).data
         with _opened(part, packing, promised) as stream:
             while there:
                 count = stream.readinto(there)  # type: ignore[attr-defined]

@@ -22,10 +22,10 @@ from meddelinea.scan import Modality, Scan
 if TYPE_CHECKING:
     from meddelinea.segmentation.predict import Segmentation
 
-OutputType = Literal["nifti", "nrrd", "dicom_seg", "rtstruct"]
+OutputType = Literal["nifti", "nrrd", "mha", "dicom_seg", "rtstruct"]
 #: Endings of each kind of output. By its ending alone a name means the first that has it.
 OUTPUT_SUFFIXES: Mapping[OutputType, tuple[str, ...]] = MappingProxyType(
-    {"nifti": (".nii.gz", ".nii"), "nrrd": (".nrrd",), "dicom_seg": (".dcm",), "rtstruct": (".dcm",)}
+    {"nifti": (".nii.gz", ".nii"), "nrrd": (".nrrd",), "mha": (".mha",), "dicom_seg": (".dcm",), "rtstruct": (".dcm",)}
 )
 #: What the sidecar of every mask that this package wrote says among other things.
 _OWN = {"labels", "model", "version"}
