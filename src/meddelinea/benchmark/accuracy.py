@@ -189,14 +189,14 @@ def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> 
 
 def trial_document(trial: Trial) -> dict[str, Any]:
     """A trial as plain JSON types."""
-    document: dict[str, Any] = plain({**vars(trial), "report": report_document(trial.report)})
-    return document
+    return plain({**vars(trial), "report": report_document(trial.report)})
 
 
 def _read_trial(path: Path) -> Trial:
     content = read_json(path)
-    stages = tuple(StageCost(**stage) for stage in content["stages"])
-    return Trial(**{**content, "stages": stages, "report": read_report_document(content["report"])})
+    content["stages"] = tuple(StageCost(**stage) for stage in content["stages"])
+    content["report"] = read_report_document(content["report"])
+    return Trial(**content)
 
 
 def bench_cases(bench: BenchFile) -> dict[str, Case]:
@@ -212,8 +212,7 @@ def bench_cases(bench: BenchFile) -> dict[str, Case]:
 
 def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
     """Write what all trials of the folder share, or see that they share it."""
-    shared = bench.model_dump(mode="json", exclude={"methods", "train", "test"})
-    shared["parts"] = plain(parts)
+    shared = plain({**bench.model_dump(mode="json", exclude={"methods", "train", "test"}), "parts": parts})
     path = output / "bench.json"
     if path.is_file():
         there = read_json(path)

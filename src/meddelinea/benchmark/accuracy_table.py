@@ -212,7 +212,7 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
 
 def accuracy_document(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> dict[str, Any]:
     """Everything as plain JSON types: infinite distances as `"inf"`, what has no value as null."""
-    document: dict[str, Any] = plain(
+    return plain(
         {
             **vars(accuracy),
             "bootstrap": {"over": "patients", "kind": "percentile", "resamples": RESAMPLES, "confidence": CONFIDENCE},
@@ -220,7 +220,6 @@ def accuracy_document(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> dict[s
             "trials": [trial_document(trial) for trial in accuracy.trials],
         }
     )
-    return document
 
 
 def _cell(value: Estimate, digits: int, sign: str = "") -> str:

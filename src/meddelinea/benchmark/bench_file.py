@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -19,12 +19,10 @@ class TrainedModel(Strict):
     cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
 
 
-def _as_mapping(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
-
-
 Stages = Annotated[tuple[Path, ...], Field(min_length=1)]
-Contestant = Annotated[Stages | TrainedModel, BeforeValidator(_as_mapping)]
+Contestant = Annotated[
+    Stages | TrainedModel, BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value)
+]
 
 
 class BenchFile(Strict):

@@ -200,5 +200,4 @@ def calibration_document(bench: CalibrationBench) -> dict[str, Any]:
         "bad_dice": BAD_DICE,
         "caught": CAUGHT,
     }
-    document: dict[str, Any] = plain({"settings": settings, **vars(bench)})
-    return document
+    return plain({"settings": settings, **vars(bench)})

@@ -135,5 +135,4 @@ def few_shot_document(found: FewShotTable) -> dict[str, Any]:
         {"volumes": row.volumes, "seconds": row.seconds, "adaptation": row.adaptation, **report_document(row.report)}
         for row in found.rows
     ]
-    document: dict[str, Any] = plain({**vars(found), "rows": rows})
-    return document
+    return plain({**vars(found), "rows": rows})

@@ -208,8 +208,7 @@ def robustness_document(found: RobustnessTable) -> dict[str, Any]:
         for row in found.rows
     ]
     content = {name: value for name, value in vars(found).items() if name != "seen"}
-    document: dict[str, Any] = plain({**content, "seen_in_training": found.seen, "rows": rows})
-    return document
+    return plain({**content, "seen_in_training": found.seen, "rows": rows})
 
 
 def _change(report: Report, unperturbed: Report) -> float:

@@ -18,7 +18,7 @@ from meddelinea.errors import PartialFailureError
 from meddelinea.files import ensure_writable
 
 if TYPE_CHECKING:
-    from meddelinea.evaluation.summary import GroupSummary, OrganSummary, Summary
+    from meddelinea.evaluation.summary import Means, Summary
 
 #: Columns that count the cases of an organ: all, missed by the prediction, invented by it, absent from both sides.
 COUNTS = ("cases", "missed", "invented", "absent")
@@ -113,7 +113,7 @@ def _print_summary(summary: Summary) -> None:
             print(f"not compared, only in the {side}: {', '.join(names)}")
 
 
-def _figures(means: OrganSummary | GroupSummary) -> tuple[str, ...]:
+def _figures(means: Means) -> tuple[str, ...]:
     """Dice, NSD, HD95 and ASSD as text; a dash where there is no value."""
     values = ((means.dice, 3), (means.nsd, 3), (means.hd95_mm, 1), (means.assd_mm, 1))
     return tuple("-" if math.isnan(value) else f"{value:.{digits}f}" for value, digits in values)

@@ -124,7 +124,8 @@ def _write_sketch(marks: Sketch) -> str:
 def _half_grid(scan: Volume) -> NDArray[np.float32]:
     """The scan on a grid of half a sketch's voxels, an even number a side, with the scan's own centre."""
     step = SKETCH_MM / 2
-    scan = block_mean(scan, _whole_steps(scan, step))
+    i, j, k = (max(1, int(step / mm + 0.05)) for mm in scan.spacing_mm)
+    scan = block_mean(scan, (i, j, k))
     extent = np.array(scan.array.shape) * scan.spacing_mm
     shape = 2 * np.maximum(1, np.rint(extent / SKETCH_MM)).astype(int)
     scale = step / np.array(scan.spacing_mm)
@@ -134,11 +135,6 @@ def _half_grid(scan: Volume) -> NDArray[np.float32]:
         array, scale, offset=first, output_shape=tuple(shape), order=1, mode="nearest"
     )
     return grid
-
-
-def _whole_steps(scan: Volume, step_mm: float) -> tuple[int, int, int]:
-    i, j, k = (max(1, int(step_mm / mm + 0.05)) for mm in scan.spacing_mm)
-    return i, j, k
 
 
 def _pair_mean(grid: NDArray[np.float32]) -> NDArray[np.float32]:

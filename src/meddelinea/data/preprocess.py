@@ -67,7 +67,9 @@ def to_model_grid(scan: Scan, preprocessing: Preprocessing) -> Volume:
     """
     low, high = intensity_window(scan, preprocessing)
     canonical = scan.volume.reorient(ORIENTATION)
-    coarse = block_mean(canonical, _block_factors(canonical.spacing_mm, preprocessing))
+    i_mm, j_mm, k_mm = canonical.spacing_mm
+    columns, rows = (max(1, int(preprocessing.spacing_mm / mm + 0.05)) for mm in (i_mm, j_mm))
+    coarse = block_mean(canonical, (columns, rows, max(1, round(preprocessing.slice_mm / k_mm))))
     affine, shape = _model_grid(coarse, preprocessing, low + 0.05 * (high - low))
     model = resample_linear(coarse, affine, shape, outside=low)
     scaled = np.clip((model.array - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
@@ -85,11 +87,6 @@ def to_source_grid(mask: Volume, source: Volume) -> Volume:
     canonical = source.reorient(ORIENTATION)
     there = resample_labels(mask, canonical.affine, canonical.shape).reorient(source.orientation)
     return Volume(np.ascontiguousarray(there.array), source.affine)
-
-
-def _block_factors(spacing_mm: tuple[float, float, float], preprocessing: Preprocessing) -> Shape:
-    in_plane = [max(1, int(preprocessing.spacing_mm / s + 0.05)) for s in spacing_mm[:2]]
-    return in_plane[0], in_plane[1], max(1, round(preprocessing.slice_mm / spacing_mm[2]))
 
 
 def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple[Affine, Shape]:

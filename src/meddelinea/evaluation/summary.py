@@ -21,7 +21,23 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrganSummary:
+class Means:
+    """Means of the metrics, and what they leave out."""
+
+    #: Of an organ over the cases that are not `both_empty`, where a missed or invented organ enters with 0; of a group
+    #: over its organs that have a value. NaN without any.
+    dice: float
+    nsd: float
+    #: The same over the finite distances; NaN without any.
+    hd95_mm: float
+    hd95_pooled_mm: float
+    assd_mm: float
+    #: How many distances (of cases, of organs of cases) those three means leave out: the organ was missed or invented.
+    infinite_distances: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganSummary(Means):
     """One organ over all cases."""
 
     organ: str
@@ -30,30 +46,15 @@ class OrganSummary:
     both_empty: int
     missed: int
     false_positive: int
-    #: Means over the cases that are not `both_empty`; a missed or invented organ enters with 0. NaN without any.
-    dice: float
-    nsd: float
-    #: Means over the finite distances; NaN without any.
-    hd95_mm: float
-    hd95_pooled_mm: float
-    assd_mm: float
-    infinite_distances: int  # how many cases those three means leave out because the organ was missed or invented
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupSummary:
+class GroupSummary(Means):
     """Means over organs of their means over cases."""
 
     organs: tuple[str, ...]  # organs of the group that have a mean, and so enter the group's
     #: Organs of the group that no case has in prediction or reference, or that were not compared.
     absent: tuple[str, ...]
-    #: Means over those organs that have a value; NaN without any.
-    dice: float
-    nsd: float
-    hd95_mm: float
-    hd95_pooled_mm: float
-    assd_mm: float
-    infinite_distances: int  # how many distances (organs of cases) the means leave out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,7 @@ def report_document(report: Report) -> dict[str, Any]:
     JSON has neither infinity nor NaN: an infinite distance is the string `"inf"`, and what has no value (both masks
     empty, no finite distance to average) is null. `status` and the counts say why.
     """
-    document: dict[str, Any] = plain({"schema_version": SCHEMA_VERSION, "summary": summarise(report), **vars(report)})
-    return document
+    return plain({"schema_version": SCHEMA_VERSION, "summary": summarise(report), **vars(report)})
 
 
 def read_report_document(document: Mapping[str, Any]) -> Report:
@@ -121,7 +121,7 @@ def write_report_csv(report: Report, path: Path) -> None:
     An infinite distance is `inf`; what has no value is an empty cell.
     """
     columns = ["case", *(field.name for field in fields(OrganScore)), "error"]
-    scored = ({"case": case.case, **plain(score)} for case in report.cases for score in case.scores)
+    scored = ({"case": case.case, **plain(vars(score))} for case in report.cases for score in case.scores)
     failed = ({"case": f.case, "status": "failed", "error": f.reason} for f in report.failures)
     write_table(columns, (*scored, *failed), path)
 
@@ -168,14 +168,18 @@ def _read_score(row: Mapping[str, Any]) -> OrganScore:
     return OrganScore(**content)
 
 
-def plain(value: Any) -> Any:
+def plain(document: Mapping[Any, Any]) -> dict[Any, Any]:
     """Plain JSON types: infinity becomes `"inf"`, NaN None, a dataclass a mapping of its fields, and so on inside."""
+    return {key: _plain(value) for key, value in document.items()}
+
+
+def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        value = vars(value)
+        return plain(vars(value))
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return plain(value)
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "inf" if math.isinf(value) else None
     return value

@@ -50,16 +50,20 @@ def learning_curves(runs: Sequence[Path]) -> Figure:
     InputRefusedError
         If one of them holds no log.
     """
-    logs = {name: _steps(run) for name, run in zip(_names(runs), runs, strict=True)}
+    logs = {name: MetricsLog(run).read() for name, run in zip(_names(runs), runs, strict=True)}
+    for run, log in zip(runs, logs.values(), strict=True):
+        if not log:
+            raise InputRefusedError(f"{run}: no step yet; draw its curves once it has trained a little")
     figure = Figure(figsize=(12, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     loss, dice = figure.subplots(1, 2, sharex=True)
     if len(logs) == 1:
         ((name, log),) = logs.items()
         figure.suptitle(name)
-        parts = [key for key in dict.fromkeys(key for row in log for key in row) if _is_loss(key)]
-        for part in sorted(parts, key=lambda part: part != "total"):  # the total first, in the first colour
-            _draw_loss(loss, log, part, part)
+        keys = dict.fromkeys(key for row in log for key in row)
+        for key in sorted(keys, key=lambda key: key != "total"):  # the total first, in the first colour
+            if key not in NOT_LOSSES and not key.startswith("dice"):
+                _draw_loss(loss, log, key, key)
         _draw_dice(dice, log, "dice", "all organs")
         _draw_dice(dice, log, "dice_paper", "the paper's organs")
     else:
@@ -85,13 +89,6 @@ def write_curves(runs: Sequence[Path], path: Path) -> None:
         figure.savefig(part, format="png")
 
 
-def _steps(run: Path) -> list[Row]:
-    rows = MetricsLog(run).read()
-    if not rows:
-        raise InputRefusedError(f"{run}: no step yet; draw its curves once it has trained a little")
-    return rows
-
-
 def _names(runs: Sequence[Path]) -> list[str]:
     """What the runs are called: their folders' names, or as much of their paths as tells them apart."""
     parts = [run.resolve().parts for run in runs]
@@ -100,10 +97,6 @@ def _names(runs: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise InputRefusedError(f"{', '.join(map(str, runs))}: one run is named twice; expected each once")
-
-
-def _is_loss(key: str) -> bool:
-    return key not in NOT_LOSSES and not key.startswith("dice")
 
 
 def _points(log: list[Row], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -49,7 +49,8 @@ def find_chaos(source: Path) -> FoundCases:
                 patient = f"{modality}_{folder.name}"
                 for suffix, slices, masks in scans:
                     name, image, ground = patient + suffix, folder / slices, folder / masks
-                    missing = [path for path, ending in ((image, "dcm"), (ground, "png")) if not _holds(path, ending)]
+                    files = ((image, "[!.]*.dcm"), (ground, "[!.]*.png"))
+                    missing = [place for place, pattern in files if not any(place.glob(pattern))]
                     if missing:
                         broken[name] = f"{missing[0]}: missing or empty; fetch the case again or remove {folder}"
                     else:
@@ -65,7 +66,3 @@ def find_chaos(source: Path) -> FoundCases:
         if found or broken:
             return FoundCases(tuple(found), broken)
     raise InputRefusedError(f"{source}: no CT/ID or MR/ID in it or its Train_Sets; expected CHAOS's training sets")
-
-
-def _holds(folder: Path, ending: str) -> bool:
-    return any(not path.name.startswith(".") for path in folder.glob(f"*.{ending}"))

@@ -103,7 +103,8 @@ def find_amos(source: Path) -> FoundCases:
     cases, broken = [], dict(found.broken)
     for case in found.cases:
         number = int(case.patient)
-        if modality := stated.get(number) or _modality_by_number(number):
+        by_number: Modality | None = "CT" if number <= AMOS_LAST_CT else "MR" if number <= AMOS_LAST_MR else None
+        if modality := stated.get(number, by_number):
             cases.append(replace(case, modality=modality))
         else:
             broken[case.name] = (
@@ -172,12 +173,6 @@ def _listed(content: dict[str, Any]) -> list[dict[str, Any]]:
     """The entries of the training cases, where the description has a list of them."""
     entries = content.get("training")
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-
-
-def _modality_by_number(number: int) -> Modality | None:
-    if number <= AMOS_LAST_CT:
-        return "CT"
-    return "MR" if number <= AMOS_LAST_MR else None
 
 
 def _stated_modalities(content: dict[str, Any], folders: set[Path]) -> dict[int, Modality]:
