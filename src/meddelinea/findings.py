@@ -64,7 +64,7 @@ Refusal = Literal[
     "refused",
 ]
 
-#: Reasons for caution with a scan that is segmented nevertheless; the last two concern its mask.
+#: Reasons for caution with a scan that is segmented nevertheless; the last three concern its result.
 Caution = Literal[
     "no_geometry",
     "spacing_conflict",
@@ -82,6 +82,7 @@ Caution = Literal[
     "windowed",
     "air_outside_range",
     "metal",
+    "left_out",
     "empty_mask",
     "unlikely_sizes",
 ]

@@ -35,7 +35,7 @@ REMEDY = re.compile(
 )
 #: Reasons that no scan on a disk can give: of the library's arrays, of the options, of the outputs, and of all else.
 NOT_OF_FILES = {"not_numbers", "unknown_organ", "output", "refused"}
-OF_MASKS = {"empty_mask", "unlikely_sizes"}
+OF_MASKS = {"left_out", "empty_mask", "unlikely_sizes"}
 
 
 @pytest.fixture(scope="module")

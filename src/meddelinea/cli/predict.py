@@ -215,8 +215,7 @@ def run(job: Job, mode: OutputMode) -> None:
         kind = check_outputs(job.source, job.outputs, described.folder, overwrite=job.overwrite)
 
         state.update("reading the scan")
-        scan = read_scan(job.source)
-        require_referable(scan, kind)
+        scan = require_referable(read_scan(job.source), kind)
         scan = examine(scan, described.modalities, job.modality)
         require_accepted(scan)
         _warn(scan, scan.findings)

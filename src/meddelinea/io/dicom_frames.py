@@ -15,9 +15,7 @@ from meddelinea.io.dicom_copies import pass_over_copies
 from meddelinea.io.dicom_files import decoding, files_below, read_header
 from meddelinea.io.dicom_numbers import describe_mended, mend_numbers, require_readable
 from meddelinea.scan import Frame, Modality
-
-#: How far a slice may lie from the origin of the patient's coordinates along an axis. Scanners stay within some metres.
-FARTHEST_MM = 100_000.0
+from meddelinea.volume import FURTHEST_MM
 
 # The functional groups of a multi-frame object that say where a frame lies and what its values mean.
 _MACROS = (
@@ -308,11 +306,11 @@ def require_near(path: Path, index: int, position_mm: NDArray[np.float64]) -> No
     Raises
     ------
     InputRefusedError
-        If it lies further from the origin than `FARTHEST_MM` along an axis.
+        If it lies further from the origin than `FURTHEST_MM` along an axis.
     """
-    if abs(position_mm).max() > FARTHEST_MM:
+    if abs(position_mm).max() > FURTHEST_MM:
         raise InputRefusedError(
             f"{path}: ImagePositionPatient of frame {index + 1} is {position_mm.tolist()} mm; expected at most "
-            f"{FARTHEST_MM:g} mm from the origin; repair the header",
+            f"{FURTHEST_MM:.0e} mm from the origin; repair the header",
             "broken_header",
         )

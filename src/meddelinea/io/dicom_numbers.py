@@ -21,12 +21,13 @@ _NUMBERS = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
     "RescaleSlope",
     "RescaleIntercept",
+    "SliceThickness",
     "GantryDetectorTilt",
 )
+# A scan is read without these.
+_OPTIONAL = ("SliceThickness", "GantryDetectorTilt")
 _FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -64,7 +65,7 @@ def describe_mended(mended: Mapping[Path, Mapping[str, str]]) -> list[Finding]:
             warn(
                 "odd_numbers",
                 f"{keyword} is written as '{text}' in {len(files)} file(s), such as {files[0].name}: read as "
-                f"'{_plain(text)}'; correct the program that wrote it",
+                f"'{_plain(text)}' if that is a number, else as unknown; correct the program that wrote it",
             )
         )
     return findings
@@ -135,6 +136,9 @@ def _set(path: Path, dataset: Any, keyword: str, text: str) -> None:
     try:
         dataset[tag] = DataElement(tag, "DS", _plain(text).split("\\"))
     except ValueError as error:
+        if keyword in _OPTIONAL:
+            del dataset[tag]
+            return
         raise InputRefusedError(
             f"{path}: {keyword} {dataset.get_item(tag).tag} is '{text}'; expected numbers with decimal points; repair "
             "the header",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from meddelinea.files import whole
 from meddelinea.io.dicom import LPS_TO_RAS
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, DESCRIPTION, MANUFACTURER, SERIES_NUMBER, code_of, organ_of
 from meddelinea.io.dicom_files import decoding
-from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, require_upright, to_planes
+from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, require_upright, shortest, to_planes
 from meddelinea.io.dicom_stack import PLACE_TOLERANCE
 from meddelinea.io.read_back import require_same
 from meddelinea.io.volumes import SegmentationType
@@ -77,36 +78,28 @@ def write_dicom_seg(
     table = np.zeros(max(ordered.values()) + 1, np.min_scalar_type(len(ordered)))
     table[list(ordered.values())] = np.arange(1, len(ordered) + 1)
     numbers = table[to_planes(mask, labels, series)]  # consecutive, as binary and fractional files ask
-    images, order = _referred_images(series)
-    stored = numbers if order is None else numbers[order]
-    if kind == "fractional":
-        stored = stored.copy()  # highdicom scales the shares of a single segment in the array that it is given
     segments = [_segment(number, name, model, parameters or {}) for number, name in enumerate(ordered, start=1)]
     with whole(path) as unfinished:
         with referring(series, "a DICOM-SEG"):
-            written = hd.seg.Segmentation(
-                source_images=images,
-                pixel_array=stored,
-                segmentation_type=kind.upper(),
-                segment_descriptions=segments,
-                series_instance_uid=hd.UID(),
-                series_number=SERIES_NUMBER,
-                sop_instance_uid=hd.UID(),
-                instance_number=1,
-                manufacturer=MANUFACTURER,
-                manufacturer_model_name=model[:64] or MANUFACTURER,
-                software_versions=__version__,
-                device_serial_number="0",
-                fractional_type="OCCUPANCY",
-                content_description=DESCRIPTION,
-                series_description=DESCRIPTION,
-                omit_empty_frames=kind != "labelmap",
-            )
-            written.save_as(unfinished)
-        del written, stored  # as large as the scan
+            _segmentation(numbers, segments, series, kind, model).save_as(unfinished)
         read, read_labels = read_dicom_seg(unfinished)
         written_labels = {name: number for number, name in enumerate(ordered, start=1)}
         require_same(path, from_planes(numbers, series), written_labels, read, read_labels)
+
+
+def rehearse_dicom_seg(series: DicomSeries) -> None:
+    """Build the DICOM-SEG of one voxel, so that headers that do not allow one are known before the work.
+
+    Raises
+    ------
+    InputRefusedError
+        If they do not.
+    """
+    few = shortest(series)
+    numbers = np.zeros((len(few.frames), *few.shape[1::-1]), np.uint8)
+    numbers[0, 0, 0] = 1
+    with referring(few, "a DICOM-SEG"):
+        _segmentation(numbers, [_segment(1, "liver", "", {})], few, "labelmap", MANUFACTURER).save_as(BytesIO())
 
 
 def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
@@ -169,6 +162,38 @@ def segment_numbers(path: Path) -> dict[str, int]:
     if not labels:
         raise InputRefusedError(f"{path}: no segment; expected at least one organ")
     return labels
+
+
+def _segmentation(
+    numbers: NDArray[Any],
+    segments: list[hd.seg.SegmentDescription],
+    series: DicomSeries,
+    kind: SegmentationType,
+    model: str,
+) -> hd.seg.Segmentation:
+    """The DICOM-SEG of (slices, rows, columns) segment numbers."""
+    images, order = _referred_images(series)
+    stored = numbers if order is None else numbers[order]
+    if kind == "fractional":
+        stored = stored.copy()  # highdicom scales the shares of a single segment in the array that it is given
+    return hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=stored,
+        segmentation_type=kind.upper(),
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=model[:64] or MANUFACTURER,
+        software_versions=__version__,
+        device_serial_number="0",
+        fractional_type="OCCUPANCY",
+        content_description=DESCRIPTION,
+        series_description=DESCRIPTION,
+        omit_empty_frames=kind != "labelmap",
+    )
 
 
 def _referred_images(series: DicomSeries) -> tuple[list[Any], list[int] | None]:

@@ -7,21 +7,22 @@ refused before any work.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.valuerep import DS
 
 from meddelinea.errors import InputRefusedError, UsageError, reason_of
 from meddelinea.io.dicom import read_series, series_affine
+from meddelinea.io.dicom_carried import mend_headers
 from meddelinea.io.volumes import may_be_dicom
-from meddelinea.scan import DicomSeries, Frame, Scan
+from meddelinea.scan import DicomSeries, Scan
 from meddelinea.volume import Volume
 
 #: How far the last slice may lie aside of the normal through the first. Readers stack slices along the normal, so this
@@ -30,18 +31,9 @@ MAX_DRIFT_MM = 0.1
 
 # Without these nothing can refer to an image. Anonymisers empty them.
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-# Results carry these too, empty where the series has not got them.
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
+# What an image may be of: CT and MR, their enhanced and legacy converted forms. A reference states it.
+_IMAGE_CLASSES = [f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2", "4", "4.1", "4.4")]
+_UID = re.compile(r"[0-9.]{1,64}")
 
 
 def read_source(path: Path) -> DicomSeries:
@@ -80,7 +72,7 @@ def require_identifiers(series: DicomSeries) -> None:
     Raises
     ------
     InputRefusedError
-        If an identifier is missing, is that of two images, or differs from that of the others.
+        If an identifier is missing or is none, is that of two images, or differs from that of the others.
     """
     first_path, first = next(iter(series.headers.items()))
     seen: dict[str, Path] = {}
@@ -90,6 +82,17 @@ def require_identifiers(series: DicomSeries) -> None:
             raise InputRefusedError(
                 f"{path}: no {', '.join(missing)} (anonymised?), so nothing can refer to this image; "
                 "export the series again with its identifiers, or write nifti"
+            )
+        for keyword in _IDENTIFIERS:
+            if not _UID.fullmatch(str(header[keyword].value)):
+                raise InputRefusedError(
+                    f"{path}: {keyword} is '{header[keyword].value}'; expected digits and points, 64 at most, for a "
+                    "reference to be valid; export the series again with its identifiers, or write nifti"
+                )
+        if header.SOPClassUID not in _IMAGE_CLASSES:
+            raise InputRefusedError(
+                f"{path}: SOPClassUID is {header.SOPClassUID}; expected that of a CT or MR image, which a reference "
+                "states; export the series again, or write nifti"
             )
         for keyword in _IDENTIFIERS[2:]:
             if header[keyword].value != first[keyword].value:
@@ -154,15 +157,13 @@ def from_planes(planes: NDArray[Any], series: DicomSeries) -> Volume:
 def referring(series: DicomSeries, kind: str) -> Iterator[None]:
     """Turn whatever a header's odd value leads to while a `kind` of file is written into a refusal.
 
-    What results carry over from the headers is completed before, in memory. Warnings are kept in: they quote patients'
+    What results carry over from the headers is mended before, in memory. Warnings are kept in: they quote patients'
     names, and what the file must hold is read back anyway.
     """
-    slice_mm = float(np.linalg.norm(series.slice_step_mm))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|highdicom")
         try:
-            for header in series.headers.values():
-                _complete(header, series.frames[0], slice_mm)
+            mend_headers(series)
             yield
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise InputRefusedError(
@@ -170,26 +171,12 @@ def referring(series: DicomSeries, kind: str) -> Iterator[None]:
             ) from error
 
 
-def _complete(header: Any, frame: Frame, slice_mm: float) -> None:
-    """Give a header, in memory, what results must carry over from it: empty, or plain, where it has nothing."""
-    for keyword in _MAY_BE_EMPTY:
-        if header.get(keyword) is None:
-            setattr(header, keyword, "")
-    if header.PatientSex not in ("M", "F", "O"):
-        header.PatientSex = ""
-    if not header.get("SpecificCharacterSet"):
-        header.pop("SpecificCharacterSet", None)
-    measures = header
-    if header.get("SharedFunctionalGroupsSequence"):
-        shared = header.SharedFunctionalGroupsSequence[0]
-        if not shared.get("PixelMeasuresSequence"):
-            shared.PixelMeasuresSequence = [Dataset()]
-            shared.PixelMeasuresSequence[0].PixelSpacing = frame.pixel_spacing_mm.tolist()
-        measures = shared.PixelMeasuresSequence[0]
-    if not measures.get("SliceThickness"):
-        measures.SliceThickness = DS(slice_mm, auto_format=True)
-    # Of two distant slices nothing else tells how many lie between them. What scanners say here can be another thing.
-    measures.SpacingBetweenSlices = DS(slice_mm, auto_format=True)
+def shortest(series: DicomSeries) -> DicomSeries:
+    """The first two slices of a series, or all of a multi-frame file: what a rehearsal needs."""
+    if len(series.headers) < len(series.frames):
+        return series
+    frames = series.frames[:2]
+    return replace(series, frames=frames, headers={frame.path: series.headers[frame.path] for frame in frames})
 
 
 def _not_dicom(place: str) -> InputRefusedError:

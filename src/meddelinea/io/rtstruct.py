@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from meddelinea.files import whole
 from meddelinea.io.contours import Polygon, fill, outlines
 from meddelinea.io.dicom_codes import DESCRIPTION, MANUFACTURER, SERIES_NUMBER, precoordinated
 from meddelinea.io.dicom_files import decoding
-from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, to_planes
+from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, shortest, to_planes
 from meddelinea.io.read_back import require_same
 from meddelinea.labels import colour_of
 from meddelinea.scan import DicomSeries, Frame
@@ -72,6 +73,22 @@ def write_rtstruct(
             _structure_set(planes, boxes, found, series, model).save_as(unfinished, enforce_file_format=True)
         read, read_labels = read_rtstruct(unfinished, series)
         require_same(path, from_planes(planes, series), found, read, read_labels)
+
+
+def rehearse_rtstruct(series: DicomSeries) -> None:
+    """Build the RTSTRUCT of one pixel, so that headers that do not allow one are known before the work.
+
+    Raises
+    ------
+    InputRefusedError
+        If they do not.
+    """
+    few = shortest(series)
+    planes = np.zeros((len(few.frames), *few.shape[1::-1]), np.uint8)
+    planes[0, 0, 0] = 1
+    with referring(few, "an RTSTRUCT"):
+        file = _structure_set(planes, ndimage.find_objects(planes), {"liver": 1}, few, MANUFACTURER)
+        file.save_as(BytesIO(), enforce_file_format=True)
 
 
 def read_rtstruct(path: Path, series: DicomSeries) -> tuple[Volume, dict[str, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -97,22 +97,34 @@ def output_type(mask: Path, wanted: str | None = None) -> OutputType:
     raise UsageError(f"{mask}: {wanted} is written as {' or '.join(suffixes)}; rename the output")
 
 
-def require_referable(scan: Scan, kind: OutputType) -> None:
+def require_referable(scan: Scan, kind: OutputType) -> Scan:
     """Refuse a scan whose images an output of this kind could not refer to; any scan does for nifti and nrrd.
+
+    Returns
+    -------
+    Scan
+        With a remark on what the headers say and the output cannot.
 
     Raises
     ------
     InputRefusedError
-        If a DICOM output is asked for and the scan is no DICOM series, was stripped of its identifiers, or, for
-        dicom_seg, was acquired with a tilted gantry.
+        If a DICOM output is asked for and the scan is no DICOM series, was stripped of its identifiers, or has headers
+        that do not allow it, or, for dicom_seg, was acquired with a tilted gantry.
     """
-    if kind in ("dicom_seg", "rtstruct"):
-        from meddelinea.io.dicom_source import require_identifiers, require_upright, series_of
+    if kind not in ("dicom_seg", "rtstruct"):
+        return scan
+    from meddelinea.io.dicom_carried import mend_headers
+    from meddelinea.io.dicom_seg import rehearse_dicom_seg
+    from meddelinea.io.dicom_source import require_identifiers, require_upright, series_of
+    from meddelinea.io.rtstruct import rehearse_rtstruct
 
-        series = series_of(scan)
-        require_identifiers(series)
-        if kind == "dicom_seg":
-            require_upright(series)
+    series = series_of(scan)
+    require_identifiers(series)
+    if kind == "dicom_seg":
+        require_upright(series)
+    left_out = mend_headers(series)
+    (rehearse_dicom_seg if kind == "dicom_seg" else rehearse_rtstruct)(series)
+    return replace(scan, findings=(*scan.findings, *left_out))
 
 
 def write_segmentation(
