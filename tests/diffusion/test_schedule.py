@@ -82,12 +82,16 @@ def test_v_is_the_derivative_by_the_angle():
     torch.testing.assert_close(target, (ahead - behind) / (2 * h), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tables_are_cast_to_the_latents_they_meet(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)],
+)
+def test_tables_are_as_precise_as_the_latents_they_meet_and_float32_at_least(dtype, kept):
     clean, noise = latents(dtype)
-    assert SCHEDULE.add_noise(clean, noise, T).dtype == dtype
+    assert SCHEDULE.add_noise(clean, noise, T).dtype == kept
     signal, sigma = SCHEDULE.signal_and_noise(T, clean)
     assert signal.shape == sigma.shape == (len(T), 1, 1, 1)
+    assert signal.dtype == sigma.dtype == kept
 
 
 def test_the_schedule_and_its_inputs_do_not_change():

@@ -34,9 +34,14 @@ class NoiseSchedule:
         return len(self.alpha_bar)
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), (B, 1, 1, 1), cast to the dtype and device of `like`."""
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), (B, 1, 1, 1), on the device of `like`; float32 at least.
+
+        Rounded to bfloat16, as the products of a network may be, they would put the latent of an exact epsilon 0.24 off
+        at the last timestep.
+        """
         alpha_bar = self.alpha_bar[t.cpu().long()].view(-1, *([1] * (like.ndim - 1)))
-        return alpha_bar.sqrt().to(like), (1.0 - alpha_bar).sqrt().to(like)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return alpha_bar.sqrt().to(like.device, dtype), (1.0 - alpha_bar).sqrt().to(like.device, dtype)
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Z_mt = sqrt(alpha_bar_t) Z_m0 + sqrt(1 - alpha_bar_t) eps (Sec. 2).

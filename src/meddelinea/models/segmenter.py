@@ -18,7 +18,7 @@ TrainableDecoder = Literal["none", "final_layer", "all"]
 class ImageFeatures(NamedTuple):
     """What the network takes from an image, computed once however many sampling steps follow."""
 
-    latent: Tensor  # Z_o, (B, 4, h, w)
+    latent: Tensor  # Z_o, (B, C, h, w)
     tokens: Tensor | None  # of the image stem, (B, T, D)
     levels: tuple[Tensor, ...]  # of the image stem, the finest first
 
@@ -63,28 +63,28 @@ class Segmenter(nn.Module):
                 parameter.requires_grad_(True)
 
     def encode_mask(self, mask: Tensor) -> Tensor:
-        """Organ ids (B, H, W) -> Z_m (B, 4, h, w)."""
-        return self.codec.to_latent(paint(mask, self.palette))  # (B, 3, H, W) -> (B, 4, h, w)
+        """Organ ids (B, H, W) -> Z_m (B, C, h, w), float32: noise is added to it in that precision."""
+        return self.codec.to_latent(paint(mask, self.palette)).float()  # (B, 3, H, W) -> (B, C, h, w)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Images (B, slices, H, W) in [-1, 1] -> what the network takes from them; the codec sees the middle three."""
         images = images.to(self.dtype)
         outer = (images.shape[1] - 3) // 2
-        latent = self.codec.to_latent(images[:, outer : outer + 3]).detach()  # (B, 4, h, w)
+        latent = self.codec.to_latent(images[:, outer : outer + 3]).detach()  # (B, C, h, w)
         if self.control.stem is None:
             return ImageFeatures(latent, None, ())
         tokens, levels = self.control.stem(images)  # (B, T, D), ((B, c0, H/f, W/f), (B, c1, H/2f, W/2f), ...)
         return ImageFeatures(latent, tokens, tuple(levels))
 
     def forward(self, noisy: Tensor, t: Tensor, image: ImageFeatures) -> tuple[Tensor, Tensor]:
-        """Z_mt (B, 4, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
+        """Z_mt (B, C, h, w) at timesteps (B,) -> the DiT's output, and the control branch's last tokens (B, T, D)."""
         noisy = noisy.to(self.dtype)
         condition = self.dit.condition(t)  # (B, D)
         control = self.control(noisy, image.latent, condition, image.tokens)
-        return self.dit(noisy, condition, control.injections).sample, control.tokens  # (B, 4, h, w), (B, T, D)
+        return self.dit(noisy, condition, control.injections).sample, control.tokens  # (B, C, h, w), (B, T, D)
 
     def decode(self, clean: Tensor, image: ImageFeatures, tokens: Tensor) -> Tensor:
-        """Clean latent Zhat_m0 (B, 4, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s).
+        """Clean latent Zhat_m0 (B, C, h, w) -> logits (B, L + 1, H, W): D(Zhat_m0 / s).
 
         A mask head that sees images sees the control branch's `tokens` too, of the pass that led to the latent.
         """
