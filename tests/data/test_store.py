@@ -304,7 +304,9 @@ def test_a_store_of_three_million_slices_opens_in_seconds(tmp_path: Path) -> Non
     try:
         names = tuple(f"{n:05d}" for n in range(1, cases))
         config = DataConfig(store=tmp_path, train=names, rare_organ_share=0.5, empty_share=0.1)
-        batches = TrainingBatches(SliceStore(tmp_path, names), config, batch_size=4, seed=0, rank=0, processes=1)
+        batches = TrainingBatches(
+            SliceStore(tmp_path, names), config, batch_size=4, noise_channels=4, seed=0, rank=0, processes=1
+        )
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -12,6 +12,7 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import UsageError
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
+from meddelinea.models.codec import SHARPNESS
 from meddelinea.models.control import ControlDiT
 from support.pipelines import KEYS, ORGANS, STEM, images, randomised, tiny_pipeline
 
@@ -132,4 +133,4 @@ def test_no_mask_head_means_the_nearest_palette_colour() -> None:
     logits = segmenter.decode(clean, image, torch.empty(0))
     painted = pipeline.codec.to_pixels(pipeline.codec.to_features(clean))
     distances = (painted[:, None] - segmenter.palette[None, :, :, None, None]).square().sum(2)
-    torch.testing.assert_close(logits, -distances, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(logits, -SHARPNESS * distances, rtol=1e-4, atol=1e-3)

@@ -9,7 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from meddelinea.models.codec import KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.diffusion.losses import segmentation_loss
+from meddelinea.models.codec import SHARPNESS, KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.models.mask_head import PlainMaskHead
 
 KL_CONFIG = {
     "in_channels": 3,
@@ -53,11 +55,22 @@ def test_a_painted_mask_is_read_back_even_after_noise_below_half_of_the_distance
     assert torch.equal(palette_logits(pixels + push, colours).argmax(1), mask)
 
 
-def test_palette_logits_are_minus_the_squared_distances() -> None:
+def test_palette_logits_are_minus_the_squared_distances_times_a_constant() -> None:
     colours = palette(14)
     pixels = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     distances = torch.cdist(pixels.permute(0, 2, 3, 1).reshape(-1, 3), colours).square().view(2, 5, 7, 14)
-    torch.testing.assert_close(palette_logits(pixels, colours), -distances.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4)
+    expected = -SHARPNESS * distances.permute(0, 3, 1, 2)
+    torch.testing.assert_close(palette_logits(pixels, colours), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("organs", [1, 8, 13])
+def test_a_perfectly_painted_mask_has_next_to_no_loss(organs: int) -> None:
+    """A loss that is large there would teach other colours than the palette's."""
+    colours = palette(organs + 1)
+    mask = torch.randint(0, organs + 1, (2, 24, 40), generator=torch.Generator().manual_seed(0))
+    logits = palette_logits(paint(mask, colours), colours)
+    assert float(nn.functional.cross_entropy(logits, mask)) < 0.01
+    assert float(segmentation_loss(logits, mask, torch.ones(2), pixel_loss="cross_entropy")) < 0.02
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -145,3 +158,23 @@ def test_kl_codec_is_still_an_autoencoder_of_diffusers(tmp_path: Path) -> None:
     again = AutoencoderKL.from_pretrained(tmp_path / "again").eval()
     with torch.no_grad():
         assert torch.equal(again(pixels).sample, theirs(pixels).sample)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        KLCodec(**KL_CONFIG),
+        SpaceToDepthCodec(channels=8, latent_channels=6),
+        SpaceToDepthCodec(channels=8, fine_channels=16),
+    ],
+)
+def test_a_final_layer_written_from_the_codec_reads_the_nearest_colour(codec: KLCodec | SpaceToDepthCodec) -> None:
+    randomised(codec)
+    colours = palette(14)
+    latent = torch.randn(2, codec.latent_channels, 4, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        features = codec.to_features(latent)
+        written = PlainMaskHead.of_codec(codec, colours)(features, (), torch.zeros(())).sample
+        read = palette_logits(codec.to_pixels(features), colours)
+    assert written.shape == read.shape == (2, 14, 32, 48)
+    torch.testing.assert_close(written.softmax(dim=1), read.softmax(dim=1), rtol=1e-4, atol=1e-5)

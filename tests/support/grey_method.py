@@ -29,6 +29,8 @@ class Levels(ModelMixin, ConfigMixin):
 class Grey(nn.Module):
     """The nearest level is the organ; the levels are learnt by cross-entropy."""
 
+    noise_channels = 0
+
     def __init__(self, levels: Levels) -> None:
         super().__init__()
         self.levels = levels

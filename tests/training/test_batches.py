@@ -29,7 +29,9 @@ def batches(
     still = dict.fromkeys((field.name for field in fields(Augmentation)), 0.0)
     config = DataConfig.model_validate({"store": root, "train": CASES, "augmentation": still, **data})
     store = SliceStore(root)
-    return TrainingBatches(store, config, batch_size=batch_size, seed=seed, rank=rank, processes=processes)
+    return TrainingBatches(
+        store, config, batch_size=batch_size, noise_channels=4, seed=seed, rank=rank, processes=processes
+    )
 
 
 def assert_same(one: Batch, other: Batch) -> None:

@@ -23,6 +23,8 @@ from meddelinea.models.segmenter import Segmenter
 class Direct(nn.Module):
     """The controlled network in one pass: zeros for the noisy latent, and its output decoded as the clean one."""
 
+    noise_channels = 0
+
     def __init__(self, segmenter: Segmenter, pixel_loss: PixelLoss) -> None:
         super().__init__()
         self.segmenter = segmenter
@@ -41,9 +43,9 @@ class Direct(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         image = self.segmenter.encode_image(images)
-        nothing = torch.zeros_like(image.latent)  # (B, 4, h, w)
+        nothing = torch.zeros_like(image.latent)  # (B, C, h, w)
         last = torch.full((len(nothing),), TIMESTEPS - 1, device=nothing.device)  # (B,)
-        clean, tokens = self.segmenter(nothing, last, image)  # (B, 4, h, w), (B, T, D)
+        clean, tokens = self.segmenter(nothing, last, image)  # (B, C, h, w), (B, T, D)
         return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)
 
 

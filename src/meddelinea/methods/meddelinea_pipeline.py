@@ -150,7 +150,7 @@ class MedDelineaPipeline(ControlledPipeline):
             Called after each step as `callback(pipeline, step, timestep, tensors)`; the tensors in the dictionary that
             it returns take the place of the step's own.
         callback_on_step_end_tensor_inputs
-            Names of the tensors that it is given; there are `latents`, (B, 4, H/8, W/8) float32.
+            Names of the tensors that it is given; there are `latents`, (B, C, H/8, W/8) float32.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class MedDelineaPipeline(ControlledPipeline):
                 changed = callback_on_step_end(self, step, timestep, given) or {}
                 return changed.get("latents", latents)
 
-            clean, tokens = method.sample(image, noise, on_step)  # (B, 4, h, w), (B, T, D)
+            clean, tokens = method.sample(image, noise, on_step)  # (B, C, h, w), (B, T, D)
 
         if output_type == "latent":
             output = SegmentationOutput(latents=clean)

@@ -44,6 +44,8 @@ class PixelClassifier(nn.Module):
         See `diffusion.losses`.
     """
 
+    noise_channels = 0
+
     def __init__(self, network: Network, pixel_loss: PixelLoss) -> None:
         super().__init__()
         self.network = network

@@ -31,7 +31,7 @@ class SegmentationOutput(BaseOutput):
     logits
         (B, L + 1, H, W) float32.
     latents
-        (B, 4, H/8, W/8) float32, the mask before it is decoded; of pipelines that sample.
+        (B, C, H/8, W/8) float32, the mask before it is decoded; of pipelines that sample.
     """
 
     masks: Tensor | None = None

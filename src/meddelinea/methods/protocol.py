@@ -20,12 +20,16 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, slices, H, W) in [-1, 1]
     masks: Tensor  # (B, H, W) organ ids
-    noise: Tensor  # (B, 4, h, w) standard normal
+    noise: Tensor  # (B, C, H/8, W/8) standard normal, C the stage's `noise_channels`
     uniform: Tensor  # (B,) in [0, 1), from which the timestep is made
 
 
 class Method(Protocol):
     """A way to segment slices, and the losses to learn it with; a module of torch."""
+
+    @property
+    def noise_channels(self) -> int:
+        """Channels of the noise in its loss, those of its latents; 0 where there is none."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar losses; `total` is the one to minimise."""
@@ -87,6 +91,8 @@ class Stage(nn.Module, ABC):
 
     #: Names behind the channels 1..L of `predict`.
     organs: tuple[str, ...]
+    #: Channels of the noise in its loss; 0 where there is none.
+    noise_channels: int
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,14 +1,16 @@
 """Autoencoders between pixels and latents, and the palette that paints a mask as pixels.
 
 Two codecs share one interface: `KLCodec` adds it to the Stable Diffusion autoencoder of diffusers; `SpaceToDepthCodec`
-does the same work on a CPU, because no convolution of it runs at full resolution. Both have factor 8 and 4 latent
-channels.
+does the same work on a CPU, because no convolution of it runs at full resolution. Both have factor 8; the latent has C
+channels, 4 in Stable Diffusion's.
 """
 
 from __future__ import annotations
 
 from itertools import product
+from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 from meddelinea.models.convolutions import ResidualBlock
 
 FACTOR = 8
-LATENT_CHANNELS = 4
+#: Logits for each unit of squared distance between colours: a pixel of the right colour has a softmax of 0.98 and more.
+SHARPNESS = 4.0
 
 
 def palette(colours: int) -> Tensor:
@@ -33,7 +36,7 @@ def palette(colours: int) -> Tensor:
     side = 3
     while side**3 < colours:
         side += 1
-    grid = list(product(torch.linspace(-1, 1, side).tolist(), repeat=3))
+    grid = list(product(np.linspace(-1.0, 1.0, side).tolist(), repeat=3))
     lattice = next(p for p in (corners, [*corners, (0.0, 0.0, 0.0)], corners + faces, grid) if len(p) >= colours)
     return torch.tensor(lattice[:colours])
 
@@ -57,16 +60,21 @@ def paint(mask: Tensor, colours: Tensor) -> Tensor:
 
 
 def palette_logits(pixels: Tensor, colours: Tensor) -> Tensor:
-    """Minus the squared distance of each pixel (B, 3, H, W) to each colour (L + 1, 3) -> (B, L + 1, H, W).
+    """Logits of the organs of painted pixels (B, 3, H, W), for one softmax -> (B, L + 1, H, W).
 
-    The largest is the nearest colour: how a mask is read back from pixels.
+    Minus the squared distance to each colour (L + 1, 3), times `SHARPNESS`. The largest is the nearest colour: how a
+    mask is read back from pixels.
     """
-    cross = torch.einsum("bchw,kc->bkhw", pixels, colours)
-    return 2.0 * cross - pixels.square().sum(1, keepdim=True) - colours.square().sum(1).view(1, -1, 1, 1)
+    # In float32 under autocast too: the distances of colours are small beside the squares that they are made of.
+    with torch.autocast(pixels.device.type, enabled=False):
+        pixels, colours = pixels.float(), colours.float()
+        cross = torch.einsum("bchw,kc->bkhw", pixels, colours)
+        distance = pixels.square().sum(1, keepdim=True) + colours.square().sum(1).view(1, -1, 1, 1) - 2.0 * cross
+        return -SHARPNESS * distance
 
 
 class SpaceToDepthCodec(ModelMixin, ConfigMixin):
-    """KL autoencoder that folds 8x8 pixels into channels first, so that all convolutions run at h = H/8.
+    """KL autoencoder that folds 8x8 pixels into channels first, so that nearly all convolutions run at h = H/8.
 
     Parameters
     ----------
@@ -74,18 +82,29 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
         Width of its convolutions.
     encoder_blocks, decoder_blocks
         Residual blocks of each half.
+    latent_channels
+        C.
+    fine_channels
+        Width of one more residual block of the decoder at H/4, before its last convolution: thin organs are drawn from
+        features that bend within a square of 8 pixels. None where 0.
     scaling_factor
         Brings the latents of painted masks to unit variance; measured at the end of training.
     """
 
-    feature_factor = FACTOR  # f, by which the features are coarser than the pixels
-
     @register_to_config
     def __init__(
-        self, channels: int = 96, encoder_blocks: int = 2, decoder_blocks: int = 3, scaling_factor: float = 1.0
+        self,
+        channels: int = 96,
+        encoder_blocks: int = 2,
+        decoder_blocks: int = 3,
+        latent_channels: int = 4,
+        fine_channels: int = 0,
+        scaling_factor: float = 1.0,
     ) -> None:
         super().__init__()
-        self.feature_channels = channels
+        self.latent_channels = latent_channels
+        self.feature_channels = fine_channels or channels
+        self.feature_factor = FACTOR // 2 if fine_channels else FACTOR  # f, how much coarser than pixels they are
         folded = 3 * FACTOR * FACTOR
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(FACTOR),
@@ -93,34 +112,44 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
             *(ResidualBlock(channels) for _ in range(encoder_blocks)),
             nn.GroupNorm(8, channels),
             nn.SiLU(),
-            nn.Conv2d(channels, 2 * LATENT_CHANNELS, 1),
+            nn.Conv2d(channels, 2 * latent_channels, 1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, channels, 3, padding=1),
+            nn.Conv2d(latent_channels, channels, 3, padding=1),
             *(ResidualBlock(channels) for _ in range(decoder_blocks)),
-            nn.GroupNorm(8, channels),
+            *(self._finer(channels, fine_channels) if fine_channels else ()),
+            nn.GroupNorm(8, self.feature_channels),
             nn.SiLU(),
         )
-        self.conv_out = nn.Sequential(nn.Conv2d(channels, folded, 3, padding=1), nn.PixelShuffle(FACTOR))
+        self.conv_out = nn.Sequential(
+            nn.Conv2d(self.feature_channels, 3 * self.feature_factor**2, 3, padding=1),
+            nn.PixelShuffle(self.feature_factor),
+        )
+
+    @staticmethod
+    def _finer(channels: int, fine_channels: int) -> tuple[nn.Module, ...]:
+        """(B, channels, H/8, W/8) -> (B, fine_channels, H/4, W/4)."""
+        up = nn.Conv2d(channels, 4 * fine_channels, 1)
+        return nn.GroupNorm(8, channels), nn.SiLU(), up, nn.PixelShuffle(2), ResidualBlock(fine_channels)
 
     def forward(self, pixels: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Pixels (B, 3, H, W) in [-1, 1] -> as they come back from their mean latent, as `AutoencoderKL` has it."""
-        latent = self.to_latent(pixels)  # (B, 4, H/8, W/8)
-        sample = self.to_pixels(self.to_features(latent))  # (B, C, H/8, W/8) -> (B, 3, H, W)
+        latent = self.to_latent(pixels)  # (B, C, H/8, W/8)
+        sample = self.to_pixels(self.to_features(latent))  # (B, channels, H/8, W/8) -> (B, 3, H, W)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the unscaled latent, (B, 4, H/8, W/8) each; log-variance within [-20, 10]."""
-        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)  # (B, 4, H/8, W/8) each
+        """Mean and log-variance of the unscaled latent, (B, C, H/8, W/8) each; log-variance within [-20, 10]."""
+        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)  # (B, C, H/8, W/8) each
         return mean, log_variance.clamp(-20.0, 10.0)
 
     def to_latent(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor, (B, 4, H/8, W/8) of unit variance."""
-        return self.posterior(pixels)[0] * self.config.scaling_factor  # (B, 4, H/8, W/8)
+        """Pixels (B, 3, H, W) in [-1, 1] -> mean latent times the scaling factor, (B, C, H/8, W/8) of unit variance."""
+        return self.posterior(pixels)[0] * self.config.scaling_factor  # (B, C, H/8, W/8)
 
     def to_features(self, latent: Tensor) -> Tensor:
         """Scaled latent -> what the decoder's final layer sees, (B, feature_channels, H/f, W/f)."""
-        return self.decoder(latent / self.config.scaling_factor)  # (B, C, H/8, W/8)
+        return self.decoder(latent / self.config.scaling_factor)  # (B, channels, H/8, W/8)
 
     def feature_parameters(self) -> list[nn.Parameter]:
         """The decoder's parameters that `to_features` passes through: all but its final layer."""
@@ -129,6 +158,10 @@ class SpaceToDepthCodec(ModelMixin, ConfigMixin):
     def to_pixels(self, features: Tensor) -> Tensor:
         """The decoder's own final layer: features -> pixels (B, 3, H, W)."""
         return self.conv_out(features)  # (B, 3, H, W)
+
+    def final_convolution(self) -> nn.Conv2d:
+        """The convolution in it, feature_channels -> 3 f^2 channels, in the order of `torch.nn.PixelShuffle`."""
+        return cast(nn.Conv2d, self.conv_out[0])
 
 
 class KLCodec(AutoencoderKL):
@@ -140,17 +173,22 @@ class KLCodec(AutoencoderKL):
     feature_factor = 1
 
     @property
+    def latent_channels(self) -> int:
+        """4 in Stable Diffusion's."""
+        return int(self.config.latent_channels)
+
+    @property
     def feature_channels(self) -> int:
         """Channels before the decoder's last convolution: 128 in Stable Diffusion's."""
         return int(self.config.block_out_channels[0])
 
     def to_latent(self, pixels: Tensor) -> Tensor:
         """As `SpaceToDepthCodec` has it."""
-        return self.encode(pixels).latent_dist.mean * self.config.scaling_factor  # (B, 4, H/8, W/8)
+        return self.encode(pixels).latent_dist.mean * self.config.scaling_factor  # (B, C, H/8, W/8)
 
     def to_features(self, latent: Tensor) -> Tensor:
         """As `SpaceToDepthCodec` has it: diffusers' decoder but for its last convolution."""
-        h = self.post_quant_conv(latent / self.config.scaling_factor)  # (B, 4, H/8, W/8)
+        h = self.post_quant_conv(latent / self.config.scaling_factor)  # (B, C, H/8, W/8)
         h = self.decoder.mid_block(self.decoder.conv_in(h))  # (B, 4 C, H/8, W/8)
         for block in self.decoder.up_blocks:
             h = block(h)  # (B, 4 C, H/4, W/4), (B, 4 C, H/2, W/2), (B, 2 C, H, W), (B, C, H, W)
@@ -164,6 +202,10 @@ class KLCodec(AutoencoderKL):
     def to_pixels(self, features: Tensor) -> Tensor:
         """As `SpaceToDepthCodec` has it."""
         return self.decoder.conv_out(features)  # (B, 3, H, W)
+
+    def final_convolution(self) -> nn.Conv2d:
+        """As `SpaceToDepthCodec` has it."""
+        return cast(nn.Conv2d, self.decoder.conv_out)
 
 
 Codec = SpaceToDepthCodec | KLCodec

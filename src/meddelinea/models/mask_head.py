@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
+from meddelinea.models.codec import SHARPNESS, Codec
 from meddelinea.models.convolutions import ConvUnit
 
 #: Logit of an organ that a network does not know yet.
@@ -52,6 +53,31 @@ class PlainMaskHead(ModelMixin, ConfigMixin):
         super().__init__()
         self.conv_out = nn.Conv2d(feature_channels, (organs + 1) * feature_factor**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(feature_factor)
+
+    @classmethod
+    def of_codec(cls, codec: Codec, colours: Tensor) -> PlainMaskHead:
+        """The codec's own final convolution, rewritten to give organs in place of the colours that they are painted in.
+
+        The squared distance of a pixel W h + b to colour c is a linear function of the features h but for a term that
+        is the same for all colours, so that one convolution has the softmax of `palette_logits`: row c of its weights
+        is 2 c W, and its bias 2 c b - |c|^2, times `SHARPNESS`.
+
+        Parameters
+        ----------
+        codec
+            Of that kind and those weights.
+        colours
+            (L + 1, 3), the background's first.
+        """
+        last = codec.final_convolution()
+        head = cls(codec.feature_channels, codec.feature_factor, len(colours) - 1)
+        weight, bias = last.weight.view(3, -1, *last.weight.shape[1:]), cast(Tensor, last.bias).view(3, -1)
+        with torch.no_grad():
+            rows = torch.einsum("kc,cs...->ks...", 2.0 * colours.to(weight), weight)  # (L + 1, f^2, C, 3, 3)
+            norms = colours.to(bias).square().sum(dim=1, keepdim=True)  # (L + 1, 1)
+            head.conv_out.weight.copy_(SHARPNESS * rows.flatten(0, 1))
+            head.get_parameter("conv_out.bias").copy_(SHARPNESS * (2.0 * colours.to(bias) @ bias - norms).flatten())
+        return head
 
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> PlainMaskHead:
         """A copy for the `wanted` organs: channels of `known` ones keep their weights, see `carry_classes`."""

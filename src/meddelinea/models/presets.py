@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from meddelinea.errors import UsageError, WeightsMissingError, first_fault
-from meddelinea.models.codec import FACTOR, LATENT_CHANNELS, Codec, KLCodec, SpaceToDepthCodec
+from meddelinea.models.codec import FACTOR, Codec, KLCodec, SpaceToDepthCodec, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
@@ -28,11 +28,13 @@ Channels = Annotated[Whole, Field(ge=1, le=4096)]
 
 @dataclass(frozen=True, config=CHECKED)
 class SpaceToDepthSizes:
-    """Sizes of a `SpaceToDepthCodec`: width of its convolutions, and residual blocks of each half."""
+    """Sizes of a `SpaceToDepthCodec`: its convolutions' width, residual blocks of each half, channels of a latent."""
 
     channels: Annotated[Whole, Field(ge=8, le=1024, multiple_of=8)]
     encoder_blocks: Annotated[Whole, Field(ge=0, le=64)]
     decoder_blocks: Annotated[Whole, Field(ge=0, le=64)]
+    latent_channels: Annotated[Whole, Field(ge=1, le=256)] = 4
+    fine_channels: Annotated[Whole, Field(ge=0, le=1024, multiple_of=8)] = 0
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -88,8 +90,12 @@ class Preset:
                 f"expected to end at {side}, a token's side in pixels"
             )
         # A head that sees tokens meets the stem at each level down to H/8, where tokens of 2x2 patches are unfolded.
-        if self.head_hidden and not (isinstance(self.codec, SpaceToDepthSizes) and self.patch_size == 2):
-            raise ValueError("head_hidden; expected a space-to-depth codec and patch_size 2 with it, or [] without")
+        at_8 = isinstance(self.codec, SpaceToDepthSizes) and not self.codec.fine_channels
+        if self.head_hidden and not (at_8 and self.patch_size == 2):
+            raise ValueError(
+                "head_hidden; expected a space-to-depth codec without fine_channels, and patch_size 2 with it, "
+                "or [] without"
+            )
         if self.head_hidden and len(self.head_hidden) != levels - 1:
             raise ValueError(f"head_hidden of {len(self.head_hidden)} levels; expected one less than stem_channels has")
 
@@ -97,6 +103,11 @@ class Preset:
     def token_side(self) -> int:
         """Rows and columns of pixels behind a token."""
         return FACTOR * self.patch_size
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the codec's latents."""
+        return self.codec.latent_channels if isinstance(self.codec, SpaceToDepthSizes) else 4  # Stable Diffusion's
 
 
 PresetName = Literal["small", "paper", "xl"]
@@ -184,7 +195,7 @@ def codec_class(preset: Preset) -> type[KLCodec | SpaceToDepthCodec]:
 def build_dit(preset: Preset) -> DiT:
     """A DiT of the preset's sizes with random weights."""
     return DiT(
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=preset.latent_channels,
         latent_size=preset.resolution // FACTOR,
         patch_size=preset.patch_size,
         width=preset.width,
@@ -209,9 +220,7 @@ def build_control(preset: Preset, dit: DiT, slices: int = 3) -> ControlDiT:
 def build_mask_head(preset: Preset, codec: Codec, organs: int) -> MaskHead:
     """The decoder's final layer for L organs: the paper's, or where it has `head_hidden` one that sees the image."""
     if not preset.head_hidden:
-        return PlainMaskHead(
-            feature_channels=codec.feature_channels, feature_factor=codec.feature_factor, organs=organs
-        )
+        return PlainMaskHead.of_codec(codec, palette(organs + 1))
     return GuidedMaskHead(
         feature_channels=codec.feature_channels,
         feature_factor=codec.feature_factor,
@@ -229,8 +238,15 @@ def load_codec(preset: Preset, folder: Path | None) -> Codec:
     ------
     WeightsMissingError
         If the folder holds no component.
+    UsageError
+        If its latents have other channels than the preset's.
     """
     codec: Codec = codec_class(preset).from_pretrained(component_folder(folder, "codec"), use_safetensors=True)
+    if codec.latent_channels != preset.latent_channels:
+        raise UsageError(
+            f"model.codec: {folder} has latents of {codec.latent_channels} channels; expected "
+            f"{preset.latent_channels}, model.sizes.codec.latent_channels"
+        )
     return codec
 
 

@@ -13,7 +13,7 @@ from meddelinea.data.augment import Key, apply, draw, zoom
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.methods.protocol import Batch
-from meddelinea.models.codec import FACTOR, LATENT_CHANNELS
+from meddelinea.models.codec import FACTOR
 from meddelinea.training.config import DataConfig
 
 
@@ -29,6 +29,8 @@ class TrainingBatches(Dataset[Batch]):
         Slices, and how they are drawn.
     batch_size
         Slices a process, B/P.
+    noise_channels
+        Channels of the noise that goes with a slice.
     rank, processes
         Which of P processes this is.
 
@@ -41,11 +43,20 @@ class TrainingBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, store: SliceStore, config: DataConfig, *, batch_size: int, seed: int, rank: int, processes: int
+        self,
+        store: SliceStore,
+        config: DataConfig,
+        *,
+        batch_size: int,
+        noise_channels: int,
+        seed: int,
+        rank: int,
+        processes: int,
     ) -> None:
         self.store = store
         self.config = config
         self.batch_size = batch_size
+        self.noise_channels = noise_channels
         self.seed = seed
         self.rank = rank
         self.processes = processes
@@ -98,7 +109,7 @@ class TrainingBatches(Dataset[Batch]):
             images.append(self._image(case, index, self._thickness(step, position)))
             masks.append(self.store.mask(case, index))
             keys.append((self.seed, step * total + position, case, index))
-            noise.append(rng.standard_normal((LATENT_CHANNELS, side // FACTOR, side // FACTOR), dtype=np.float32))
+            noise.append(rng.standard_normal((self.noise_channels, side // FACTOR, side // FACTOR), dtype=np.float32))
             # Stratified over the global batch: a batch covers the timesteps evenly.
             uniform.append((position + rng.random()) / total)
         pixels = shrink(torch.from_numpy(np.stack(images)), factor)

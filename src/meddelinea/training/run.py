@@ -98,20 +98,21 @@ class Run:
         self.device = self.accelerator.device
         set_seed(config.seed)
 
-        # The cases, and how batches are drawn from them.
+        # The cases, what is trained on them, and how batches are drawn.
         self.cases = open_cases(config.data)
+        self.stage = build_stage(config, self.cases.train.manifest.organs)
         self.dataset = TrainingBatches(
             self.cases.train,
             config.data,
             batch_size=config.batch_size,
+            noise_channels=self.stage.noise_channels,
             seed=config.seed,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
         )
         self.batches: Iterator[Batch] = iter(())
 
-        # What is trained. Shards need no wrapper: their gradients are averaged as they are spread.
-        self.stage = build_stage(config, self.cases.train.manifest.organs)
+        # Shards need no wrapper: their gradients are averaged as they are spread.
         prepare(self.stage, config)
         if config.sharding:
             shard(self.stage.to(self.device), self.device, self.accelerator.num_processes)
