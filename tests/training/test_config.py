@@ -96,7 +96,11 @@ def test_cases_that_contradict_each_other_are_refused(tmp_path: Path, data: dict
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stage": "model", "objective": {"segmentation": False}}, "set model.trainable_decoder: none"),
+        ({"stage": "model", "model": {"trainable_decoder": "none"}}, "set objective.pixel_loss: cross_entropy"),
+        (
+            {"stage": "model", "model": {"method": "direct"}, "objective": {"segmentation": False}},
+            "leave objective.segmentation: true",
+        ),
         ({"sharding": True, "precision": "fp16"}, "set precision: bf16"),
         ({"validation": {"patience": 2}}, "set validation.every"),
     ],

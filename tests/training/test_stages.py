@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from meddelinea.data.store import SliceStore
-from meddelinea.diffusion.losses import Objective
+from meddelinea.diffusion.losses import Objective, segmentation_loss
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import UsageError, WeightsMissingError
@@ -42,7 +42,8 @@ def test_codec_latents_of_masks_have_unit_variance(store: Path, parts: dict[str,
 def test_control_stage_leaves_the_frozen_parts_alone(
     store: Path, parts: dict[str, Path], tmp_path: Path, decoder: str
 ) -> None:
-    output = train(control_config(store, parts, tmp_path / "run", model={"trainable_decoder": decoder}))
+    model, objective = {"trainable_decoder": decoder}, {"pixel_loss": "cross_entropy"}
+    output = train(control_config(store, parts, tmp_path / "run", model=model, objective=objective))
     pipeline = MedDelineaPipeline.from_pretrained(output / "pipeline")
     codec, dit = SpaceToDepthCodec.from_pretrained(parts["codec"]), DiT.from_pretrained(parts["dit"])
     assert_same_weights(pipeline.dit, dit)
@@ -112,20 +113,50 @@ def test_a_missing_part_is_named(store: Path, parts: dict[str, Path], tmp_path: 
         build_stage(run_config(stage, store, tmp_path / "run", model=model), ORGANS)
 
 
-def test_only_the_diffusion_loss_leaves_the_mask_head_untrained_and_is_told(
-    store: Path, parts: dict[str, Path], tmp_path: Path
-) -> None:
-    objective = {"segmentation": False}
-    with pytest.raises(ValidationError, match="trainable_decoder"):
-        control_config(store, parts, tmp_path / "run", objective=objective)
-    build_stage(
-        control_config(store, parts, tmp_path / "run", objective=objective, model={"trainable_decoder": "none"}), ORGANS
-    )
+def test_without_the_segmentation_loss_the_decoder_alone_learns_to_segment() -> None:
+    """Table 5, "only L_diff": the control branch has the gradient of L_diff, the final layer that of true latents."""
+    method, batch = tiny_method(Objective(segmentation=False), head_hidden=(), stem_channels=()), hand_made_batch(4)
+    method.segmenter.freeze("final_layer")
+    torch.nn.init.normal_(method.segmenter.dit.final_layer.linear.weight)  # zeros let no gradient through
+    losses = method.loss(batch)
+    control, head = method.segmenter.control, method.segmenter.mask_head
+    of_total = torch.autograd.grad(losses["total"], list(control.after_mlp.parameters()), retain_graph=True)
+    of_diffusion = torch.autograd.grad(losses["diffusion"], list(control.after_mlp.parameters()), retain_graph=True)
+    assert any(bool(gradient.any()) for gradient in of_total)
+    for one, other in zip(of_total, of_diffusion, strict=True):
+        torch.testing.assert_close(one, other)
+    segmenter = method.segmenter
+    image = segmenter.encode_image(batch.images)
+    logits = segmenter.decode(segmenter.encode_mask(batch.masks), image, torch.zeros(()))
+    expected = segmentation_loss(logits, batch.masks, torch.ones(4), pixel_loss="bce")
+    torch.testing.assert_close(losses["segmentation"], expected)
+    gradients = torch.autograd.grad(losses["total"], list(head.parameters()))
+    assert all(bool(gradient.any()) for gradient in gradients)
 
 
-def tiny_method(objective: Objective) -> MedDelinea:
+def test_in_half_precision_an_exact_noise_gives_the_exact_latent_at_every_timestep() -> None:
+    """Eq. (1) multiplies what a product in bfloat16 rounds by up to 157; so none of its factors may be rounded."""
+    method, batch = tiny_method(Objective(segmentation_weighting="none")), hand_made_batch(4)
+    segmenter = method.segmenter
+    torch.nn.init.normal_(segmenter.dit.final_layer.linear.weight)  # which starts at zero
+    for t in (0, 500, 900, 999):
+        steps = torch.full((4,), t)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            rounded = segmenter.encode_mask(batch.masks)
+            noisy = method.schedule.add_noise(rounded, batch.noise, steps)
+            condition = segmenter.dit.condition(steps)
+            tokens = segmenter.dit.x_embedder(noisy)
+            output = segmenter.dit.final_layer(tokens, condition)
+            estimate = method.prediction.clean(batch.noise, noisy, steps)
+        assert rounded.dtype == noisy.dtype == output.dtype == torch.float32
+        assert float((estimate - rounded).abs().max()) < 1e-3
+        with torch.no_grad():  # and the noise that the network answers is not rounded either
+            torch.testing.assert_close(output, segmenter.dit.final_layer(tokens.float(), condition.float()))
+
+
+def tiny_method(objective: Objective, **sizes: Any) -> MedDelinea:
     torch.manual_seed(0)
-    preset = find_preset("small", SIZES)
+    preset = find_preset("small", {**SIZES, **sizes})
     codec, dit = build_codec(preset), build_dit(preset)
     control, head = build_control(preset, dit), build_mask_head(preset, codec, len(ORGANS))
     return MedDelinea(

@@ -31,7 +31,9 @@ class Objective:
     #: weight one.
     segmentation_weighting: SegmentationWeighting = "alpha_bar"
     pixel_loss: PixelLoss = "bce"
-    segmentation: bool = True  # whether L_seg is used at all (Table 5, "only L_diff")
+    #: Whether the noise predictor learns from L_seg. Otherwise (Table 5, "only L_diff") the decoder alone does, on the
+    #: true latents.
+    segmentation: bool = True
 
 
 def timesteps(uniform: Tensor, count: int, objective: Objective) -> Tensor:

@@ -39,6 +39,11 @@ class MedDelinea(nn.Module):
         self.schedule = NoiseSchedule.linear()
         self.prediction = Prediction(self.schedule, objective.prediction_type)
 
+    @property
+    def noise_channels(self) -> int:
+        """Those of the codec's latents."""
+        return self.segmenter.codec.latent_channels
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L_diff + L_seg (Sec. 2)."""
         objective, schedule = self.objective, self.schedule
@@ -46,17 +51,19 @@ class MedDelinea(nn.Module):
         # The forward process, and the network's answer.
         image = self.segmenter.encode_image(batch.images)
         with torch.no_grad():
-            clean = self.segmenter.encode_mask(batch.masks)  # (B, 4, h, w)
+            clean = self.segmenter.encode_mask(batch.masks)  # (B, C, h, w)
         t = timesteps(batch.uniform, len(schedule), objective)  # (B,)
-        noisy = schedule.add_noise(clean, batch.noise, t)  # (B, 4, h, w)
-        output, tokens = self.segmenter(noisy, t, image)  # (B, 4, h, w), (B, T, D)
+        noisy = schedule.add_noise(clean, batch.noise, t)  # (B, C, h, w)
+        output, tokens = self.segmenter(noisy, t, image)  # (B, C, h, w), (B, T, D)
 
         losses = {"diffusion": F.mse_loss(output, self.prediction.target(clean, batch.noise, t))}
         if objective.segmentation:
-            estimate = self.prediction.clean(output, noisy, t)  # (B, 4, h, w): Eq. (1)
-            logits = self.segmenter.decode(estimate, image, tokens)  # (B, L + 1, H, W)
+            estimate = self.prediction.clean(output, noisy, t)  # (B, C, h, w): Eq. (1)
             weights = segmentation_weights(schedule, t, objective.segmentation_weighting)  # (B,)
-            losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, pixel_loss=objective.pixel_loss)
+        else:  # the decoder alone learns from L_seg, on true latents
+            estimate, weights = clean, torch.ones(len(clean), device=clean.device)  # (B, C, h, w), (B,)
+        logits = self.segmenter.decode(estimate, image, tokens)  # (B, L + 1, H, W)
+        losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, pixel_loss=objective.pixel_loss)
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
 
@@ -76,14 +83,14 @@ class MedDelinea(nn.Module):
         Logits (B, L + 1, H, W).
         """
         image = self.segmenter.encode_image(images)
-        clean, tokens = self.sample(image, Noise.keyed(noise, image.latent.shape[1:]))  # (B, 4, h, w), (B, T, D)
+        clean, tokens = self.sample(image, Noise.keyed(noise, image.latent.shape[1:]))  # (B, C, h, w), (B, T, D)
         return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)
 
     def sample(self, image: ImageFeatures, noise: Noise, on_step: StepCallback = unchanged) -> tuple[Tensor, Tensor]:
-        """Clean latents (B, 4, h, w) for images and noise, and the tokens (B, T, D) of the last pass; see `sample`."""
+        """Clean latents (B, C, h, w) for images and noise, and the tokens (B, T, D) of the last pass; see `sample`."""
 
         def denoise(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            output, tokens = self.segmenter(noisy, t, image)  # (B, 4, h, w), (B, T, D)
+            output, tokens = self.segmenter(noisy, t, image)  # (B, C, h, w), (B, T, D)
             return self.prediction.epsilon(output, noisy, t), tokens
 
         device = image.latent.device

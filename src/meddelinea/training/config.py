@@ -219,13 +219,15 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.stage == "model" and not self.objective.segmentation:
-            if self.model.method != "meddelinea":
-                raise ValueError(f"{self.model.method} has no other loss; leave objective.segmentation: true")
-            if self.model.trainable_decoder != "none":
-                raise ValueError(
-                    "without the segmentation loss no mask head is trained; set model.trainable_decoder: none"
-                )
+        method, decoder = self.model.method, self.model.trainable_decoder
+        if self.stage == "model" and not self.objective.segmentation and method != "meddelinea":
+            raise ValueError(f"{method} has no other loss; leave objective.segmentation: true")
+        read_from_colours = self.stage == "model" and method == "meddelinea" and decoder == "none"
+        if read_from_colours and self.objective.pixel_loss == "bce":
+            raise ValueError(
+                "a mask that is read from colours has one softmax; set objective.pixel_loss: cross_entropy "
+                "with model.trainable_decoder: none"
+            )
         if self.stage == "codec" and self.data.neighbour_pairs > 1:
             raise ValueError("the codec sees three slices; set data.neighbour_pairs: 1 for its stage")
         if self.stage != "model" and self.model.method != "meddelinea":

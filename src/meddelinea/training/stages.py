@@ -47,7 +47,7 @@ class CodecStage(Stage):
         else:
             folder = component_folder(config.model.codec, "codec")
             self.codec = SpaceToDepthCodec.from_pretrained(folder, use_safetensors=True)
-        self.organs = organs
+        self.organs, self.noise_channels = organs, self.codec.latent_channels
         self.weights = config.codec_loss
         self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
 
@@ -56,13 +56,13 @@ class CodecStage(Stage):
         images, masks = batch.images[::2], batch.masks[1::2]
         pixels = torch.cat([images, paint(masks, self.colours)])  # (B, 3, H, W)
 
-        # Through a latent of the posterior, (B, 4, h, w), and back.
+        # Through a latent of the posterior, (B, C, h, w), and back.
         mean, log_variance = self.codec.posterior(pixels)
         latent = mean + (0.5 * log_variance).exp() * torch.cat([batch.noise[::2], batch.noise[1::2]])
         features = self.codec.to_features(latent * self.codec.config.scaling_factor)  # (B, C, h, w)
         painted = self.codec.to_pixels(features)  # (B, 3, H, W)
 
-        logits = 4.0 * palette_logits(painted[len(images) :], self.colours)  # (B/2, L + 1, H, W)
+        logits = palette_logits(painted[len(images) :], self.colours)  # (B/2, L + 1, H, W)
         ones = torch.ones(len(masks), device=masks.device)
         losses = {
             "pixels": F.l1_loss(painted, pixels),
@@ -74,13 +74,13 @@ class CodecStage(Stage):
 
     def predict(self, images: Tensor, masks: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
         """The codec's own mask read back: the ceiling of whatever stands on its latents."""
-        latent = self.codec.to_latent(paint(masks, self.colours))  # (B, 4, h, w)
+        latent = self.codec.to_latent(paint(masks, self.colours))  # (B, C, h, w)
         return palette_logits(self.codec.to_pixels(self.codec.to_features(latent)), self.colours)  # (B, L + 1, H, W)
 
     @torch.no_grad()
     def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the codec, its scaling factor one over the standard deviation of the masks' latents."""
-        latent = self.codec.posterior(paint(masks, self.colours))[0]  # (n, 4, h, w)
+        latent = self.codec.posterior(paint(masks, self.colours))[0]  # (n, C, h, w)
         self.codec.register_to_config(scaling_factor=float(1.0 / latent.std()))
         self.codec.save_pretrained(folder)
 
@@ -91,6 +91,7 @@ class BaseStage(Stage):
     def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
         super().__init__()
         preset = find_preset(config.model.preset, config.model.sizes)
+        self.noise_channels = preset.latent_channels
         self.codec = load_codec(preset, config.model.codec).requires_grad_(False)
         self.organs = organs
         self.dit = build_dit(preset)
@@ -103,10 +104,10 @@ class BaseStage(Stage):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            clean = self.codec.to_latent(paint(batch.masks, self.colours))  # (B, 4, h, w)
+            clean = self.codec.to_latent(paint(batch.masks, self.colours))  # (B, C, h, w)
         t = timesteps(batch.uniform, len(self.schedule), self.objective)  # (B,)
-        noisy = self.schedule.add_noise(clean, batch.noise, t)  # (B, 4, h, w)
-        output = self.dit(noisy, self.dit.condition(t)).sample  # (B, 4, h, w)
+        noisy = self.schedule.add_noise(clean, batch.noise, t)  # (B, C, h, w)
+        output = self.dit(noisy, self.dit.condition(t)).sample  # (B, C, h, w)
         loss = F.mse_loss(output, self.prediction.target(clean, batch.noise, t))
         return {"diffusion": loss, "total": loss}
 
@@ -135,6 +136,7 @@ class ModelStage(Stage):
                 self.pipeline.change_organs(organs)
         self.organs = self.pipeline.organs
         self.method = self.pipeline.for_training(recipe)
+        self.noise_channels = self.method.noise_channels
         self.halve = config.saved_dtype == "float16"
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
