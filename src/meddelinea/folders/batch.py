@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -145,8 +145,10 @@ def segment_scans(
     for table in tables:
         ensure_writable(table, (table.suffix,))
 
-    with _alone(output), closing(_segment(run, found, tables, engine=engine, progress=progress)) as outcomes:
-        yield from outcomes
+    with ExitStack() as stack:
+        for folder in sorted({output, *(case.output.parent for case in found.cases)}):
+            stack.enter_context(_alone(folder))
+        yield from stack.enter_context(closing(_segment(run, found, tables, engine=engine, progress=progress)))
 
 
 def _segment(
@@ -305,14 +307,14 @@ def status_line(outcome: ScanOutcome) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Be the one run that writes to a folder; a run that was killed holds nothing."""
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the one run that writes masks to a folder; a run that was killed holds nothing."""
     try:
-        with locked(output / LOCK_FILE, wait=False):
+        with locked(folder / LOCK_FILE, wait=False):
             yield
     except LockedError as error:
         raise InputRefusedError(
-            f"{output}: another run writes to this folder ({error}); wait for its end, or choose another folder",
+            f"{folder}: another run writes to this folder ({error}); wait for its end, or choose another folder",
             "output_locked",
         ) from error
 

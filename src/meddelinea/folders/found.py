@@ -148,7 +148,9 @@ def _in_folder(folder: Path, output: Path) -> FoundScans:
         raise InputRefusedError(
             f"{folder}: cannot be listed ({error.strerror}); check its permissions", "unreadable"
         ) from error
-    scans = [entry for entry in entries if _is_scan(entry)]
+    here = Path(os.path.realpath(folder))
+    round_about = {str(here), *map(str, here.parents)}  # a link to where it lies itself is nothing new
+    scans = [entry for entry in entries if os.path.realpath(entry) not in round_about and _is_scan(entry)]
     if not scans and any(_is_dicom(entry) for entry in entries):
         name = folder.resolve().name
         return FoundScans((ScanCase(name, folder, output / f"{name}.nii.gz"),))
