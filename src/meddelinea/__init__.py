@@ -9,13 +9,15 @@ from meddelinea.version import __version__
 if TYPE_CHECKING:
     from meddelinea.results.result import Result, segment
     from meddelinea.segmentation.model import load_model
+    from meddelinea.volume import Volume
 
-__all__ = ["Result", "__version__", "load_model", "segment"]
+__all__ = ["Result", "Volume", "__version__", "load_model", "segment"]
 
 _HOMES = {
     "Result": "meddelinea.results.result",
     "segment": "meddelinea.results.result",
     "load_model": "meddelinea.segmentation.model",
+    "Volume": "meddelinea.volume",
 }
 
 

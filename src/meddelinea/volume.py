@@ -37,6 +37,8 @@ class Volume:
 
     Raises
     ------
+    TypeError
+        If one of them is no numpy array.
     InputRefusedError
         If the array is not 3D or empty, or the affine is not an invertible (4, 4) matrix of finite numbers, none of
         them beyond `FURTHEST_MM`.
@@ -46,6 +48,9 @@ class Volume:
     affine: Affine
 
     def __post_init__(self) -> None:
+        for name, value in (("array", self.array), ("affine", self.affine)):
+            if not isinstance(value, np.ndarray):
+                raise TypeError(f"the {name} is a {type(value).__name__}; expected a numpy array")
         if self.array.ndim != 3 or 0 in self.array.shape:
             raise InputRefusedError(
                 f"the volume has shape {self.array.shape}; expected 3 dimensions, none of them 0; export it again",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
@@ -12,8 +14,9 @@ from meddelinea.checks.scan import examine, require_accepted
 from meddelinea.collisions import require_apart
 from meddelinea.errors import UsageError
 from meddelinea.findings import Finding
+from meddelinea.io.images import from_image
 from meddelinea.io.input_files import files_of
-from meddelinea.io.nifti import from_nibabel, to_nibabel
+from meddelinea.io.nifti import to_nibabel
 from meddelinea.io.volumes import read_scan
 from meddelinea.labels import canonical_name
 from meddelinea.results.files import require_own_sidecar, sidecar_path, write_segmentation
@@ -113,7 +116,7 @@ class Result:
 
 
 def segment(
-    scan: str | Path | Scan | Volume | nib.Nifti1Image,
+    scan: str | os.PathLike[str] | Scan | Volume | Any,
     model: str | Path | Model = "small",
     *,
     organs: tuple[str, ...] | list[str] | None = None,
@@ -131,8 +134,8 @@ def segment(
     Parameters
     ----------
     scan
-        NIfTI or NRRD file, DICOM folder or zip; an image of nibabel's, a `Volume`, or a `Scan` that was read before.
-        Hounsfield units for a CT.
+        NIfTI, NRRD or MetaImage file, DICOM folder or zip; an image of nibabel's or of SimpleITK's; an array as
+        `Volume(array, affine)`; or a `Scan` that was read before. Hounsfield units for a CT.
     model
         Name of a shipped model, a folder, or what `load_model` gave: load it once for many scans.
     organs
@@ -150,6 +153,8 @@ def segment(
     ------
     InputRefusedError
         If a mask of the scan would be wrong; its `findings` say why.
+    TypeError
+        If `scan` is another object, such as an array that does not say where its voxels lie.
     UsageError
         If an option is invalid.
     WeightsMissingError
@@ -169,13 +174,13 @@ def segment(
     return Result.of(examined, segment_scan(loaded, examined, sampling, progress))
 
 
-def _as_scan(scan: str | Path | Scan | Volume | nib.Nifti1Image) -> Scan:
+def _as_scan(scan: Any) -> Scan:
     match scan:
-        case str() | Path():
+        case str() | os.PathLike():
             return read_scan(Path(scan))
         case Scan():
             return scan
         case Volume():
             return Scan(volume=scan)
         case _:
-            return from_nibabel(scan)
+            return from_image(scan)
