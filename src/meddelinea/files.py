@@ -14,6 +14,7 @@ import shutil
 import stat
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 READ_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr", ".mhd", ".hdr")
 #: Endings of the files that hold one scan each.
 SCAN_SUFFIXES = (*READ_SUFFIXES, ".zip")
+#: A JSON file that is larger is not read: the training cases of ten thousand scans take this much.
+MAX_JSON_BYTES = 64 << 20
 #: Endings that a mask may have.
 MASK_SUFFIXES = (*VOLUME_SUFFIXES, ".dcm")
 
@@ -236,15 +239,25 @@ def append_line(text: str, path: Path) -> None:
         raise _cannot_write(path, error) from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a UTF-8 JSON file.
+def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The content of a UTF-8 JSON file, with one value for each key.
 
     Raises
     ------
     OSError, ValueError
-        If it cannot be read, or is not JSON: the caller knows what the file is for and says what to do.
+        If it cannot be read, is larger than `most_bytes`, or is not JSON: the caller knows what the file is for and
+        says what to do.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise ValueError("not a file")
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"larger than {most_bytes >> 20} MiB")
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_once_each)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def read_object(path: Path, expected: str) -> dict[str, Any]:
@@ -340,6 +353,15 @@ def ensure_name(path: Path) -> None:
     else:
         if stat.S_ISDIR(there.st_mode):
             raise InputRefusedError(f"{path}: the output is a folder; expected a file's name", "output")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: of two values for one, readers would take this one or that."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        most, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{most[:60]!r} occurs twice")
+    return content
 
 
 def _hidden(path: Path) -> Path:

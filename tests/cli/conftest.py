@@ -19,10 +19,30 @@ from meddelinea.segmentation.sampling import Sampling
 from meddelinea.volume import Volume
 from support.cli import body, save
 from support.scans import a_segmentation
+from support.tiny_models import write_pipeline
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model whose files are read."""
+    folder = tmp_path_factory.mktemp("model") / "small"
+    write_pipeline(folder, ("liver", "spleen"))
+    files = {
+        "labels.json": {"labels": {"liver": 1, "spleen": 2}},
+        "preprocessing.json": {**asdict(Preprocessing()), "modalities": ["CT"], "least_component_share": 0.0},
+        "training_cases.json": {
+            role: [{"name": name, "dataset": "btcv", "fingerprint": "0"}]
+            for role, name in (("train", "img0001"), ("validation", "img0002"))
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# small\n")
+    return folder
 
 
 @pytest.fixture
-def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def fake_model(monkeypatch: pytest.MonkeyPatch, model_files: Path) -> dict[str, Any]:
     """FAKE: a model that calls all that is above 20 HU liver and never finds a spleen. Returns what it was asked."""
     asked: dict[str, Any] = {}
 
@@ -38,24 +58,10 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
         asked.update(model=files.name, device=device)
         return Model(files, SimpleNamespace())
 
-    folder = tmp_path_factory.mktemp("model") / "small"
-    folder.mkdir()
-    files = {
-        "labels.json": {"labels": {"liver": 1, "spleen": 2}},
-        "preprocessing.json": {**asdict(Preprocessing()), "modalities": ["CT"], "least_component_share": 0.0},
-        "training_cases.json": {
-            role: [{"name": name, "dataset": "btcv", "fingerprint": "0"}]
-            for role, name in (("train", "img0001"), ("validation", "img0002"))
-        },
-    }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content))
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# small\n")
-
     def model_folder(model: str) -> Path:
-        if str(model) not in ("small", str(folder)):
+        if str(model) not in ("small", str(model_files)):
             raise WeightsMissingError(f"{model}: no such model; expected small or a folder")
-        return folder
+        return model_files
 
     monkeypatch.setattr("meddelinea.segmentation.model.model_folder", model_folder)
     monkeypatch.setattr("meddelinea.segmentation.model.load_model", load_model)

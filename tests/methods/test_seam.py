@@ -25,7 +25,6 @@ OTHERS = ("liver", "kidney stone", "spleen")
 @pytest.fixture(autouse=True)
 def _the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "METHODS", {**METHODS, "grey": "support.grey_method.GreyPipeline"})
-    monkeypatch.setattr(known, "LIBRARIES", (*known.LIBRARIES, "support"))  # it is in no room of the package
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -49,6 +50,7 @@ class Grey(nn.Module):
 
 class GreyPipeline(SlicePipeline):
     multiple = 1
+    known_parts = MappingProxyType({"levels": (Levels,)})
 
     def __init__(
         self, levels: Levels, organs: Sequence[str] = (), neighbours: int = 0, neighbour_pairs: int = 1

@@ -112,21 +112,26 @@ def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunCon
 def write_model(root: Path) -> Path:
     """The folder of a complete model with random weights: its masks depend on the image and mean nothing."""
     store = write_blobs(root / "store")
+    write_pipeline(root / "model", ORGANS)
+    config = run_config("model", store, root / "run", data={"validation": CASES[2:]})
+    cases = open_cases(config.data)
+    write_model_files(root / "model", ORGANS, cases, config=config)
+    training_cases(config, cases).write(root / "model")
+    return root / "model"
+
+
+def write_pipeline(folder: Path, organs: tuple[str, ...]) -> None:
+    """The pipeline of such a model alone."""
     torch.manual_seed(0)
     preset = find_preset("small", SIZES)
     codec, dit = build_codec(preset), build_dit(preset)
-    control, head = build_control(preset, dit), build_mask_head(preset, codec, len(ORGANS))
+    control, head = build_control(preset, dit), build_mask_head(preset, codec, len(organs))
     with torch.no_grad():
         for module in (codec, dit, control, head):
             for parameter in module.parameters():
                 if not parameter.any():  # a zero layer hides what is behind it
                     parameter.normal_(0.0, 0.2)
     pipeline = MedDelineaPipeline(
-        codec, dit, control, head, make_scheduler("euler_ancestral"), ORGANS, "sample", default_steps=2, neighbours=1
+        codec, dit, control, head, make_scheduler("euler_ancestral"), organs, "sample", default_steps=2, neighbours=1
     )
-    pipeline.save_pretrained(root / "model")
-    config = run_config("model", store, root / "run", data={"validation": CASES[2:]})
-    cases = open_cases(config.data)
-    write_model_files(root / "model", ORGANS, cases, config=config)
-    training_cases(config, cases).write(root / "model")
-    return root / "model"
+    pipeline.save_pretrained(folder)

@@ -7,11 +7,13 @@ Both are volumes with an affine, so the way back needs no record of the way ther
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from scipy import ndimage
 
 from meddelinea.data.resample import Shape, block_mean, resample_labels, resample_linear
@@ -28,16 +30,26 @@ OBLIQUE_DEG = 5.0
 BODY_SEARCH_MM = 4.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How a scan becomes slices; stored beside the weights as `preprocessing.json`."""
+Millimetres = Annotated[float, Field(strict=True, ge=0.01, le=100.0)]
+Level = Annotated[float, Field(strict=True)]
+Percentile = Annotated[float, Field(strict=True, ge=0.0, le=100.0)]
 
-    size: int = 256  # rows and columns of a slice
-    spacing_mm: float = 1.5  # size of its pixels; larger only for a patient who would not fit into the slice
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(allow_inf_nan=False))
+class Preprocessing:
+    """How a scan becomes slices, checked when it is made; stored beside the weights as `preprocessing.json`."""
+
+    size: Annotated[int, Field(strict=True, ge=8, le=4096)] = 256  # rows and columns of a slice
+    spacing_mm: Millimetres = 1.5  # size of its pixels; larger only for a patient who would not fit into the slice
     #: Thinner slices are averaged in whole numbers until they come closest to this; thicker ones stay.
-    slice_mm: float = 3.0
-    window_hu: tuple[float, float] = (-125.0, 275.0)  # CT values mapped to -1 and 1; values beyond are clipped
-    percentiles: tuple[float, float] = (0.5, 99.5)  # the same for an MR, as percentiles of its voxels
+    slice_mm: Millimetres = 3.0
+    window_hu: tuple[Level, Level] = (-125.0, 275.0)  # CT values mapped to -1 and 1; values beyond are clipped
+    percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)  # the same for an MR, as percentiles of its voxels
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("window_hu", self.window_hu), ("percentiles", self.percentiles)):
+            if low >= high:
+                raise ValueError(f"{name} from {low:g} to {high:g}; expected the lower value first")
 
     def shrunk(self, factor: int) -> Preprocessing:
         """The same field of view with `factor` times fewer and larger pixels along each side."""
@@ -45,9 +57,14 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
-        """From what `dataclasses.asdict` and JSON made of one; a missing or unknown key raises KeyError."""
-        found: dict[str, Any] = {field.name: content[field.name] for field in fields(cls)}
-        return cls(**found | {name: tuple(found[name]) for name in ("window_hu", "percentiles")})
+        """From what `dataclasses.asdict` and JSON made of one.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If a key is missing, or a value out of range.
+        """
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
 def intensity_window(scan: Scan, preprocessing: Preprocessing) -> tuple[float, float]:

@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import dataclasses as checked
+
 from meddelinea.data.store import SliceStore
-from meddelinea.errors import WeightsMissingError
+from meddelinea.errors import WeightsMissingError, reason_of
 from meddelinea.files import read_json, write_json
 from meddelinea.version import __version__
 
 FILE = "training_cases.json"
 
 
-@dataclass(frozen=True)
+@checked.dataclass(frozen=True)
 class SeenScan:
     """A scan that a model has seen."""
 
@@ -59,7 +61,7 @@ class TrainingCases:
             return cls(*(seen_scans(roles[role]) for role in ("train", "validation", "test")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsMissingError(
-                f"{path}: does not name the training cases ({error}); install or train the model again"
+                f"{path}: does not name the training cases ({reason_of(error)}); install or train the model again"
             ) from error
 
     def after(self, earlier: Iterable[SeenScan]) -> TrainingCases:

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from meddelinea.diffusion.noise import Noise
 from meddelinea.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, NoiseSchedule
-from meddelinea.errors import UsageError
+from meddelinea.errors import UsageError, WeightsMissingError, reason_of
+from meddelinea.models.component import is_plain, read_document, shown
 
 Extras = TypeVar("Extras")
 #: z_t (B, C, h, w) at the scale of `NoiseSchedule.add_noise`, t (B,) int64 -> predicted noise eps (B, C, h, w), and
@@ -40,6 +42,14 @@ _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
     "unipc": UniPCMultistepScheduler,
     "lms": LMSDiscreteScheduler,
 }
+
+#: The classes of the schedulers that a saved model may hold.
+SCHEDULER_CLASSES: tuple[type[SchedulerMixin], ...] = (
+    EulerAncestralDiscreteScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+    LMSDiscreteScheduler,
+)
 
 #: Names that `make_scheduler` knows; the first is the paper's.
 SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
@@ -66,6 +76,29 @@ def make_scheduler(name: str) -> SchedulerMixin:
         prediction_type="epsilon",
         timestep_spacing="trailing",
     )
+
+
+def load_scheduler(folder: Path, kind: type[SchedulerMixin], *, steps: int) -> SchedulerMixin:
+    """The scheduler that a saved model holds, once it is sure that it samples `steps` steps of the trained process.
+
+    Raises
+    ------
+    WeightsMissingError
+        If its file is missing or damaged, or it does not.
+    """
+    path = folder / "scheduler_config.json"
+    document, usual = read_document(path), kind().config
+    own = {name: value for name, value in document.items() if name in usual and value != usual[name]}
+    own.pop("_class_name", None)
+    for name, value in own.items():
+        if not is_plain(value, TIMESTEPS):
+            raise WeightsMissingError(f"{path}: {name} is {shown(value)}; expected that of a {kind.__name__}")
+    try:
+        scheduler: SchedulerMixin = kind(**own)
+        prepared(scheduler, steps)
+    except Exception as error:  # settings that diffusers does not know raise whatever they lead it to
+        raise WeightsMissingError(f"{path}: {reason_of(error)}; install or train the model again") from error
+    return scheduler
 
 
 def scheduler_name(scheduler: SchedulerMixin) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from meddelinea.methods.pipeline import SlicePipeline
 from meddelinea.methods.protocol import Recipe
-from meddelinea.models.codec import FACTOR, Codec, extend_palette, palette
+from meddelinea.models.codec import FACTOR, Codec, KLCodec, SpaceToDepthCodec, extend_palette, palette
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
-from meddelinea.models.mask_head import MaskHead
+from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
 from meddelinea.models.presets import build_control, build_mask_head, find_preset, load_codec, load_dit
 from meddelinea.models.segmenter import Segmenter
 
@@ -41,6 +42,14 @@ class ControlledPipeline(SlicePipeline):
     """A pipeline with the components of `Parts`, and the palette in its configuration."""
 
     _optional_components: ClassVar[list[str]] = ["mask_head"]
+    known_parts = MappingProxyType(
+        {
+            "codec": (SpaceToDepthCodec, KLCodec),
+            "dit": (DiT,),
+            "control": (ControlDiT,),
+            "mask_head": (PlainMaskHead, GuidedMaskHead, None),
+        }
+    )
 
     @property
     def palette(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -92,6 +93,8 @@ class DynUNet(ModelMixin, ConfigMixin):
 
 class DynUNetPipeline(NetworkPipeline):
     """nnU-Net's architecture over 2D slices."""
+
+    known_parts = MappingProxyType({"network": (DynUNet,)})
 
     @staticmethod
     def build(recipe: Recipe) -> DynUNet:

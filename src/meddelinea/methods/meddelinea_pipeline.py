@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar, Literal, Self, get_args
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import Noise, NoiseKey
-from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
+from meddelinea.diffusion.sampling import SCHEDULER_CLASSES, make_scheduler, scheduler_name
 from meddelinea.errors import UsageError
 from meddelinea.methods.controlled import ControlledPipeline, build_parts
 from meddelinea.methods.meddelinea import MedDelinea
@@ -49,6 +50,7 @@ class MedDelineaPipeline(ControlledPipeline):
     """
 
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
+    known_parts = MappingProxyType({**ControlledPipeline.known_parts, "scheduler": SCHEDULER_CLASSES})
 
     def __init__(
         self,

@@ -5,17 +5,45 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
+from meddelinea.diffusion.schedule import TIMESTEPS, PredictionType
 from meddelinea.errors import UsageError
+from meddelinea.labels import canonical_name
 from meddelinea.methods.protocol import Method, Recipe, Sampler
 
 MaskType = Literal["mask", "probabilities", "logits"]
+Whole = Annotated[int, Field(strict=True)]
+Level = Annotated[float, Field(strict=True, ge=-1.0, le=1.0)]
+
+
+@checked(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings:
+    """Settings of a saved pipeline, checked; a pipeline has those that its `__init__` describes."""
+
+    organs: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1, max_length=255)]
+    neighbours: Annotated[Whole, Field(ge=0, le=64)] = 0
+    neighbour_pairs: Annotated[Whole, Field(ge=1, le=16)] = 1
+    colours: list[tuple[Level, Level, Level]] | None = None
+    prediction_type: PredictionType = "epsilon"
+    default_steps: Annotated[Whole, Field(ge=1, le=TIMESTEPS)] = 1
+
+    def __post_init__(self) -> None:
+        names = [canonical_name(name) for name in self.organs]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"organs: {twice[0]!r} occurs twice; expected each once")
+        if not all(map(str.isprintable, names)):
+            raise ValueError("organs: a name that cannot be printed")
+        if self.colours is not None and len(self.colours) != len(names) + 1:
+            raise ValueError(f"colours: {len(self.colours)} for {len(names)} organs and the background")
 
 
 @dataclass
@@ -57,6 +85,9 @@ class SlicePipeline(DiffusionPipeline, ABC):
 
     Parameters of its `__init__` without a default are its components, those with one its settings: so diffusers has it.
     """
+
+    #: Its components, and the classes that each may be of; None where it may be left out.
+    known_parts: ClassVar[Mapping[str, tuple[type[Any] | None, ...]]]
 
     @property
     def organs(self) -> tuple[str, ...]:

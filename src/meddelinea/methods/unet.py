@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -80,6 +81,8 @@ class UNet(ModelMixin, ConfigMixin):
 
 class UNetPipeline(NetworkPipeline):
     """MONAI's U-Net over 2D slices."""
+
+    known_parts = MappingProxyType({"network": (UNet,)})
 
     @staticmethod
     def build(recipe: Recipe) -> UNet:

@@ -8,6 +8,7 @@ The autoencoder comes in diffusers' layout. Nothing is unpickled but tensors, an
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from torch import Tensor
 from meddelinea.errors import InputRefusedError, WeightsMissingError, reason_of
 from meddelinea.files import read_json
 from meddelinea.models.codec import KLCodec
+from meddelinea.models.component import key_faults, require_finite
 from meddelinea.models.dit import DiT
 from meddelinea.models.transformer import position_embedding
 
 #: Attention heads of the published sizes S, B, L and XL, by width: the one number that no tensor's shape tells.
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
+#: Number types of weights.
+PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = "transformer_blocks."
 #: diffusers' names of the parts of a block, and the original ones.
 _IN_BLOCK = {
@@ -68,15 +72,20 @@ def import_dit(source: Path) -> DiT:
         folder, config = _component(source, "transformer", "DiTTransformer2DModel")
         weights = _original_names(_read_file(_weights_file(folder)), source)
         weights.pop("pos_embed", None)
-        unsaid = [name for name in ("num_attention_heads", "sample_size") if not isinstance(config.get(name), int)]
+        unsaid = [name for name in ("num_attention_heads", "sample_size") if type(config.get(name)) is not int]
         if unsaid:
             raise InputRefusedError(f"{folder}/config.json: no number for {', '.join(unsaid)}; download it again")
         heads, latent_size = config["num_attention_heads"], config["sample_size"]
     else:
         weights = _read_file(source)
         heads, latent_size = _told_by_tensors(weights, source)
-    with torch.device("meta"):
-        dit: DiT = DiT(heads=heads, latent_size=latent_size, **_sizes(weights, source))
+    try:
+        with torch.device("meta"):
+            dit: DiT = DiT(heads=heads, latent_size=latent_size, **_sizes(weights, source))
+    except InputRefusedError:
+        raise
+    except Exception as error:  # whatever sizes that do not fit lead its layers to
+        raise InputRefusedError(f"{source}: no DiT has these sizes ({reason_of(error)}); download it again") from error
     _compare(dit.state_dict(), weights, source)
     dit.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return dit
@@ -98,7 +107,7 @@ def import_vae(source: Path) -> KLCodec:
     try:
         with torch.device("meta"):
             codec: KLCodec = KLCodec.from_config(known)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever sizes that do not fit lead its layers to
         raise InputRefusedError(f"{folder}/config.json: no autoencoder of this layout ({error})") from error
     weights = {_attention_name(name): value for name, value in weights.items()}
     # Old checkpoints hold the attention's linear layers as 1x1 convolutions.
@@ -117,8 +126,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise WeightsMissingError(f"{path}: no such file; give downloaded weights")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            _refuse_packed(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputRefusedError:
+        raise
     except (SafetensorError, OSError) as error:
         raise InputRefusedError(f"{path}: not a readable checkpoint ({error}); download it again") from error
     except Exception as error:  # whatever a foreign or damaged archive leads the parser to
@@ -130,7 +143,37 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         content = next((content[name] for name in ("ema", "model", "state_dict") if name in content), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputRefusedError(f"{path}: not a state dict of tensors, nor one under 'ema', 'model' or 'state_dict'")
-    return dict(content)
+    weights = {str(name): value for name, value in content.items()}
+    for name, value in weights.items():
+        _require_plain(name, value, path)
+    try:
+        require_finite(weights, path)
+    except WeightsMissingError as error:
+        raise InputRefusedError(str(error)) from error
+    return weights
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a checkpoint that unpacks to more than its own size, which torch never writes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+        if held > path.stat().st_size:
+            raise InputRefusedError(
+                f"{path}: unpacks to {held} bytes; expected at most its own {path.stat().st_size}; get it again"
+            )
+
+
+def _require_plain(name: str, value: Tensor, path: Path) -> None:
+    """Refuse a tensor that is more than the numbers that lie in its file, such as one number seen a billion times."""
+    if value.layout is not torch.strided or value.dtype not in PRECISIONS or value.device.type != "cpu":
+        kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
+        raise InputRefusedError(f"{path}: {name} is {kind}; expected floating-point numbers; convert it")
+    held = value.untyped_storage().nbytes()
+    if value.numel() * value.element_size() > held:
+        raise InputRefusedError(
+            f"{path}: {name} is {tuple(value.shape)}, but its file holds {held} bytes of it; expected all its numbers"
+        )
 
 
 def _component(source: Path, part: str, kind: str) -> tuple[Path, dict[str, Any]]:
@@ -140,8 +183,12 @@ def _component(source: Path, part: str, kind: str) -> tuple[Path, dict[str, Any]
         if path.is_file():
             try:
                 config = read_json(path)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 raise InputRefusedError(f"{path}: not readable JSON; download it again") from error
+            if not isinstance(config, dict):
+                raise InputRefusedError(
+                    f"{path}: a JSON {type(config).__name__}; expected an object; download it again"
+                )
             if config.get("_class_name") != kind:
                 raise InputRefusedError(f"{path}: a {config.get('_class_name')}; expected {kind}")
             return folder, config
@@ -220,13 +267,7 @@ def _sizes(weights: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
 
 def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
     """Refuse a checkpoint that does not have exactly the keys and shapes of the model."""
-    faults = [f"missing {name}" for name in expected if name not in found]
-    faults += [f"unexpected {name}" for name in found if name not in expected]
-    faults += [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
+    faults = key_faults(*({name: tuple(value.shape) for name, value in each.items()} for each in (expected, found)))
     if faults:
         raise InputRefusedError(f"{source}: {len(faults)} keys do not fit: {'; '.join(faults)}")
 

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from meddelinea.errors import UsageError, WeightsMissingError, first_fault
 from meddelinea.models.codec import FACTOR, Codec, KLCodec, SpaceToDepthCodec, palette
+from meddelinea.models.component import load_component
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
@@ -237,11 +238,12 @@ def load_codec(preset: Preset, folder: Path | None) -> Codec:
     Raises
     ------
     WeightsMissingError
-        If the folder holds no component.
+        If the folder holds no such component, or a damaged one.
     UsageError
         If its latents have other channels than the preset's.
     """
-    codec: Codec = codec_class(preset).from_pretrained(component_folder(folder, "codec"), use_safetensors=True)
+    kind = codec_class(preset)
+    codec: Codec = load_component(component_folder(folder, "codec"), {kind.__name__: kind})
     if codec.latent_channels != preset.latent_channels:
         raise UsageError(
             f"model.codec: {folder} has latents of {codec.latent_channels} channels; expected "
@@ -256,10 +258,9 @@ def load_dit(folder: Path | None) -> DiT:
     Raises
     ------
     WeightsMissingError
-        If the folder holds no component.
+        If the folder holds no such component, or a damaged one.
     """
-    dit: DiT = DiT.from_pretrained(component_folder(folder, "dit"), use_safetensors=True)
-    return dit
+    return load_component(component_folder(folder, "dit"), {"DiT": DiT})
 
 
 def component_folder(folder: Path | None, role: str) -> Path:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, fields, replace
+from itertools import pairwise
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from meddelinea.segmentation.confidence import OrganConfidence
 
+Share = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(allow_inf_nan=False))
 class Calibration:
-    """Numbers that turn shares into statements.
+    """Numbers that turn shares into statements, checked when they are put together.
 
     Parameters
     ----------
@@ -40,26 +45,22 @@ class Calibration:
         What it was fitted on, in words.
     """
 
-    temperature: float
-    level: float
-    spread: float
-    floor: float
-    dice: tuple[tuple[float, float], ...]
-    review_below: float
+    temperature: Annotated[float, Field(strict=True, ge=0.01, le=100.0)]
+    level: Share
+    spread: Annotated[float, Field(strict=True, ge=0.0, le=1000.0)]
+    floor: Annotated[float, Field(strict=True, ge=0.0, le=1000.0)]
+    dice: Annotated[tuple[tuple[Share, Share], ...], Field(min_length=1)]
+    review_below: Share
     fitted_on: str
+
+    def __post_init__(self) -> None:
+        if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(self.dice)):
+            raise ValueError("dice: expected points of a rising line, from left to right")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Calibration:
-        """From what `to_json` made of one; a missing key raises KeyError."""
-        return cls(
-            temperature=float(content["temperature"]),
-            level=float(content["level"]),
-            spread=float(content["spread"]),
-            floor=float(content["floor"]),
-            dice=tuple((float(stated), float(true)) for stated, true in content["dice"]),
-            review_below=float(content["review_below"]),
-            fitted_on=str(content["fitted_on"]),
-        )
+        """From what `to_json` made of one; a missing key raises KeyError, a bad value ValueError."""
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

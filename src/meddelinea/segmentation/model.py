@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass as plain
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.training_cases import TrainingCases
-from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError, WeightsMissingError, reason_of
-from meddelinea.files import read_json
-from meddelinea.labels import LabelIds
+from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError, first_fault, reason_of
+from meddelinea.labels import LabelIds, canonical_name
+from meddelinea.models.component import read_document
+from meddelinea.scan import Modality
 from meddelinea.segmentation.hub import HubModel
 
 if TYPE_CHECKING:
     from meddelinea.methods.pipeline import SlicePipeline
-    from meddelinea.scan import Modality
     from meddelinea.segmentation.calibration import Calibration
 
 #: In the folder of a model that was calibrated (`meddelinea benchmark calibration`).
 CALIBRATION_FILE = "calibration.json"
 #: Models that ship inside the package.
 SHIPPED = ("small",)
+#: Of a longer model card the rest is not read.
+CARD_BYTES = 1 << 20
 DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True, kw_only=True)
+@plain(frozen=True, kw_only=True)
 class ModelFiles:
     """What the files of a model's folder say, read without its weights.
 
@@ -83,7 +88,7 @@ class ModelFiles:
         return _card(self.folder)
 
 
-@dataclass(frozen=True)
+@plain(frozen=True)
 class Model:
     """A model that is ready to segment."""
 
@@ -122,25 +127,34 @@ def _shipped_folder(name: str) -> Path:
 
 
 def read_model_files(model: str | Path) -> ModelFiles:
-    """Describe a model, named as `model_folder` takes it.
+    """Describe a model, named as `model_folder` takes it, once its files are checked as a whole.
+
+    Every file is what it should be by itself, and they agree: `labels.json` numbers the organs as the network's output
+    channels are numbered in `model_index.json`. Networks and weights, which a description may do without, are left for
+    `load_model`.
 
     Raises
     ------
     WeightsMissingError
-        If there is no such model, or its folder lacks a file or holds one of another form.
+        If there is no such model, its folder lacks a file, or one is damaged, out of range or contradicts another.
     """
+    from meddelinea.methods.known import read_index
+
     folder = model_folder(model)
     try:
+        index = read_index(folder)
         labels = LabelIds.read(folder / "labels.json").one_each()
-        preprocessing = read_json(folder / "preprocessing.json")
+        _check_labels(labels, index.organs)
+        preprocessing = read_document(folder / "preprocessing.json")
+        use = _Use(**{field.name: preprocessing[field.name] for field in fields(_Use)})
         cases = TrainingCases.read(folder)
         return ModelFiles(
             name=str(HubModel.of_folder(folder) or folder.name),
             folder=folder,
             labels=labels,
             preprocessing=Preprocessing.from_json(preprocessing),
-            modalities=tuple(preprocessing["modalities"]),
-            least_component_share=float(preprocessing["least_component_share"]),
+            modalities=use.modalities,
+            least_component_share=use.least_component_share,
             training_cases={
                 "train": [scan.name for scan in cases.train],
                 "validation": [scan.name for scan in cases.validation],
@@ -148,8 +162,41 @@ def read_model_files(model: str | Path) -> ModelFiles:
             licence=_licence(_card(folder)),
             calibration=_calibration(folder / CALIBRATION_FILE),
         )
-    except (InputRefusedError, OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsMissingError(f"{folder}: not a complete model ({error}); install or train it again") from error
+    except WeightsMissingError:
+        raise
+    except ValidationError as error:
+        raise _incomplete(folder, first_fault(error)) from error
+    except KeyError as error:
+        raise _incomplete(folder, f"{error} is missing") from error
+    except (InputRefusedError, OSError, ValueError, TypeError) as error:
+        raise _incomplete(folder, reason_of(error)) from error
+
+
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False))
+class _Use:
+    """What a model is for, in `preprocessing.json`."""
+
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, max_length=2)]
+    least_component_share: Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
+
+
+def _incomplete(folder: Path, fault: str) -> WeightsMissingError:
+    return WeightsMissingError(f"{folder}: not a complete model ({fault}); install or train it again")
+
+
+def _check_labels(labels: Mapping[str, int], organs: tuple[str, ...]) -> None:
+    """Refuse labels that would give the organs of the network's output channels other names."""
+    expected = {canonical_name(organ): channel for channel, organ in enumerate(organs, start=1)}
+    if labels == expected:
+        return
+    for organ, channel in expected.items():
+        if labels.get(organ) != channel:
+            found = f"id {labels[organ]}" if organ in labels else "no id"
+            raise ValueError(
+                f"labels.json: '{organ}' has {found}; expected {channel}, its place in the organs of model_index.json"
+            )
+    more = next(organ for organ in labels if organ not in expected)
+    raise ValueError(f"labels.json: '{more}' is none of the {len(organs)} organs of model_index.json")
 
 
 def require_device(device: str) -> None:
@@ -190,48 +237,31 @@ def load_model(model: str | Path | ModelFiles = "small", device: str = "auto") -
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UsageError(f"device '{device}' is not available here; use auto or cpu", parameter="device")
-    try:
-        with _no_bar():
-            pipeline = load_pipeline(model_files.folder)
-    except MedDelineaError:
-        raise
-    except Exception as error:  # a damaged folder raises whatever it leads the loader to
-        raise WeightsMissingError(
-            f"{model_files.folder}: weights cannot be loaded ({reason_of(error)}); install them again"
-        ) from error
+    pipeline = load_pipeline(model_files.folder)
+    size = model_files.preprocessing.size
+    if size % pipeline.multiple:
+        raise _incomplete(
+            model_files.folder, f"preprocessing.json: size {size}; its networks need a multiple of {pipeline.multiple}"
+        )
     for network in pipeline.networks:
-        absent = [name for name, parameter in network.named_parameters() if parameter.is_meta]
-        if absent:  # the loader only warns of them
-            raise WeightsMissingError(f"{model_files.folder}: {absent[0]} is not among the weights; install them again")
         # Convolutions over few channels run up to twice as fast so.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
 
 
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Without the bar that diffusers draws on stderr while it loads, even where nobody watches."""
-    from diffusers.utils import logging
-
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if drawn:
-            logging.enable_progress_bar()
-
-
 def _calibration(path: Path) -> Calibration | None:
     from meddelinea.segmentation.calibration import Calibration
 
-    return Calibration.from_json(read_json(path)) if path.is_file() else None
+    return Calibration.from_json(read_document(path)) if path.exists() else None
 
 
 def _card(folder: Path) -> str:
     path = folder / "README.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(CARD_BYTES).decode("utf-8", errors="replace")
 
 
 def _licence(card: str) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import InputRefusedError
+from meddelinea.errors import InputRefusedError, WeightsMissingError
 from meddelinea.methods.protocol import Sampler
 from meddelinea.scan import Scan
 from meddelinea.segmentation.calibration import Calibration
@@ -101,6 +101,8 @@ def segment(
         If the model does not know an organ, or the scan's modality is not known.
     UsageError
         If the model's scheduler cannot take so many steps.
+    WeightsMissingError
+        If the network answers with NaN or infinity.
     """
     began = time.monotonic()
     if scan.modality is None:
@@ -189,7 +191,13 @@ def sample_shares(
         shares = torch.zeros((), device=images.device)
         for sample in range(samples):
             keys = [NoiseKey(sampling.seed, key, index, sample) for index in chunk]
-            shares = shares + sampler.method.segment(images, keys).softmax(dim=1) / samples  # (B, L + 1, rows, columns)
+            logits = sampler.method.segment(images, keys)  # (B, L + 1, rows, columns)
+            if not torch.isfinite(logits).all():  # which would become an empty mask, and the scan be blamed
+                raise WeightsMissingError(
+                    f"{model.files.folder}: its masks are NaN or infinite at slice {chunk.start}; expected numbers; "
+                    "take other settings, or install or train the model again"
+                )
+            shares = shares + logits.softmax(dim=1) / samples  # (B, L + 1, rows, columns)
         yield chunk, shares
 
 

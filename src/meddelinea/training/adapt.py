@@ -20,12 +20,11 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError, WeightsMissingError
-from meddelinea.files import read_json, write_json, write_text
-from meddelinea.training.config import OptimiserConfig
+from meddelinea.files import read_json, read_object, write_json, write_text
+from meddelinea.training.config import OptimiserConfig, check
 from meddelinea.training.engine import Progress
 from meddelinea.training.engine import train as run_training
 from meddelinea.training.metrics_log import MetricsLog
-from meddelinea.training.run_file import load_config
 
 #: From so many patients on, a quarter of them is held out; fewer take turns in being left out.
 PATIENTS_TO_HOLD_OUT_FROM = 4
@@ -220,7 +219,7 @@ class _Runs:
         path = self.base / "run.json"
         if not path.is_file():
             raise WeightsMissingError(f"{self.base}: no run.json; expected the folder of a trained model")
-        own, s = load_config(path), self.settings
+        own, s = check(read_object(path, "the settings of a training run"), str(path)), self.settings
         head = "none" if own.model.trainable_decoder == "none" else "all" if s.decoder else "final_layer"
         cases = {"train": train_on, "validation": held_out, "test": (), "split": None, "train_share": 1.0}
         config = own.changed(

@@ -23,8 +23,9 @@ from meddelinea.methods.known import load_pipeline, method_of, pipeline_of
 from meddelinea.methods.pipeline import SlicePipeline
 from meddelinea.methods.protocol import Batch, Recipe, Stage
 from meddelinea.models.codec import SpaceToDepthCodec, paint, palette, palette_logits
-from meddelinea.models.presets import build_dit, codec_class, component_folder, find_preset, load_codec
+from meddelinea.models.presets import build_dit, codec_class, find_preset, load_codec
 from meddelinea.models.transformer import DiTBlock
+from meddelinea.segmentation.model import read_model_files
 from meddelinea.training.config import RunConfig
 
 
@@ -45,8 +46,7 @@ class CodecStage(Stage):
         if config.model.codec is None:
             self.codec = SpaceToDepthCodec(**asdict(preset.codec))
         else:
-            folder = component_folder(config.model.codec, "codec")
-            self.codec = SpaceToDepthCodec.from_pretrained(folder, use_safetensors=True)
+            self.codec = load_codec(preset, config.model.codec)
         self.organs, self.noise_channels = organs, self.codec.latent_channels
         self.weights = config.codec_loss
         self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
@@ -202,6 +202,7 @@ def _recipe(config: RunConfig, organs: tuple[str, ...]) -> Recipe:
 def _continued(folder: Path, config: RunConfig) -> SlicePipeline:
     """The trained model of a folder, once it is sure that the run trains the same method on the same slices."""
     pipeline = load_pipeline(folder)
+    read_model_files(folder)  # its labels too are of this network
     settings = {
         "model.method": (method_of(type(pipeline).__name__), config.model.method),
         "data.neighbours": (pipeline.neighbours, config.data.neighbours),
