@@ -89,7 +89,7 @@ def _use(folder: Path) -> None:
     opened = time.perf_counter()
     names = tuple(case.name for case in slices.cases)
     config = DataConfig(store=folder, train=names, rare_organ_share=0.5, empty_share=0.1)
-    batches = TrainingBatches(slices, config, 1, 0, 0, 1, (4, 32, 32))
+    batches = TrainingBatches(slices, config, batch_size=1, noise_channels=4, seed=0, rank=0, processes=1)
     built = time.perf_counter()
     print(f"{len(slices.cases)} cases, {len(slices)} slices: store opened in {opened - began:.1f} s")
     print(f"training batches built in {built - opened:.1f} s; peak memory grew by {_peak() - before:.0f} MiB")

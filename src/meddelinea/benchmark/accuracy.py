@@ -146,7 +146,7 @@ def _run_trial(
     refuse_leak(chain.model, tested, bench.store)
 
     model = load_model(chain.model)
-    found = run_test(model, tested, read_manifest(bench.store).organs, title, progress)
+    report, seconds = run_test(model, tested, read_manifest(bench.store).organs, title, progress)
     return Trial(
         method=name,
         part=part.name,
@@ -154,8 +154,8 @@ def _run_trial(
         trained_parameters=chain.trained_parameters if chain.stages else None,
         stages=chain.stages,
         cpu_hours=hours,
-        seconds=found.seconds,
-        report=found.report,
+        seconds=seconds,
+        report=report,
     )
 
 

@@ -95,16 +95,16 @@ def few_shot_table(
     for name, reason in prepared.failed.items():
         raise InputRefusedError(f"{name}: {reason}")
 
-    before = run_test(load_model(base), tested, organs, "as it is", progress)
-    rows = [FewShotRow(0, None, 0.0, before.report)]
+    before, _ = run_test(load_model(base), tested, organs, "as it is", progress)
+    rows = [FewShotRow(0, None, 0.0, before)]
     for count in sorted(volumes):
         began = time.monotonic()
         adapted = work / f"k{count}"
         for part, step in adapt(files.folder, work / "store", cases=given[:count], output=adapted, settings=settings):
             progress(f"k = {count}, {part}", step.step, step.steps)
         seconds = time.monotonic() - began
-        after = run_test(load_model(adapted), tested, organs, f"k = {count}", progress)
-        rows.append(FewShotRow(count, Adaptation.read(adapted), seconds, after.report))
+        after, _ = run_test(load_model(adapted), tested, organs, f"k = {count}", progress)
+        rows.append(FewShotRow(count, Adaptation.read(adapted), seconds, after))
     return FewShotTable(organs, given, tuple(case.name for case in tested), tuple(rows))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,17 +22,9 @@ def unwatched(what: str, done: int, total: int) -> None:
     """Progress that is shown to nobody."""
 
 
-@dataclass(frozen=True)
-class Tested:
-    """The scores of the cases, and the seconds of wall time from each one's volume to its mask."""
-
-    report: Report
-    seconds: Mapping[str, float]
-
-
 def run_test(
     model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress = unwatched
-) -> Tested:
+) -> tuple[Report, dict[str, float]]:
     """Segment cases and score the masks against their labels; an organ that the model does not know counts as missed.
 
     Parameters
@@ -45,8 +36,8 @@ def run_test(
 
     Returns
     -------
-    Tested
-        Cases that could not be read, segmented or compared are the report's failures.
+    The report, whose failures are the cases that could not be read, segmented or compared; and the seconds of wall
+    time from each one's volume to its mask.
     """
     results, failures, seconds = [], [], {}
     for done, case in enumerate(cases):
@@ -56,7 +47,7 @@ def run_test(
             results.append(result)
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
-    return Tested(Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds)
+    return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds
 
 
 def score_scan(model: Model, labelled: LabelledScan, organs: tuple[str, ...]) -> tuple[CaseResult, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,22 +19,12 @@ from meddelinea.models.codec import FACTOR
 from meddelinea.training.config import DataConfig
 
 
+@dataclass(eq=False)
 class TrainingBatches(Dataset[Batch]):
     """Item s is the batch of micro-step s for one process.
 
     Every random number of a sample is keyed by (seed, micro-step, position in the global batch), so P processes with
     batches of B/P see together what one process with a batch of B sees.
-
-    Parameters
-    ----------
-    store, config
-        Slices, and how they are drawn.
-    batch_size
-        Slices a process, B/P.
-    noise_channels
-        Channels of the noise that goes with a slice.
-    rank, processes
-        Which of P processes this is.
 
     Raises
     ------
@@ -42,24 +34,18 @@ class TrainingBatches(Dataset[Batch]):
         If a resolution is not the store's size over a whole number.
     """
 
-    def __init__(
-        self,
-        store: SliceStore,
-        config: DataConfig,
-        *,
-        batch_size: int,
-        noise_channels: int,
-        seed: int,
-        rank: int,
-        processes: int,
-    ) -> None:
-        self.store = store
-        self.config = config
-        self.batch_size = batch_size
-        self.noise_channels = noise_channels
-        self.seed = seed
-        self.rank = rank
-        self.processes = processes
+    store: SliceStore
+    config: DataConfig  # how slices are drawn of the store
+    _: KW_ONLY
+    batch_size: int  # slices a process, B/P
+    noise_channels: int  # channels of the noise that goes with a slice
+    seed: int
+    #: Which of P processes this is.
+    rank: int
+    processes: int
+
+    def __post_init__(self) -> None:
+        store, config = self.store, self.config
         self.factors = shrink_factors(config, store.manifest.preprocessing.size)
         held = np.concatenate([store.organ_pixels(case) > 0 for case in range(len(store.cases))])  # (slices, L)
         # 32 bits: a store of millions of slices is held by each process.
