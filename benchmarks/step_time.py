@@ -57,7 +57,15 @@ def main() -> None:
     stage = build_stage(config, store.manifest.organs).to(memory_format=torch.channels_last).train()
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, config.optimiser.learning_rate, fused=True)
-    data = TrainingBatches(store, config.data, batch_size=config.batch_size, seed=config.seed, rank=0, processes=1)
+    data = TrainingBatches(
+        store,
+        config.data,
+        batch_size=config.batch_size,
+        noise_channels=stage.noise_channels,
+        seed=config.seed,
+        rank=0,
+        processes=1,
+    )
     began = time.process_time()
     batches = [data[step] for step in range(BATCHES)]
     print(f"a batch read and augmented: {(time.process_time() - began) / BATCHES:.3f} CPU seconds")
