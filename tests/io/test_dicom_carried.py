@@ -165,7 +165,6 @@ def test_whatever_else_the_headers_do_not_allow_is_known_before_the_work(
 ) -> None:
     """FAKE: nothing is mended, so that a date that is none reaches the writer."""
     monkeypatch.setattr("meddelinea.io.dicom_source.mend_headers", lambda series: [])
-    monkeypatch.setattr("meddelinea.io.dicom_carried.mend_headers", lambda series: [])
     folder = rewritten(tmp_path, element("StudyDate", "REMOVED"))
     with pytest.raises(InputRefusedError, match=r"do not allow .*(REMOVED|no attribute)"):
         require_referable(read_scan(folder), kind)

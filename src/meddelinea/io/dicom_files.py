@@ -53,7 +53,7 @@ def decoding(path: Path) -> Iterator[None]:
             raise
         except Exception as error:
             raise InputRefusedError(
-                f"{path}: not a readable DICOM file ({reason_of(error)}); expected a whole one; copy it again",
+                f"{path}: not a readable DICOM file ({reason_of(error)}); expected a whole one; copy or export it again",
                 "unreadable",
             ) from error
 
@@ -132,7 +132,7 @@ def read_header(path: Path) -> Any:
     """
     if not is_dicom(path):
         raise InvalidDicomError
-    with decoding(path), _opened(path) as stream:
+    with decoding(path), opened(path) as stream:
         header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         header.buffer = None  # of a deflated file it holds all the pixels
         if not header.file_meta.get("TransferSyntaxUID"):
@@ -148,8 +148,8 @@ def read_pixels(path: Path, header: Any, indices: Sequence[int]) -> Iterator[NDA
     InputRefusedError
         If they cannot be decoded, or the file holds more of them than its header says.
     """
-    with decoding(path), _opened(path) as stream:
-        _require_sizes(path, stream, header)
+    with decoding(path), opened(path) as stream:
+        require_sizes(path, stream, header)
         syntax = header.file_meta.TransferSyntaxUID
         yield from iter_pixels(stream, indices=list(indices), transfer_syntax_uid=syntax)
 
@@ -190,7 +190,7 @@ def inflate(path: Path, most_bytes: int) -> BinaryIO | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """A DICOM file, a deflated one as the plain one that it stands for."""
     plain = inflate(path, MAX_INFLATED_BYTES)
     if plain is not None:
@@ -208,11 +208,16 @@ def _transfer_syntax(header: Any) -> UID:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
-def _require_sizes(path: Path, stream: BinaryIO, header: Any) -> None:
-    """Refuse pixel data of another size than the header says, before anything is decoded.
+def require_sizes(path: Path, stream: BinaryIO, header: Any) -> None:
+    """Refuse more pixel data than the header says, before anything is decoded.
 
     Some bytes more are padding; a row or a column more is a picture that would be sheared or cut. A compressed frame
-    says its own size, which is what a decoder would take memory for.
+    says its own size, which is what a decoder would take memory for. The stream is left at its beginning.
+
+    Raises
+    ------
+    InputRefusedError
+        If a row, a column or a frame is too many.
     """
     rows, columns = int(header.Rows), int(header.Columns)
     # This leaves the stream at the pixels.
@@ -224,7 +229,7 @@ def _require_sizes(path: Path, stream: BinaryIO, header: Any) -> None:
     voxel_bits = int(header.get("BitsAllocated") or 0) * int(header.get("SamplesPerPixel") or 1)
     if length != _UNDEFINED_LENGTH:
         expected = math.ceil(rows * columns * frames * voxel_bits / 8)
-        if length - expected >= min(rows, columns) * max(1, voxel_bits // 8):
+        if length - expected >= max(2, min(rows, columns) * voxel_bits // 8):
             raise InputRefusedError(
                 f"{path}: {length} bytes of PixelData; expected {expected} for Rows {rows}, Columns {columns}, "
                 f"BitsAllocated {header.get('BitsAllocated')} and {frames} frame(s); export it again",

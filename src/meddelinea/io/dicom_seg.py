@@ -9,15 +9,17 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
+from meddelinea.findings import Finding
 from meddelinea.io.dicom import LPS_TO_RAS
 from meddelinea.io.dicom_codes import ANATOMICAL_STRUCTURE, DESCRIPTION, MANUFACTURER, SERIES_NUMBER, code_of, organ_of
-from meddelinea.io.dicom_files import decoding
+from meddelinea.io.dicom_files import decoding, opened, read_header, require_sizes
+from meddelinea.io.dicom_seg_checks import require_described, require_places, require_whole
 from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, require_upright, shortest, to_planes
 from meddelinea.io.dicom_stack import PLACE_TOLERANCE
 from meddelinea.io.read_back import require_same
@@ -87,8 +89,13 @@ def write_dicom_seg(
         require_same(path, from_planes(numbers, series), written_labels, read, read_labels)
 
 
-def rehearse_dicom_seg(series: DicomSeries) -> None:
+def rehearse_dicom_seg(series: DicomSeries) -> list[Finding]:
     """Build the DICOM-SEG of one voxel, so that headers that do not allow one are known before the work.
+
+    Returns
+    -------
+    list of Finding
+        A remark on what they have and the file cannot.
 
     Raises
     ------
@@ -98,8 +105,9 @@ def rehearse_dicom_seg(series: DicomSeries) -> None:
     few = shortest(series)
     numbers = np.zeros((len(few.frames), *few.shape[1::-1]), np.uint8)
     numbers[0, 0, 0] = 1
-    with referring(few, "a DICOM-SEG"):
+    with referring(few, "a DICOM-SEG") as left_out:
         _segmentation(numbers, [_segment(1, "liver", "", {})], few, "labelmap", MANUFACTURER).save_as(BytesIO())
+    return left_out
 
 
 def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
@@ -119,15 +127,18 @@ def read_dicom_seg(path: Path) -> tuple[Volume, dict[str, int]]:
         name, or two overlap, which ids cannot say.
     """
     labels = segment_numbers(path)
-    with decoding(path):
-        file = hd.seg.segread(path)
+    with decoding(path), opened(path) as stream:
+        header = read_header(path)
+        require_sizes(path, stream, header)
+        file = hd.seg.segread(stream)
         if file.SegmentationType == "LABELMAP":
+            require_described(path, header)
             numbers = list(labels.values())
             read = file.get_volume(segment_numbers=numbers, combine_segments=True, rtol=PLACE_TOLERANCE)
             array, affine = read.array, read.affine
         else:
             array, affine = _combined(path, file, labels)
-        _check_places(path, file, affine)
+        require_places(path, header, affine)
     return _as_read_dicom(array, affine), labels
 
 
@@ -137,17 +148,22 @@ def segment_numbers(path: Path) -> dict[str, int]:
     Raises
     ------
     InputRefusedError
-        If the file is no DICOM-SEG, or two segments have one name.
+        If the file is no DICOM-SEG, contradicts itself (`dicom_seg_checks`), or two segments have one name.
     """
     with decoding(path):
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = _header(path)
         if header.get("SOPClassUID") not in _SEGMENTATION_CLASSES or "FrameOfReferenceUID" not in header:
             raise InputRefusedError(
                 f"{path}: {header.get('Modality') or 'no modality'}, not a DICOM-SEG of a scan; expected a mask"
             )
+        numbers = [int(segment.SegmentNumber) for segment in header.SegmentSequence]
+        if len(set(numbers)) != len(numbers):
+            raise InputRefusedError(
+                f"{path}: SegmentNumbers {numbers}; expected each once; export the segmentation again", "broken_header"
+            )
+        require_whole(path, header, numbers)
         labels: dict[str, int] = {}
-        for segment in header.SegmentSequence:
-            number = int(segment.SegmentNumber)
+        for number, segment in zip(numbers, header.SegmentSequence, strict=True):
             if number in (0, header.get("PixelPaddingValue")):
                 continue  # a labelmap may describe its background too
             try:
@@ -194,6 +210,15 @@ def _segmentation(
         series_description=DESCRIPTION,
         omit_empty_frames=kind != "labelmap",
     )
+
+
+def _header(path: Path) -> Any:
+    try:
+        return read_header(path)
+    except InvalidDicomError as error:
+        raise InputRefusedError(
+            f"{path}: not DICOM; expected a DICOM-SEG; give the file that holds the mask", "unreadable"
+        ) from error
 
 
 def _referred_images(series: DicomSeries) -> tuple[list[Any], list[int] | None]:
@@ -247,21 +272,6 @@ def _combined(
         array[inside] = number
     assert array is not None  # `segment_numbers` has refused a file without segments
     return array, segment.affine
-
-
-def _check_places(path: Path, file: hd.seg.Segmentation, affine: NDArray[np.float64]) -> None:
-    """Every frame lies where the affine, which highdicom stacks along the normal, has its slice."""
-    to_index = np.linalg.inv(affine)
-    shared = file.SharedFunctionalGroupsSequence[0]
-    for k, own in enumerate(file.PerFrameFunctionalGroupsSequence, start=1):
-        place = (own if "PlanePositionSequence" in own else shared).PlanePositionSequence[0].ImagePositionPatient
-        slice_, row, column = (to_index @ [*map(float, place), 1.0])[:3]
-        off = max(abs(slice_ - round(slice_)), abs(row), abs(column))
-        if off > PLACE_TOLERANCE:
-            raise InputRefusedError(
-                f"{path}: frame {k} lies {off:.2f} voxels from its place on an even, upright stack (a tilted gantry?); "
-                "resample the segmentation"
-            )
 
 
 def _as_read_dicom(array: NDArray[Any], lps: NDArray[np.float64]) -> Volume:

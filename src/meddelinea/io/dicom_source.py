@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError, UsageError, reason_of
+from meddelinea.findings import Finding
 from meddelinea.io.dicom import read_series, series_affine
 from meddelinea.io.dicom_carried import mend_headers
 from meddelinea.io.volumes import may_be_dicom
@@ -154,17 +155,16 @@ def from_planes(planes: NDArray[Any], series: DicomSeries) -> Volume:
 
 
 @contextmanager
-def referring(series: DicomSeries, kind: str) -> Iterator[None]:
+def referring(series: DicomSeries, kind: str) -> Iterator[list[Finding]]:
     """Turn whatever a header's odd value leads to while a `kind` of file is written into a refusal.
 
     What results carry over from the headers is mended before, in memory. Warnings are kept in: they quote patients'
-    names, and what the file must hold is read back anyway.
+    names, and what the file must hold is read back anyway. It gives the remarks of `mend_headers`.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|highdicom")
         try:
-            mend_headers(series)
-            yield
+            yield mend_headers(series)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise InputRefusedError(
                 f"{series.path}: the headers of this series do not allow {kind} ({reason_of(error)}); write nifti"

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import whole
+from meddelinea.findings import Finding
 from meddelinea.io.contours import Polygon, fill, outlines
 from meddelinea.io.dicom_codes import DESCRIPTION, MANUFACTURER, SERIES_NUMBER, precoordinated
 from meddelinea.io.dicom_files import decoding
@@ -75,8 +76,13 @@ def write_rtstruct(
         require_same(path, from_planes(planes, series), found, read, read_labels)
 
 
-def rehearse_rtstruct(series: DicomSeries) -> None:
+def rehearse_rtstruct(series: DicomSeries) -> list[Finding]:
     """Build the RTSTRUCT of one pixel, so that headers that do not allow one are known before the work.
+
+    Returns
+    -------
+    list of Finding
+        A remark on what they have and the file cannot.
 
     Raises
     ------
@@ -86,9 +92,10 @@ def rehearse_rtstruct(series: DicomSeries) -> None:
     few = shortest(series)
     planes = np.zeros((len(few.frames), *few.shape[1::-1]), np.uint8)
     planes[0, 0, 0] = 1
-    with referring(few, "an RTSTRUCT"):
+    with referring(few, "an RTSTRUCT") as left_out:
         file = _structure_set(planes, ndimage.find_objects(planes), {"liver": 1}, few, MANUFACTURER)
         file.save_as(BytesIO(), enforce_file_format=True)
+    return left_out
 
 
 def read_rtstruct(path: Path, series: DicomSeries) -> tuple[Volume, dict[str, int]]:

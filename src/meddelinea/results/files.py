@@ -113,7 +113,6 @@ def require_referable(scan: Scan, kind: OutputType) -> Scan:
     """
     if kind not in ("dicom_seg", "rtstruct"):
         return scan
-    from meddelinea.io.dicom_carried import mend_headers
     from meddelinea.io.dicom_seg import rehearse_dicom_seg
     from meddelinea.io.dicom_source import require_identifiers, require_upright, series_of
     from meddelinea.io.rtstruct import rehearse_rtstruct
@@ -122,8 +121,7 @@ def require_referable(scan: Scan, kind: OutputType) -> Scan:
     require_identifiers(series)
     if kind == "dicom_seg":
         require_upright(series)
-    left_out = mend_headers(series)
-    (rehearse_dicom_seg if kind == "dicom_seg" else rehearse_rtstruct)(series)
+    left_out = (rehearse_dicom_seg if kind == "dicom_seg" else rehearse_rtstruct)(series)
     return replace(scan, findings=(*scan.findings, *left_out))
 
 
