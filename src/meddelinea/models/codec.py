@@ -21,24 +21,24 @@ from torch import Tensor, nn
 from meddelinea.models.convolutions import ResidualBlock
 
 FACTOR = 8
-#: Logits for each unit of squared distance between colours: a pixel of the right colour has a softmax of 0.98 and more.
-SHARPNESS = 4.0
+#: Logits for each unit of squared distance between colours: of 14, a pixel of the right one has a softmax of 0.99.
+SHARPNESS = 8.0
 
 
 def palette(colours: int) -> Tensor:
-    """`colours` points of the cube [-1, 1]^3 that lie far apart, (colours, 3); the first, black, is the background.
+    """`colours` points of the cube [-1, 1]^3, (colours, 3): grey in its middle, the background, and others about it.
 
-    Taken from the densest of these lattices that has enough points: the 8 corners (least distance 2), corners and
-    centre (9, sqrt 3), corners and face centres (14, sqrt 2), then cubic grids of n^3 points (2 / (n - 1)).
+    The organs' colours lie on the rounded cube |r|^4 + |g|^4 + |b|^4 = 1, in the directions of a Fibonacci lattice. No
+    colour lies on the line between two others, as the middle of a cube's face does between two corners: where a
+    decoder blurs the border of two organs, or of an organ and the background, no third one is read.
     """
-    corners = list(product((-1.0, 1.0), repeat=3))
-    faces = [tuple(s if axis == a else 0.0 for axis in range(3)) for a in range(3) for s in (-1.0, 1.0)]
-    side = 3
-    while side**3 < colours:
-        side += 1
-    grid = list(product(np.linspace(-1.0, 1.0, side).tolist(), repeat=3))
-    lattice = next(p for p in (corners, [*corners, (0.0, 0.0, 0.0)], corners + faces, grid) if len(p) >= colours)
-    return torch.tensor(lattice[:colours])
+    number = np.arange(colours - 1)
+    height = 1.0 - (2.0 * number + 1.0) / max(colours - 1, 1)
+    angle = np.pi * (1.0 + 5.0**0.5) * (number + 0.5)
+    radius = np.sqrt(1.0 - height**2)
+    directions = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)  # (colours - 1, 3)
+    points = directions / (directions**4).sum(axis=1, keepdims=True) ** 0.25
+    return torch.from_numpy(np.vstack([np.zeros(3), points]).astype(np.float32))
 
 
 def extend_palette(colours: Tensor, count: int) -> Tensor:
