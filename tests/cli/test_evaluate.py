@@ -66,3 +66,32 @@ def test_evaluate_refuses_other_geometry_with_nothing_written(run: Run, tmp_path
     assert (code, out) == (3, "")
     assert err.count("\n") == 1
     assert not (tmp_path / "e.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *(("--json", name) for name in ("p/a.json", "r/a.json", "p/labels.json", "r/LABELS.json", "names.json")),
+        *(("--json", name) for name in ("linked.json", "r/new/../a.json")),
+        ("--csv", "voxels.csv"),
+    ],
+)
+def test_an_evaluation_takes_the_place_of_no_mask_and_no_labels(
+    run: Run, tmp_path: Path, option: str, name: str
+) -> None:
+    mask = np.zeros((8, 8, 8), np.uint8)
+    mask[2:5, 2:5, 2:5] = 1
+    for side in ("p", "r"):
+        (tmp_path / side).mkdir()
+        save_mask(tmp_path / side / "a.nii.gz", mask, {"liver": 1})
+    (tmp_path / "r" / "new").mkdir()
+    (tmp_path / "names.json").write_text('{"labels": {"liver": 1}}')
+    (tmp_path / "linked.json").symlink_to("p/a.json")
+    (tmp_path / "p" / "b.nhdr").write_text("NRRD0004\ndata file: ../voxels.csv\n")
+    (tmp_path / "voxels.csv").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = ("evaluate", tmp_path / "p", tmp_path / "r", "--reference-numbering", tmp_path / "names.json")
+    code, out, err = run(*words, option, tmp_path / name)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "would overwrite a mask or its labels" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -56,9 +56,15 @@ def evaluate(
         if path is not None:
             ensure_writable(path, (suffix,))
     with status("measuring", hidden=quiet):
+        from meddelinea.collisions import require_apart
         from meddelinea.evaluation.compare import evaluate_paths
+        from meddelinea.evaluation.pairing import files_read
         from meddelinea.evaluation.summary import summarise, write_report_csv, write_report_json
 
+        sides = ((prediction, prediction_numbering), (reference, reference_numbering))
+        needed = [file for path, numbering in sides if path.exists() for file in files_read(path, numbering)]
+        outputs = [path for path in (json_file, csv_file) if path is not None]
+        require_apart(outputs, {"a mask or its labels": needed})
         report = evaluate_paths(
             prediction,
             reference,

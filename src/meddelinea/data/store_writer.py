@@ -15,6 +15,7 @@ from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.store import VERSION, Manifest, StoredCase, case_file, read_manifest, read_settings
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import remove_all_unfinished, whole, write_json, write_text
+from meddelinea.locks import nobody_writes_in
 
 
 def begin_store(root: Path, organs: tuple[str, ...], preprocessing: Preprocessing) -> None:
@@ -43,7 +44,9 @@ def begin_store(root: Path, organs: tuple[str, ...], preprocessing: Preprocessin
         content = {"version": VERSION, "organs": organs, "preprocessing": asdict(preprocessing)}
         write_json(content, root / "store.json")
     for folder in (root, root / "cases"):
-        remove_all_unfinished(folder)
+        with nobody_writes_in(folder) as alone:
+            if alone:
+                remove_all_unfinished(folder)
 
 
 def write_slices(root: Path, name: str, image: NDArray[np.float32], mask: NDArray[np.uint8], organs: int) -> str:

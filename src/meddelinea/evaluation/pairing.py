@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import MASK_SUFFIXES, by_stem, ending, stem
+from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, by_stem, ending, stem, visible
+from meddelinea.io.input_files import files_of
 from meddelinea.labels import LABEL_FORM, NUMBERINGS, LabelIds
 from meddelinea.results.files import sidecar_path
 
@@ -135,6 +136,18 @@ def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
     if not path.is_file():
         raise UsageError(f"unknown numbering '{numbering}'; expected {', '.join(NUMBERINGS)}, or a JSON file's path")
     return LabelNames(LabelIds.read(path).one_each(), path.name)
+
+
+def files_read(path: Path, numbering: str | None) -> list[Path]:
+    """The files that an evaluation of a mask or a folder of masks may read: nothing may be written in their place."""
+    masks = (
+        [path] if path.is_file() else [mask for mask in visible(path) if ending(mask, READ_SUFFIXES + MASK_SUFFIXES)]
+    )
+    names = [sidecar_path(mask) for mask in masks if ending(mask, MASK_SUFFIXES)]
+    names.append((path if path.is_dir() else path.parent) / "labels.json")
+    if numbering is not None:
+        names.append(Path(numbering))
+    return [*(file for mask in masks for file in files_of(mask)), *names]
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -23,6 +23,7 @@ from meddelinea.pool.pool import (
     attempt,
     dispatch,
 )
+from meddelinea.temporary import remove_own_folders
 
 
 def on_cluster(
@@ -106,9 +107,10 @@ class _Actor(Generic[Item, Answer]):
         return self._error or attempt(self._work, item, lambda *step: None)
 
     def finish_writing(self) -> None:
-        """Return when nothing is being written, after which nothing will be."""
+        """Return when nothing is being written, after which nothing will be, and when unpacked files are removed."""
         if self._error is None:
             self._work.writing.acquire()
+        remove_own_folders()
 
 
 class _ActorHandle(Generic[Item, Answer]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from meddelinea.collisions import require_apart
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError, WeightsMissingError
-from meddelinea.files import read_json, read_object, write_json, write_text
+from meddelinea.files import ensure_name, read_json, read_object, whole_folder, write_json, write_text
 from meddelinea.training.config import OptimiserConfig, check
 from meddelinea.training.engine import Progress
 from meddelinea.training.engine import train as run_training
@@ -128,20 +130,20 @@ def adapt(
     if not cases:
         raise UsageError("no case to adapt to; expected at least one labelled scan")
     patients = {case.name: case.patient for case in read_manifest(store).cases if case.name in cases}
-    work = output.with_name(f".{output.name}.unfinished")
-    shutil.rmtree(work, ignore_errors=True)
-    run = _Runs(base, store, work, settings)
-    try:
-        result, chosen = yield from _adapted(run, patients)
-        finished = work / "model"
-        shutil.copytree(chosen, finished)
-        document = {**asdict(result), "from": base.name, "settings": asdict(settings)}
-        write_json(document, finished / FILE)
-        if result.kept == "adapted":
-            write_text(CARD.format(base=base.name, cases=", ".join(result.train)), finished / "README.md")
-        finished.replace(output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    ensure_name(output)
+    require_apart([output], {}, base)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Of its own for each run: two may have one output, and the second must not remove what the first works on.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".meddelinea-") as work:
+        result, chosen = yield from _adapted(_Runs(base, store, Path(work), settings), patients)
+        if output.exists():
+            raise UsageError(f"{output}: another run has made it meanwhile; choose another output")
+        with whole_folder(output) as folder:
+            shutil.copytree(chosen, folder, dirs_exist_ok=True)
+            document = {**asdict(result), "from": base.name, "settings": asdict(settings)}
+            write_json(document, folder / FILE)
+            if result.kept == "adapted":
+                write_text(CARD.format(base=base.name, cases=", ".join(result.train)), folder / "README.md")
 
 
 def _adapted(run: _Runs, patients: Mapping[str, str]) -> Generator[Step, None, tuple[Adaptation, Path]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meddelinea.data.store import SliceStore
 from meddelinea.data.training_cases import TrainingCases
-from meddelinea.files import remove_unfinished, whole_folder, write_json
+from meddelinea.files import remove_abandoned, whole_folder, write_json
 from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
 from meddelinea.training.cases import CaseStores, inherited_cases
@@ -36,7 +36,7 @@ def write_result(config: RunConfig, weights: dict[str, Tensor], cases: CaseStore
     result = build_stage(config, cases.train.manifest.organs)
     result.load_state_dict(weights)
     result.eval()
-    remove_unfinished(config.result)  # of a run that was killed while it wrote this
+    remove_abandoned([config.result])  # by a run that was killed while it wrote this
     with whole_folder(config.result) as folder:
         result.finish(folder, _masks(cases.train, SCALE_SLICES))
         if (folder / "model_index.json").is_file():  # a whole model, and no component
