@@ -10,8 +10,9 @@ import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 from scipy import ndimage
 
 from meddelinea.benchmark.perturbations import PERTURBATIONS
-from meddelinea.benchmark.perturbations.body import body, canonical
 from meddelinea.benchmark.perturbations.geometry import (
+    body,
+    canonical,
     half_of_slices,
     off_centre,
     round_field,

@@ -10,7 +10,7 @@ from typing import Any
 from meddelinea.benchmark.held_out import ShowProgress, score_scan, unwatched
 from meddelinea.benchmark.markdown import cell, table
 from meddelinea.benchmark.perturbations import PERTURBATIONS, Perturb
-from meddelinea.benchmark.perturbations.body import canonical
+from meddelinea.benchmark.perturbations.geometry import canonical
 from meddelinea.data.case import Case, LabelledScan, read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.errors import MedDelineaError, UsageError

@@ -17,7 +17,6 @@ from typer import Option
 from meddelinea.cli import benchmark
 from meddelinea.cli.adapt import adapt
 from meddelinea.cli.check import check
-from meddelinea.cli.curves import curves
 from meddelinea.cli.demo import demo
 from meddelinea.cli.evaluate import evaluate
 from meddelinea.cli.import_weights import import_weights
@@ -27,7 +26,7 @@ from meddelinea.cli.predict import predict
 from meddelinea.cli.prepare import prepare
 from meddelinea.cli.push import push
 from meddelinea.cli.serve import serve
-from meddelinea.cli.train import train
+from meddelinea.cli.train import curves, train
 from meddelinea.errors import MedDelineaError
 from meddelinea.temporary import TERMINATIONS
 from meddelinea.version import __version__

@@ -1,4 +1,4 @@
-"""`meddelinea train`: a run file -> a trained stage."""
+"""`meddelinea train`, a run file -> a trained stage, and `meddelinea curves`, logs of such runs -> a figure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from meddelinea.cli.options import OverridesOption, QuietOption
 from meddelinea.cli.progress import progress_bar, silence_diffusers, status
+from meddelinea.files import ensure_writable
 
 if TYPE_CHECKING:
     from meddelinea.training.engine import Progress
@@ -71,3 +72,19 @@ def _measured(folder: Path) -> list[str]:
     rows, test = MetricsLog(folder).read(), folder / "test.json"
     measured = {"validation": rows[-1] if rows else {}, "test": read_json(test) if test.is_file() else {}}
     return [f"mean Dice on the {role} cases {row['dice']:.3f}" for role, row in measured.items() if "dice" in row]
+
+
+def curves(
+    runs: Annotated[list[Path], Argument(metavar="RUN_FOLDER", help="Folders of training runs.")],
+    output: Annotated[Path, Option("-o", "--output", metavar="FILE", help="The figure, a PNG file.")],
+) -> None:
+    """Plot loss and validation Dice of training runs.
+
+    The figure of a single run shows the terms of its loss too.
+    """
+    ensure_writable(output, (".png",))
+    with status("drawing"):
+        from meddelinea.training.curves import write_curves
+
+        write_curves(runs, output)
+    print(f"written: {output}")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from meddelinea.benchmark.perturbations.body import body
+from meddelinea.benchmark.perturbations.geometry import body
 from meddelinea.data.case import LabelledScan
 from meddelinea.data.fingerprint import fingerprint
 
