@@ -26,13 +26,7 @@ SURELY_BACKGROUND = 0.99
 
 
 class Reliability:
-    """How often the likeliest label is right, by the probability that it was given, for several temperatures.
-
-    Parameters
-    ----------
-    temperatures
-        Each is kept apart.
-    """
+    """How often the likeliest label is right, by the probability that it was given, by temperature."""
 
     def __init__(self, temperatures: tuple[float, ...]) -> None:
         self.temperatures = temperatures

@@ -63,24 +63,12 @@ def read_model(name: str, *, quiet: bool = False) -> ModelFiles:
 
 
 def names(text: str | None, parameter: str) -> tuple[str, ...] | None:
-    """The names in a list with commas, such as `liver, spleen`; empty entries are dropped.
-
-    Parameters
-    ----------
-    text
-        What was typed, None where the option was left out.
-    parameter
-        The option's parameter, for the error.
-
-    Returns
-    -------
-    tuple of str or None
-        The names in their order, at least one; None where the option was left out.
+    """The names in a list with commas, such as `liver, spleen`, without empty entries; None where nothing was typed.
 
     Raises
     ------
     UsageError
-        If nothing is left.
+        If no name is in it; the error is about `parameter`.
     """
     if text is None:
         return None

@@ -39,11 +39,7 @@ def mixing_warnings(trained: set[str], tested: set[str]) -> list[str]:
 
     Sharing cases is symmetric: fine-tuning on BTCV what was pre-trained on AbdomenAtlas is as doubtful as the reverse.
     A dataset on both sides is no warning: whether its split is kept is for the case names and fingerprints to say.
-
-    Parameters
-    ----------
-    trained, tested
-        Keys of datasets, as in `data.datasets.FORMATS`; unknown ones share nothing that is known.
+    Datasets are named as in `data.datasets.FORMATS`; unknown ones share nothing that is known.
     """
     warnings = []
     for one in sorted(trained):

@@ -113,13 +113,7 @@ def surface_distances(prediction: Mask, reference: Mask, steps_mm: VoxelSteps) -
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
-    """Twice the shared volume over the sum of both volumes: 0 to 1, NaN if both masks are empty.
-
-    Parameters
-    ----------
-    prediction, reference
-        (I, J, K) masks.
-    """
+    """Twice the shared volume of two masks (I, J, K) over the sum of both: 0 to 1, NaN if both are empty."""
     _require_masks(prediction, reference)
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     return 2 * int(np.count_nonzero(prediction & reference)) / total if total else math.nan

@@ -112,10 +112,4 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def finish(self, folder: Path, masks: Tensor) -> None:
-        """Write what was trained into `folder`, in diffusers' form.
-
-        Parameters
-        ----------
-        masks
-            (n, H, W), some of the masks that it was trained on.
-        """
+        """Write what was trained into `folder`, in diffusers' form; `masks` (n, H, W) are some of its training."""

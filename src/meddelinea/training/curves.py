@@ -35,15 +35,10 @@ def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
 
 
 def learning_curves(runs: Sequence[Path]) -> Figure:
-    """Loss and validation Dice against optimiser steps.
+    """Loss and validation Dice against optimiser steps, of the output folders of training runs.
 
     Of one run, the total loss and each of its parts, and the mean Dice beside that of the paper's organs; of several,
     the total loss and the mean Dice of each. Each step's loss is drawn faintly, its moving average on top.
-
-    Parameters
-    ----------
-    runs
-        Output folders of training runs.
 
     Raises
     ------

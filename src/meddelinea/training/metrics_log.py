@@ -14,13 +14,7 @@ Row = dict[str, float]
 
 
 class MetricsLog:
-    """The log in the output folder of a run.
-
-    Parameters
-    ----------
-    run
-        Output folder of a training run.
-    """
+    """The log in the output folder of a run."""
 
     def __init__(self, run: Path) -> None:
         self.run = run

@@ -38,12 +38,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def learning_rate_factor(optimiser: OptimiserConfig, step: int, share: float) -> float:
     """Learning rate over its largest value: linear warm-up, then cosine or linear to zero, or constant.
 
-    Parameters
-    ----------
-    step
-        Optimiser steps done.
-    share
-        Share of the run that is done, 0 to 1.
+    After `step` optimiser steps, and the `share` of the run, 0 to 1.
     """
     warmup = min(1.0, (step + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
     decay = {"cosine": 0.5 * (1.0 + math.cos(math.pi * share)), "linear": 1.0 - share, "constant": 1.0}

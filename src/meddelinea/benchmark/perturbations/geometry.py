@@ -49,15 +49,10 @@ def canonical(case: LabelledScan) -> LabelledScan:
 
 
 def body(scan: Volume) -> NDArray[np.bool_]:
-    """(I, J, K) where the patient is, gas inside included; table, clothes and air around are not.
+    """(I, J, K) where the patient is in a CT with slices along K, gas inside included; table, clothes and air are not.
 
     The largest piece above a threshold between air and skin, after an opening in plane, filled slice by slice. The
     whole scan where nothing is left.
-
-    Parameters
-    ----------
-    scan
-        (I, J, K) Hounsfield units, slices along K.
     """
     threshold = max(BODY_HU, float(scan.array.min()) + _ABOVE_LOWEST_HU)
     i_mm, j_mm, _ = scan.spacing_mm
