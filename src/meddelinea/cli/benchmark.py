@@ -133,6 +133,31 @@ def accuracy(
     _raise_failures(failed, f"{len(failed)} tests of cases failed; the means leave them out")
 
 
+@app.command("prior")
+def prior(
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="Folders of runs of the stage `base`.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Folder for the tables and the picture.")],
+    cases: Annotated[str, Option(metavar="NAME,NAME", help="Cases of the store that no run was trained on.")],
+    samples: Annotated[int, Option(metavar="N", min=8, help="Masks that each base draws.")] = 256,
+    steps: Annotated[int, Option(metavar="N", min=1, max=1000, help="Sampling steps.")] = 20,
+    seed: Annotated[int, Option(metavar="N", min=0, help="Seed of the noise.")] = 0,
+    quiet: QuietBar = False,
+) -> None:
+    """Measure what transformers have learnt of masks before they see any image.
+
+    The table has the loss on masks that were held out, and how many of the masks that each draws could be of a body.
+    """
+    with reporting(hidden=quiet) as report:
+        from meddelinea.benchmark.prior import measure_prior, prior_document, prior_lines, prior_picture
+
+        tested = names(cases, "cases") or ()
+        found = measure_prior(runs, tested, samples=samples, steps=steps, seed=seed, progress=report)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(prior_document(found), output / "prior.json")
+    prior_picture(found, output / "prior.png")
+    _show(prior_lines(found), output / "prior.md")
+
+
 @app.command("calibration")
 def calibration(
     bench_file: Annotated[Path, Argument(metavar="BENCH.yaml", help="The file of benchmark accuracy.")],
