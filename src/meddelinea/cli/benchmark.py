@@ -158,6 +158,33 @@ def prior(
     _show(prior_lines(found), output / "prior.md")
 
 
+@app.command("spread")
+def spread(
+    models: Annotated[list[str], Argument(metavar="MODEL...", help="Models; the first is one that samples.")],
+    source: Annotated[Path, Option("--source", metavar="SRC", help="Folder of labelled scans.")],
+    layout: Annotated[str, Option("--format", metavar="NAME", help="Layout of SRC, such as btcv.")],
+    cases: Annotated[str, Option(metavar="NAME,NAME", help="Test these cases.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Folder for the tables.")],
+    samples: Annotated[int, Option(metavar="M", min=2, max=128, help="Answers of a model that samples.")] = 16,
+    steps: Annotated[int | None, Option(metavar="N", min=1, max=1000, help="Sampling steps.")] = None,
+    seed: Annotated[int, Option(metavar="N", min=0, help="Seed of the noise.")] = 0,
+    quiet: QuietBar = False,
+) -> None:
+    """Measure what many answers for one scan are worth.
+
+    A model that samples answers from other noise each time. One that does not is given test-time augmentation for as
+    long as the first model takes.
+    """
+    with reporting(hidden=quiet) as report:
+        from meddelinea.benchmark.spread import measure_spread, spread_document, spread_lines
+
+        asked = names(cases, "cases") or ()
+        found = measure_spread(models, layout, source, asked, samples=samples, steps=steps, seed=seed, progress=report)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json({"models": spread_document(found)}, output / "spread.json")
+    _show(spread_lines(found), output / "spread.md")
+
+
 @app.command("calibration")
 def calibration(
     bench_file: Annotated[Path, Argument(metavar="BENCH.yaml", help="The file of benchmark accuracy.")],
