@@ -81,9 +81,7 @@ def test_the_figures_of_a_row_by_hand() -> None:
 
 def test_a_row_that_nothing_was_measured_in() -> None:
     failed = Report((), (CaseFailure("a", "damaged"),), 2.0)
-    table = RobustnessTable(
-        model="m", organs=("liver",), tested=("a",), seen=(), rows=(robustness.RobustnessRow("as it is", failed),)
-    )
+    table = RobustnessTable(model="m", organs=("liver",), tested=("a",), seen=(), rows={"as it is": failed})
     assert robustness_lines(table)[2] == "| as it is | - | - | - | - | - | - | - | 0 | 0 | 1 | - |"
     document = robustness.robustness_document(table)
     assert json.loads(json.dumps(document, allow_nan=False))["rows"][0]["figures"]["change"] is None
@@ -129,16 +127,16 @@ def test_an_exact_segmenter_loses_where_brightness_changes_and_nowhere_else(
     table = robustness_table(folder, "pairs", pairs)
     assert table.organs == ("spleen", "liver")
     assert (table.tested, table.seen) == (("p1", "p2"), ())
-    assert [row.perturbation for row in table.rows] == NAMES
-    figures = {row.perturbation: row_figures(row.report, table.rows[0].report) for row in table.rows}
+    assert list(table.rows) == NAMES
+    figures = table.figures()
     for name in ("as it is", "window -25 to 150 HU", "off centre 40 mm", "no table", "upper half of the slices"):
         assert (figures[name].dice, figures[name].change) == (1.0, 0.0), name
     assert figures["unenhanced, simulated"].dice < 0.2
     assert figures["unenhanced, simulated"].change == pytest.approx(figures["unenhanced, simulated"].dice - 1.0)
     assert figures["noise 60 HU"].dice < figures["noise 15 HU"].dice < 1.0
-    for row in table.rows:
-        assert [case.only_in_reference for case in row.report.cases] == [("uterus",)] * 2
-    assert [case.case for case in robustness_table(folder, "pairs", pairs, ("p2",)).rows[3].report.cases] == ["p2"]
+    for report in table.rows.values():
+        assert [case.only_in_reference for case in report.cases] == [("uterus",)] * 2
+    assert [case.case for case in robustness_table(folder, "pairs", pairs, ("p2",)).rows[NAMES[3]].cases] == ["p2"]
 
 
 def test_what_cannot_be_meant_is_refused(folder: Path, pairs: Path, tmp_path: Path) -> None:

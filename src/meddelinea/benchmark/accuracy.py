@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
-from meddelinea.benchmark.chain import Chain, StageCost, read_chain, train_chain
+from meddelinea.benchmark.chain import StageCost, read_chain, train_chain
 from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
@@ -138,21 +138,25 @@ def _run_trial(
 ) -> Trial:
     """Train the method of that name on a part, unless it is trained already, and test it."""
     method, title = bench.methods[name], f"{part.name}, {name}"
+    stages: tuple[StageCost, ...] = ()
+    parameters: int | None = None
     if isinstance(method, TrainedModel):
-        chain, hours = Chain(model_folder(method.model), (), 0), method.cpu_hours
+        trained, hours = model_folder(method.model), method.cpu_hours
     else:
-        chain = _train(method, folder, bench, part, title, progress)
-        hours = sum(stage.cpu_seconds for stage in chain.stages) / 3600.0
-    refuse_leak(chain.model, tested, bench.store)
+        for stage, step in train_chain(method, folder, bench, part.train):
+            progress(f"{title}, {stage}, per cent", round(100 * step.share), 100)
+        trained, stages, parameters = read_chain(method, folder)
+        hours = sum(stage.cpu_seconds for stage in stages) / 3600.0
+    refuse_leak(trained, tested, bench.store)
 
-    model = load_model(chain.model)
+    model = load_model(trained)
     report, seconds = run_test(model, tested, read_manifest(bench.store).organs, title, progress)
     return Trial(
         method=name,
         part=part.name,
         parameters=sum(p.numel() for network in model.pipeline.networks for p in network.parameters()),
-        trained_parameters=chain.trained_parameters if chain.stages else None,
-        stages=chain.stages,
+        trained_parameters=parameters,
+        stages=stages,
         cpu_hours=hours,
         seconds=seconds,
         report=report,
@@ -233,11 +237,3 @@ def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:
     leaked = [case.name for case in tested if prints.get(case.name) in scans or (case.dataset, case.name) in names]
     if leaked:
         raise LeakFoundError(f"{model}: was trained on {', '.join(leaked)}; leave its method out", parameter="methods")
-
-
-def _train(
-    run_files: tuple[Path, ...], folder: Path, bench: BenchFile, part: Part, name: str, progress: ShowProgress
-) -> Chain:
-    for stage, step in train_chain(run_files, folder, bench, part.train):
-        progress(f"{name}, {stage}, per cent", round(100 * step.share), 100)
-    return read_chain(run_files, folder)

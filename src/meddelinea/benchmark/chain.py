@@ -25,15 +25,6 @@ class StageCost:
     cpu_seconds: float
 
 
-@dataclass(frozen=True)
-class Chain:
-    """The model that the stages leave, what each took, and the parameters that the last one trained."""
-
-    model: Path
-    stages: tuple[StageCost, ...]
-    trained_parameters: int
-
-
 def train_chain(
     run_files: tuple[Path, ...], folder: Path, bench: BenchFile, train_on: tuple[str, ...]
 ) -> Iterator[tuple[str, Progress]]:
@@ -100,13 +91,13 @@ def train_chain(
         used += _cost(output).cpu_seconds / 60.0
 
 
-def read_chain(run_files: tuple[Path, ...], folder: Path) -> Chain:
-    """What `train_chain` left in `folder`."""
+def read_chain(run_files: tuple[Path, ...], folder: Path) -> tuple[Path, tuple[StageCost, ...], int]:
+    """What `train_chain` left in `folder`: the model, each stage's cost, the parameters that the last one trained."""
     outputs = _outputs(run_files, folder)
     costs = tuple(map(_cost, outputs))
     checkpoint = load_checkpoint(outputs[-1])
     trained = sum(weight.numel() for weight in checkpoint.weights.values()) if checkpoint else 0
-    return Chain(outputs[-1] / "pipeline", costs, trained)
+    return outputs[-1] / "pipeline", costs, trained
 
 
 def _outputs(run_files: tuple[Path, ...], folder: Path) -> list[Path]:

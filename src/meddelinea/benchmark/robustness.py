@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,6 @@ from meddelinea.labels import PAPER_ORGANS
 from meddelinea.segmentation.model import Model, load_model
 
 
-@dataclass(frozen=True)
-class RobustnessRow:
-    """The cases under one perturbation."""
-
-    perturbation: str
-    report: Report
-
-
 @dataclass(frozen=True, kw_only=True)
 class RobustnessTable:
     """A row for each perturbation, the first of them none."""
@@ -37,7 +30,12 @@ class RobustnessTable:
     organs: tuple[str, ...]  # canonical names of the organs measured: those that the model and the dataset both know
     tested: tuple[str, ...]  # names of the cases, also of those that failed
     seen: tuple[str, ...]  # those of them whose names are among the model's training or validation cases
-    rows: tuple[RobustnessRow, ...]  # in the order of `PERTURBATIONS`
+    rows: Mapping[str, Report]  # the cases under each perturbation, in the order of `PERTURBATIONS`
+
+    def figures(self) -> dict[str, RowFigures]:
+        """What each row shows beside the first."""
+        unperturbed = next(iter(self.rows.values()))
+        return {perturbation: row_figures(report, unperturbed) for perturbation, report in self.rows.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +119,7 @@ def robustness_table(
             outcomes[perturbation].append(outcome)
 
     trained = {name for names in loaded.files.training_cases.values() for name in names}
-    rows = tuple(RobustnessRow(perturbation, _report(outcome)) for perturbation, outcome in outcomes.items())
+    rows = {perturbation: _report(outcome) for perturbation, outcome in outcomes.items()}
     return RobustnessTable(
         model=loaded.files.name,
         organs=organs,
@@ -180,17 +178,16 @@ def robustness_lines(found: RobustnessTable) -> list[str]:
         "missed", "invented", "failed", "worst case",
     )  # fmt: skip
     rows = []
-    for row in found.rows:
-        figures = row_figures(row.report, found.rows[0].report)
+    for perturbation, figures in found.figures().items():
         cells = (
-            row.perturbation,
+            perturbation,
             cell(figures.dice, ".3f"),
             cell(figures.change, "+.3f"),
             *(cell(dice, ".3f") for dice in (figures.liver, figures.spleen, figures.kidneys, figures.dice_all)),
             cell(figures.hd95_mm, ".1f"),
             str(figures.missed),
             str(figures.invented),
-            str(len(row.report.failures)),
+            str(len(found.rows[perturbation].failures)),
             "-" if figures.worst_case is None else f"{figures.worst_case} {figures.worst_dice:.3f}",
         )
         rows.append(cells)
@@ -200,12 +197,8 @@ def robustness_lines(found: RobustnessTable) -> list[str]:
 def robustness_document(found: RobustnessTable) -> dict[str, Any]:
     """Everything as plain JSON types; null where there is nothing to average."""
     rows = [
-        {
-            "perturbation": row.perturbation,
-            "figures": row_figures(row.report, found.rows[0].report),
-            **report_document(row.report),
-        }
-        for row in found.rows
+        {"perturbation": perturbation, "figures": figures, **report_document(found.rows[perturbation])}
+        for perturbation, figures in found.figures().items()
     ]
     content = {name: value for name, value in vars(found).items() if name != "seen"}
     return plain({**content, "seen_in_training": found.seen, "rows": rows})

@@ -87,7 +87,7 @@ def robustness(
         print(f"in training or validation of {table.model}, by their names: {', '.join(table.seen)}")
     print()
     _show(robustness_lines(table), output / "robustness.md")
-    failures = Counter((failure.case, failure.reason) for row in table.rows for failure in row.report.failures)
+    failures = Counter((failed.case, failed.reason) for report in table.rows.values() for failed in report.failures)
     _raise_failures(
         [f"{name}, {count} of {len(table.rows)} rows: {reason}" for (name, reason), count in failures.items()],
         f"{len({name for name, _ in failures})} of {len(table.tested)} cases could not be measured in every row",
