@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
 from pydicom.uid import PositronEmissionTomographyImageStorage, SecondaryCaptureImageStorage
 
+from meddelinea.findings import Refusal
 from support.spoiled_scans import (
     AFFINE,
     SLICE_MM,
@@ -59,6 +60,11 @@ class BadScan:
     code: str
     says: str
     model: str = "CT"
+
+    @property
+    def level(self) -> str:
+        """Whether it is refused or warned about."""
+        return "refuse" if self.code in get_args(Refusal) else "warn"
 
 
 def values(change: Callable[[np.ndarray], np.ndarray]) -> Maker:
@@ -132,6 +138,18 @@ def longer(make: Maker, more: bytes) -> Maker:
         return path
 
     return lengthen
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(2).normal(7000, 100, body().shape).astype(np.float32)
+
+
+def overshot() -> np.ndarray:
+    """The body with bone, in air that interpolation made lower than it is in places."""
+    hounsfield, places = body().copy(), np.random.default_rng(1).random(body().shape)
+    hounsfield[(hounsfield < -800) & (places < 0.1)] -= 150
+    hounsfield[(hounsfield > 0) & (places < 0.1)] += 500
+    return hounsfield
 
 
 #: A NIfTI whose header promises 32767 voxels along each axis: 70 TB.
@@ -286,13 +304,23 @@ REFUSALS = [
     BadScan("half the slope", values(lambda array: array / 2), "rescaled", "times 0.5"),
     BadScan("no intercept", series(put(RescaleIntercept=0)), "stored_offset", "subtract 1024"),
     BadScan("an offset of 32768", nifti((body() + 32768.0).astype(np.uint16)), "stored_offset", "subtract 32768"),
+    BadScan("an offset of 1000 and overshoot", nifti(overshot() + 1000), "stored_offset", "subtract 1000 (estimated"),
+    BadScan("an offset of 1024 and overshoot", nifti(overshot() + 1024), "stored_offset", "subtract 1024 (estimated"),
+    BadScan("an offset of 1000, clipped", nifti(np.maximum(body() + 1000, 0)), "stored_offset", "subtract 1000"),
+    BadScan("an offset of 8192", nifti(body() + 8192), "stored_offset", "subtract 8192"),
+    BadScan("an offset of its own", nifti(body() + 500), "stored_offset", "without its rescale intercept"),
     BadScan("the intercept twice", nifti(body() - 1024), "offset_twice", "add 1024"),
+    BadScan("densities", values(lambda array: array / 1000 + 1), "rescaled", "soft tissue near 1.0"),
     BadScan("a lost sign", nifti(body().astype(np.uint16)), "unsigned_wrap", "from 2 to 65"),
-    BadScan("black for white", nifti(-body()), "inverted", "air on top"),
+    BadScan("a lost sign of 12 bits", nifti(np.where(body() < 0, body() + 4096, body())), "unsigned_wrap", "12 bits"),
+    BadScan("black for white", nifti(-body()), "inverted", "or multiply by -1"),
+    BadScan("black for white, moved", nifti(-(overshot() + 1000)), "inverted", "pass the original CT"),
+    BadScan("4095 less the value", nifti(4095 - (body() + 1024)), "inverted", "pass the original CT"),
     BadScan("a window without fat", nifti(np.clip(body(), -50, 60)), "narrow_window", "-50 to 60"),
     BadScan("a mask", nifti(MASK), "label_mask", "0 to 3"),
     BadScan("an MR called nothing", nifti(echoes()), "not_hounsfield", f"to {echoes().max()}"),
-    BadScan("noise", values(lambda array: 7000 + 300 * unit(array)), "not_hounsfield", "7000 to 7300"),
+    BadScan("a CT in other steps", values(lambda array: 7000 + 300 * unit(array)), "rescaled", "7000 to 7300"),
+    BadScan("noise", nifti(noise()), "not_hounsfield", "an MR, or another scale"),
     BadScan("a CT for an MR model", nifti(body()), "looks_like_ct", "air near", "MR"),
     BadScan("a mask for an MR model", nifti(MASK), "label_mask", "0 to 3", "MR"),
     BadScan("a scan of either kind", nifti(body()), "modality_unknown", "CT or MR", "both"),

@@ -1,7 +1,8 @@
 """Can these grey values be those of a CT or an MR? What they are instead is named.
 
 A CT is told by what every body has: soft tissue near 0 Hounsfield units, and fat or air well below it. A scale that
-was shifted, stretched, turned over or clipped is recognised as the one whose undoing restores that picture.
+was shifted, stretched, turned over or clipped is recognised by where air and soft tissue lie in it (`ct_scale`). What a
+message tells the user to do restores Hounsfield units; where that is not certain, it asks for the original CT.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from meddelinea.findings import Finding, refuse, warn
+from meddelinea.checks.ct_scale import NEAR_HU, OFFSETS_HU, PILE, Peaks, Values, find_modes, find_peaks
+from meddelinea.findings import Finding, Refusal, refuse, warn
 from meddelinea.scan import Modality
-
-Values = NDArray[np.float32]
 
 #: Fat begins near -100 HU and air is at -1000: a CT of a body has voxels below this, an MR or a rescaled CT has not.
 FAT_OR_AIR_BELOW_HU = -60.0
@@ -20,8 +20,12 @@ FAT_OR_AIR_BELOW_HU = -60.0
 SOFT_TISSUE_HU = (-20.0, 200.0)
 #: Smallest share of voxels that counts as "has some".
 SOME = 0.01
-#: What scanners and programs add to Hounsfield units to store them without a sign.
-STORED_OFFSETS_HU = (1024.0, 32768.0)
+#: A CT is moved where its air is further than this from -1000, and its soft tissue further than that from 0.
+MOVED_AIR_HU, MOVED_TISSUE_HU = 100.0, 150.0
+#: No tissue peaks above this, and only padding lies below that.
+NO_TISSUE_ABOVE_HU, NOTHING_BELOW_HU = 300.0, -1150.0
+#: Least share of air for the peak of it to be believed; the larger one where nothing but the peaks says so.
+AIR_SHARE, MUCH = 0.03, 0.15
 #: Where the air around a patient lies: calibration and lungs alone in view stay inside the inner range.
 AIR_HU = (-1150.0, -750.0)
 AIR_LIMITS_HU = (-1400.0, -600.0)
@@ -30,7 +34,7 @@ DENSE_SHARE = 0.25
 #: Metal is denser than any bone, and this much of it, in millilitres, is more than a surgical clip.
 METAL_ABOVE_HU, METAL_ML = 2500.0, 2.0
 #: Shares of voxels at the very lowest and highest value that show that values beyond were cut off.
-CLIPPED_LOW, CLIPPED_HIGH = 0.01, 0.005
+CLIPPED_LOW, CLIPPED_HIGH = PILE, 0.005
 #: Different values that a sample may hold and still be a label mask rather than a scan.
 LABEL_VALUES = 128
 
@@ -115,18 +119,62 @@ def _echoes(values: Values, met: str) -> list[Finding]:
 
 def _hounsfield(values: Values, lowest: float, highest: float, met: str) -> list[Finding]:
     """Findings about values that should be Hounsfield units; the refusals name what they look like instead."""
-    on_top = _share(values == highest)
-    air_on_top = _share(values > 500.0) > DENSE_SHARE or on_top > max(DENSE_SHARE, _share(values == lowest))
-    if lowest < 0.0 and air_on_top and _looks_like_ct(-values):
+    looks_right = _looks_like_ct(values)
+    if not looks_right and (preset := _known_range(values, lowest, highest, met)) is not None:
+        return [preset]
+    if (moved := _moved(values, met, looks_right=looks_right)) is not None:
+        return [moved]
+    on_top = _share(values == highest)  # more than at the other end: air that a window cut off
+    if lowest < 0.0 and on_top > max(DENSE_SHARE, _share(values == lowest)) and _looks_like_ct(-values):
         return [refuse("inverted", f"{met} with air on top: a CT turned over; {_REMEDY}, or multiply by -1")]
-    if not _looks_like_ct(values):
-        return [_other_scale(values, lowest, highest, met)]
-    return _calibration(values, lowest, highest, met)
+    return _calibration(values, lowest, highest, met) if looks_right else [_other_scale(values, lowest, highest, met)]
+
+
+def _moved(values: Values, met: str, *, looks_right: bool) -> Finding | None:
+    """Why values in steps of Hounsfield units are none: an offset, or black and white exchanged; None where neither."""
+    peaks = find_peaks(values)
+    if peaks is None or not peaks.in_hounsfield_steps:
+        return None
+    undone = peaks.hounsfield(values)
+    if not (_looks_like_ct(undone) and _is_narrow(undone) and _share(undone < AIR_LIMITS_HU[1]) >= AIR_SHARE):
+        return None
+    where = f"{met} with air near {peaks.air:.0f} and soft tissue near {peaks.tissue:.0f}"
+    if peaks.inverted:
+        below = _share((values < NOTHING_BELOW_HU) & (values > values.min()))
+        impossible = peaks.air > NO_TISSUE_ABOVE_HU or below > SOME / 3
+        if not (impossible if looks_right else _share(undone < AIR_LIMITS_HU[1]) >= MUCH):
+            return None
+        exact = ", or multiply by -1" if abs(peaks.air - 1000.0) <= NEAR_HU else ""
+        return refuse("inverted", f"{where}: a CT with black and white exchanged; {_REMEDY}{exact}")
+    if abs(peaks.air + 1000.0) <= MOVED_AIR_HU or (looks_right and abs(peaks.tissue) <= MOVED_TISSUE_HU):
+        return None
+    return _offset(peaks, where)
+
+
+def _offset(peaks: Peaks, where: str) -> Finding:
+    offset = peaks.offset
+    expected = "expected Hounsfield units (air -1000, soft tissue near 50)"
+    if offset > 0.0:
+        return refuse(
+            "stored_offset",
+            f"{where}: a CT stored with an offset, without its rescale intercept; {expected}; export it with its "
+            f"intercept, or subtract {offset:g} (estimated from these two)",
+        )
+    return refuse(
+        "offset_twice",
+        f"{where}: an intercept applied twice, or a wrong one; {expected}; export it with its intercept once, or add "
+        f"{-offset:g} (estimated from these two)",
+    )
 
 
 def _calibration(values: Values, lowest: float, highest: float, met: str) -> list[Finding]:
     """Findings about a CT that has soft tissue where it should be."""
     findings = []
+    modes = find_modes(values)
+    bright = 0.0 if modes is None else modes[1]
+    if bright > NO_TISSUE_ABOVE_HU and _share(abs(values - bright) < MOVED_TISSUE_HU) >= MUCH:
+        where = f"{met}, many of them near {bright:.0f}, where no tissue lies"
+        return [refuse("rescaled", f"{where}: a CT on another scale; {_REMEDY}")]
     air = _air(values, lowest)
     if air is not None and not AIR_LIMITS_HU[0] <= air <= AIR_LIMITS_HU[1]:
         return [
@@ -142,8 +190,8 @@ def _calibration(values: Values, lowest: float, highest: float, met: str) -> lis
     return findings
 
 
-def _other_scale(values: Values, lowest: float, highest: float, met: str) -> Finding:
-    """Why values are no Hounsfield units, as precisely as they tell."""
+def _known_range(values: Values, lowest: float, highest: float, met: str) -> Finding | None:
+    """Scales that are told by their range."""
     if lowest >= -1.001 and highest <= 1.001:
         scale = "[0, 1]" if lowest >= 0.0 else "[-1, 1]"
         return refuse("rescaled", f"{met}: rescaled to {scale}, or a mask; {_REMEDY}")
@@ -153,24 +201,31 @@ def _other_scale(values: Values, lowest: float, highest: float, met: str) -> Fin
         return refuse("rescaled", f"{met}: rescaled to grey values 0 to 255; {_REMEDY}")
     if abs(float(values.mean())) < 0.05 and abs(float(values.std()) - 1.0) < 0.05:
         return refuse("rescaled", f"{met}: normalised to mean 0 and deviation 1; {_REMEDY}")
-    for offset in STORED_OFFSETS_HU:
-        if lowest >= 0.0 and _is_narrow(values - offset) and _looks_like_ct(values - offset):
+    return None
+
+
+def _other_scale(values: Values, lowest: float, highest: float, met: str) -> Finding:
+    """Why values are no Hounsfield units, as precisely as they tell."""
+    for bits in (12, 16, 32):
+        signed = np.where(values >= 2.0 ** (bits - 1), values - 2.0**bits, values)
+        if lowest >= 0.0 and 2.0 ** (bits - 1) <= highest < 2.0**bits and _is_signed_ct(signed, met):
             return refuse(
-                "stored_offset",
-                f"{met} with soft tissue near {offset:g}: a CT stored without its rescale intercept; "
-                f"expected Hounsfield units; subtract {offset:g}",
+                "unsigned_wrap",
+                f"{met}: negative numbers without their sign; expected -1024 and more; read them as signed numbers of "
+                f"{bits} bits",
             )
-    twice = values + STORED_OFFSETS_HU[0]
-    if _is_narrow(twice) and _looks_like_ct(twice):
-        return refuse(
-            "offset_twice",
-            f"{met} with soft tissue near -1024: an intercept applied twice; expected 0 to 100; add 1024",
-        )
-    signed = np.where(values > 32767.0, values - 65536.0, values)
-    if lowest >= 0.0 and highest > 32767.0 and _is_narrow(signed) and _looks_like_ct(signed):
-        return refuse(
-            "unsigned_wrap", f"{met}: negative numbers without their sign; expected -1024 and more; read int16"
-        )
+    for offset in (*OFFSETS_HU, -OFFSETS_HU[1]):  # of a window without air, which alone tells the offset
+        if _is_narrow(values - offset) and _looks_like_ct(values - offset):
+            code: Refusal = "stored_offset" if offset > 0.0 else "offset_twice"
+            return refuse(code, f"{met}, about {offset:g} off: a wrong rescale intercept, or none; {_REMEDY}")
+    peaks = find_peaks(values)
+    undone = None if peaks is None else peaks.hounsfield(values)
+    if peaks is not None and undone is not None and _is_narrow(undone) and _looks_like_ct(undone):
+        apart = f"air near {peaks.air:.3g} and soft tissue near {peaks.tissue:.3g}"
+        if not peaks.inverted:
+            return refuse("rescaled", f"{met} with {apart}: a CT on another scale; {_REMEDY}")
+        if _share(undone < AIR_LIMITS_HU[1]) >= MUCH:
+            return refuse("inverted", f"{met} with {apart}: a CT with black and white exchanged; {_REMEDY}")
     thousandths = values * 1000.0
     if _is_narrow(thousandths) and _looks_like_ct(thousandths):
         return refuse("rescaled", f"{met}: Hounsfield units divided by about 1000; {_REMEDY}")
@@ -181,3 +236,7 @@ def _other_scale(values: Values, lowest: float, highest: float, met: str) -> Fin
         f"{met}, with neither the fat and air (below {FAT_OR_AIR_BELOW_HU:g}) nor the soft tissue (near 50) "
         f"of a CT: an MR, or another scale; {_REMEDY}",
     )
+
+
+def _is_signed_ct(values: Values, met: str) -> bool:
+    return (_is_narrow(values) and _looks_like_ct(values)) or _moved(values, met, looks_right=False) is not None

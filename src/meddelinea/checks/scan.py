@@ -184,10 +184,10 @@ def _values(scan: Scan, trained: tuple[Modality, ...]) -> list[Finding]:
     return findings
 
 
-def _sample(array: NDArray[Any]) -> NDArray[np.float32]:
+def _sample(array: NDArray[Any]) -> NDArray[np.float64]:
     """About `SAMPLE_VOXELS` voxels on a regular grid, flattened."""
     step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
-    return np.asarray(array[::step, ::step, ::step], np.float32).ravel()
+    return np.asarray(array[::step, ::step, ::step], np.float64).ravel()
 
 
 def _border(volume: Volume) -> list[Finding]:
