@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError
+from meddelinea.errors import InputRefusedError, PartialFailureError, UsageError, WeightsMissingError
 from meddelinea.pool import pool
 from meddelinea.pool.cluster import on_cluster
 from meddelinea.pool.local import in_this_process, on_this_machine
@@ -246,6 +246,40 @@ def test_a_cluster_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
     with pytest.raises(UsageError, match=r"no ray cluster at 'local' \(The current node timed out during startup\)"):
         list(on_cluster(Pair, items("a"), print))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_cluster_that_has_died_ends_the_run_by_name(monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    """FAKE: a cluster whose only node dies while an item is pending, or which answers no more."""
+    alive = threading.Event()
+    alive.set()
+    stopped: list[object] = []
+
+    def nodes() -> list[dict[str, object]]:
+        if not (answers or alive.is_set()):
+            threading.Event().wait(PATIENCE)
+        return [{"Alive": alive.is_set(), "Resources": {"CPU": 1.0}}]
+
+    def remote(item: object) -> SimpleNamespace:
+        alive.clear()
+        return SimpleNamespace(future=Future)  # which nobody ever ends
+
+    handle = SimpleNamespace(work=SimpleNamespace(remote=remote))
+    actor = SimpleNamespace(remote=lambda *words: handle)
+    ray = SimpleNamespace(
+        init=lambda **options: None,
+        shutdown=lambda: None,
+        cluster_resources=lambda: {"CPU": 1},
+        remote=lambda kind: SimpleNamespace(options=lambda **options: actor),
+        nodes=nodes,
+        kill=stopped.append,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("meddelinea.pool.cluster.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("meddelinea.pool.cluster.LOST_SECONDS", 0.5)
+    with pytest.raises(PartialFailureError, match="has lost its last node, or does not answer"):
+        list(on_cluster(Pair, items("a b c"), print))
+    assert not stopped  # it would be waited for
 
 
 def test_a_cluster_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:

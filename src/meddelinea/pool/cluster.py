@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any, Generic
 
-from meddelinea.errors import UsageError
+from meddelinea.errors import PartialFailureError, UsageError
 from meddelinea.pool.pool import (
     PENDING,
     Answer,
@@ -24,6 +26,9 @@ from meddelinea.pool.pool import (
     dispatch,
 )
 from meddelinea.temporary import remove_own_folders
+
+#: So often is looked whether the cluster lives, and after so long without a sign it is lost.
+LOOK_SECONDS, LOST_SECONDS = 5.0, 40.0
 
 
 def on_cluster(
@@ -52,6 +57,8 @@ def on_cluster(
     ------
     UsageError
         If ray is not installed, no cluster answers, or it has fewer cores than workers.
+    PartialFailureError
+        If its last node is lost: a node ends when one of ray's own processes on it does.
     """
     with _joined(address, workers) as ray:
         there = ray.cluster_resources()
@@ -70,7 +77,10 @@ def on_cluster(
             max_restarts=0,
             scheduling_strategy="SPREAD",
         )
-        yield from dispatch(items, lambda: _ActorHandle(actor.remote(make, max(1, cores // count)), ray), count)
+        with _watched(ray, address) as watch:
+            yield from dispatch(
+                items, lambda: _ActorHandle(actor.remote(make, max(1, cores // count)), ray, watch), count
+            )
 
 
 @contextmanager
@@ -85,11 +95,67 @@ def _joined(address: str, cores: int | None) -> Iterator[ModuleType]:
     try:
         ray.init(address=address, num_cpus=own, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # a plain one where the machine is too busy to start a cluster in time
-        raise UsageError(f"no ray cluster at '{address}' ({_line(error)}); start one with: ray start --head") from error
+        remedy = "try again, or work on this machine without ray" if own else "start one with: ray start --head"
+        raise UsageError(f"no ray cluster at '{address}' ({_line(error)}); {remedy}") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+class _Watch:
+    """Tells all who wait for the cluster that nothing will come any more."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self._waiting: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+
+    def add(self, future: Future[Any]) -> None:
+        """Let a future end with the cluster, if it has not ended before."""
+        with self._lock:
+            self._waiting.add(future)
+
+    def settle(self, future: Future[Any], end: Callable[[Future[Any]], None]) -> None:
+        """End a future once."""
+        with self._lock:
+            if future in self._waiting:
+                self._waiting.discard(future)
+                end(future)
+
+    def lose(self, error: Exception) -> None:
+        """End all with an error."""
+        self.lost = True
+        for future in tuple(self._waiting):
+            self.settle(future, lambda future: future.set_exception(error))
+
+
+@contextmanager
+def _watched(ray: ModuleType, address: str) -> Iterator[_Watch]:
+    """Look every few seconds whether the cluster lives: ray itself would wait for another node for ever."""
+    watch, ended, seen = _Watch(), threading.Event(), [time.monotonic()]
+    error = PartialFailureError(
+        f"the ray cluster at '{address}' has lost its last node, or does not answer; what is done is kept: run the "
+        "same again to go on, on a cluster that lives or on this machine alone"
+    )
+
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(Exception):  # which says that it does not answer, as silence does
+                if any(node["Alive"] and node["Resources"].get("CPU") for node in ray.nodes()):
+                    seen[0] = time.monotonic()
+
+    def judge() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            if time.monotonic() - seen[0] > LOST_SECONDS:
+                watch.lose(error)
+
+    for work in (look, judge):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        yield watch
+    finally:
+        ended.set()
 
 
 class _Actor(Generic[Item, Answer]):
@@ -116,25 +182,28 @@ class _Actor(Generic[Item, Answer]):
 class _ActorHandle(Generic[Item, Answer]):
     """An actor of the cluster, seen from here."""
 
-    def __init__(self, actor: Any, ray: Any) -> None:
-        self._actor, self._ray = actor, ray
+    def __init__(self, actor: Any, ray: Any, watch: _Watch) -> None:
+        self._actor, self._ray, self._watch = actor, ray, watch
 
     def submit(self, item: Item) -> Future[Outcome[Item, Answer]]:
         future: Future[Outcome[Item, Answer]] = Future()
+        self._watch.add(future)
 
         def receive(reply: Future[Outcome[Item, Answer] | Exception]) -> None:
             answer = reply.exception() or reply.result()
             if isinstance(answer, Outcome):
-                future.set_result(answer)
-            elif isinstance(answer, self._ray.exceptions.RayError):
-                future.set_exception(WorkerDiedError(_line(answer)))
+                self._watch.settle(future, lambda future: future.set_result(answer))
             else:
-                future.set_exception(answer)
+                died = isinstance(answer, self._ray.exceptions.RayError)
+                error = WorkerDiedError(_line(answer)) if died else answer
+                self._watch.settle(future, lambda future: future.set_exception(error))
 
         self._actor.work.remote(item).future().add_done_callback(receive)
         return future
 
     def stop(self) -> None:
+        if self._watch.lost:
+            return
         with suppress(self._ray.exceptions.RayError):  # it may have died
             self._ray.get(self._actor.finish_writing.remote(), timeout=60)
         self._ray.kill(self._actor)
