@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from meddelinea.checks.limits import ScanLimits
 from meddelinea.data import resample
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.diffusion.noise import NoiseKey
@@ -44,7 +45,7 @@ def many_organs() -> Model:
         folder=Path(),
         labels=labels,
         preprocessing=Preprocessing(size=32, spacing_mm=10.0),
-        modalities=("CT",),
+        limits=ScanLimits(modalities=("CT",)),
         least_component_share=0.1,
         training_cases={},
         licence=None,

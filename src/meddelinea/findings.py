@@ -77,6 +77,7 @@ Caution = Literal[
     "gantry_tilt",
     "thick_slices",
     "not_axial",
+    "other_plane",
     "short_scan",
     "cropped",
     "windowed",

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from meddelinea.checks.limits import FILE, VERSION
 from meddelinea.cli.main import main
 from meddelinea.findings import Caution, Refusal
 from meddelinea.scan import Scan
@@ -27,6 +28,7 @@ from support.scans import a_segmentation
 from support.spoiled_scans import nifti, pipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "checks.md"
+SOURCE = Path(__file__).parents[2] / "src" / "meddelinea"
 REFUSED = 3
 #: Words that a remedy begins with.
 REMEDY = re.compile(
@@ -49,7 +51,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         content = json.loads((folder / "preprocessing.json").read_text())
         (folder / "preprocessing.json").write_text(json.dumps(content | {"modalities": modalities}))
         described[name] = str(folder)
-    return described
+    limits = {"version": VERSION, "planes": ["coronal"]}
+    folder = Path(shutil.copytree(described["MR"], tmp_path_factory.mktemp("model") / "coronal"))
+    shutil.copy(model_folder("small") / "preprocessing.json", folder)
+    (folder / FILE).write_text(json.dumps(limits))
+    return {**described, "coronal": str(folder)}
 
 
 @pytest.fixture
@@ -78,6 +84,8 @@ def coded(answer: dict[str, Any], level: str) -> list[str]:
 def test_the_zoo_has_sixty_beasts_and_one_for_each_reason() -> None:
     names = [bad.name for bad in REFUSALS + WARNINGS]
     assert len(set(names)) == len(names) >= 60
+    assert {bad.level for bad in REFUSALS} == {"refuse"}
+    assert {bad.level for bad in WARNINGS} == {"warn"}
     assert {bad.code for bad in REFUSALS} == set(get_args(Refusal)) - NOT_OF_FILES
     assert {bad.code for bad in WARNINGS} == set(get_args(Caution)) - OF_MASKS
 
@@ -138,12 +146,12 @@ def test_it_is_warned_about_and_segmented(
 ) -> None:
     (tmp_path / "in").mkdir()
     source = bad.make(tmp_path / "in")
-    code, answer, err = run("check", source)
+    code, answer, err = run("check", source, "--model", models[bad.model])
     assert (code, answer["accepted"], err) == (0, True, "")
     assert coded(answer, "warn") == [bad.code]
     assert bad.says in answer["findings"][0]["message"]
 
-    code, said, err = run("predict", "-i", source, "-o", tmp_path / "mask.nii.gz")
+    code, said, err = run("predict", "-i", source, "-o", tmp_path / "mask.nii.gz", "--model", models[bad.model])
     assert (code, said["accepted"], said["findings"]) == (0, True, answer["findings"])
     assert err.splitlines() == [f"warning: {source}: {answer['findings'][0]['message']}"]
     assert np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).any()
@@ -164,5 +172,8 @@ def test_a_mask_without_any_organ_is_warned_about(tmp_path: Path, run: Callable[
 
 def test_the_document_lists_the_reasons_with_their_levels() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (refuse|warn) \| ", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py") if path.name != "findings.py")
+    given = {code for code in (*get_args(Refusal), *get_args(Caution)) if f'"{code}"' in source}
+    assert given == {code for code, _ in rows}, "each reason is given by some check"
     expected = [(code, "refuse") for code in get_args(Refusal)] + [(code, "warn") for code in get_args(Caution)]
     assert sorted(rows) == sorted(expected)

@@ -9,6 +9,7 @@ import pytest
 import slicerio
 from scipy.spatial.transform import Rotation
 
+from meddelinea.checks.limits import ScanLimits
 from meddelinea.checks.scan import examine, require_accepted
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.findings import Finding, warn
@@ -23,7 +24,7 @@ AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
 def check(scan: Volume | Scan, trained: tuple[Modality, ...] = ("CT",)) -> list[Finding]:
     """What is found in a scan, or in a volume of no stated modality."""
-    return list(examine(scan if isinstance(scan, Scan) else Scan(volume=scan), trained).findings)
+    return list(examine(scan if isinstance(scan, Scan) else Scan(volume=scan), ScanLimits(modalities=trained)).findings)
 
 
 def codes(scan: Volume | Scan, level: str = "refuse") -> list[str]:
@@ -325,7 +326,7 @@ def test_the_modality_is_the_files_or_the_users_or_the_models(
     trained: tuple[Modality, ...],
     decided: Modality | None,
 ) -> None:
-    examined = examine(Scan(volume=body, modality=in_file), trained, said)
+    examined = examine(Scan(volume=body, modality=in_file), ScanLimits(modalities=trained), said)
     assert examined.modality == decided
     codes = {finding.code for finding in examined.findings}
     assert ("modality_unknown" in codes) == (decided is None)
@@ -334,11 +335,11 @@ def test_the_modality_is_the_files_or_the_users_or_the_models(
 
 def test_a_user_who_contradicts_the_file_is_refused(body: Volume) -> None:
     with pytest.raises(UsageError, match=r"scan\.nii: the file says CT; leave modality MR out") as conflict:
-        examine(replace(as_ct(body), path=Path("scan.nii")), ("CT", "MR"), "MR")
+        examine(replace(as_ct(body), path=Path("scan.nii")), ScanLimits(modalities=("CT", "MR")), "MR")
     assert conflict.value.parameter == "modality"
 
 
 def test_an_open_modality_asks_for_the_parameter(body: Volume) -> None:
     with pytest.raises(InputRefusedError, match="expected CT or MR") as refusal:
-        require_accepted(examine(Scan(volume=body), ("CT", "MR")))
+        require_accepted(examine(Scan(volume=body), ScanLimits(modalities=("CT", "MR"))))
     assert refusal.value.parameter == "modality"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from meddelinea.checks.limits import OrganSizes
 from meddelinea.io.volumes import read_volume
 from meddelinea.results.mask_check import check_mask
 from meddelinea.results.statistics import NOT_FOUND, OrganStatistics, organ_statistics
@@ -32,7 +33,7 @@ def measured(**volumes_ml: float | None) -> dict[str, OrganStatistics]:
 
 
 def said(statistics: dict[str, OrganStatistics]) -> list[str]:
-    findings = check_mask(statistics)
+    findings = check_mask(statistics, OrganSizes())
     assert all(finding.level == "warn" and "\n" not in finding.message for finding in findings)
     return [finding.code for finding in findings]
 
@@ -40,7 +41,7 @@ def said(statistics: dict[str, OrganStatistics]) -> list[str]:
 def test_only_a_mask_without_any_organ_is_empty() -> None:
     assert said({"liver": NOT_FOUND, "gallbladder": replace(NOT_FOUND, found=True, volume_ml=30.0)}) == []
     assert said({"liver": NOT_FOUND, "spleen": NOT_FOUND}) == ["empty_mask"]
-    (finding,) = check_mask({"liver": NOT_FOUND, "spleen": NOT_FOUND})
+    (finding,) = check_mask({"liver": NOT_FOUND, "spleen": NOT_FOUND}, OrganSizes())
     assert "liver, spleen" in finding.message
 
 
@@ -72,7 +73,7 @@ def test_sizes_that_people_rarely_have_are_told(volumes_ml: dict[str, float | No
 def test_a_liver_that_the_scan_cuts_is_compared_with_what_lies_at_its_other_end(side: str, told: list[str]) -> None:
     statistics = measured(spleen=1200.0, left_kidney=0.0, right_kidney=20.0)
     statistics["liver"] = replace(statistics["liver"], touches_edge=(side,))
-    assert [finding.message.split()[1] for finding in check_mask(statistics)] == told
+    assert [finding.message.split()[1] for finding in check_mask(statistics, OrganSizes())] == told
 
 
 def test_reference_masks_raise_an_alarm_for_the_spleen_of_three_litres_only(data: Path) -> None:

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
+from meddelinea.checks.limits import ScanLimits
 from meddelinea.checks.scan import examine
 from meddelinea.io.volumes import read_scan, read_volume, write_volume
 from meddelinea.results.files import write_segmentation
@@ -39,7 +40,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Volume:
     """The mask as the command line makes it."""
     path = tmp_path_factory.mktemp("expected") / "mask.nii.gz"
-    examined = examine(read_scan(scan), ("CT",))
+    examined = examine(read_scan(scan), ScanLimits(modalities=("CT",)))
     write_segmentation(segment(load_model("small", "cpu"), examined), path, examined)
     return read_volume(path)
 

@@ -344,6 +344,7 @@ WARNINGS = [
     BadScan("a tilted gantry", series(tilted(20)), "gantry_tilt", "20.0 degrees"),
     BadScan("thick slices", nifti(body(), np.diag([-4.0, 4, 15, 1])), "thick_slices", "15 mm"),
     BadScan("coronal slices", nifti(body().swapaxes(1, 2), np.diag([-4.0, 9, 4, 1])), "not_axial", "coronal"),
+    BadScan("axial slices", nifti(body(), np.diag([-4.0, 4, 9, 1])), "other_plane", "coronal ones", "coronal"),
     BadScan("a short scan", nifti(body()[:, :, :3]), "short_scan", "15 mm high"),
     BadScan(
         "a cut-out",

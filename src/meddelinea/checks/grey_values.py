@@ -31,8 +31,8 @@ AIR_HU = (-1150.0, -750.0)
 AIR_LIMITS_HU = (-1400.0, -600.0)
 #: Larger shares of voxels are never denser than 500 HU (bone) in a body.
 DENSE_SHARE = 0.25
-#: Metal is denser than any bone, and this much of it, in millilitres, is more than a surgical clip.
-METAL_ABOVE_HU, METAL_ML = 2500.0, 2.0
+#: Metal is denser than any bone.
+METAL_ABOVE_HU = 2500.0
 #: Shares of voxels at the very lowest and highest value that show that values beyond were cut off.
 CLIPPED_LOW, CLIPPED_HIGH = PILE, 0.005
 #: Different values that a sample may hold and still be a label mask rather than a scan.
@@ -57,9 +57,9 @@ def check_grey_values(values: Values, lowest: float, highest: float, modality: M
     return _echoes(values, met) if modality == "MR" else _hounsfield(values, lowest, highest, met)
 
 
-def metal(dense_ml: float) -> list[Finding]:
-    """A remark where more than `METAL_ML` of a CT is denser than `METAL_ABOVE_HU`."""
-    if dense_ml <= METAL_ML:
+def metal(dense_ml: float, limit_ml: float) -> list[Finding]:
+    """A remark where more of a CT than `limit_ml` is denser than `METAL_ABOVE_HU`."""
+    if dense_ml <= limit_ml:
         return []
     return [
         warn(

@@ -7,6 +7,7 @@ Each reason has a stable name; docs/checks.md explains them all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddelinea.checks.grey_values import METAL_ABOVE_HU, check_grey_values, metal
+from meddelinea.checks.limits import ScanLimits, ScanTraits, body_axis, extent_mm, slice_plane
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.findings import Finding, refuse, warn
 from meddelinea.scan import Modality, Scan
@@ -23,13 +25,9 @@ from meddelinea.volume import Volume
 SAMPLE_VOXELS = 1_000_000
 #: Angle between a voxel axis and the perpendicular of the others that is named, and one that no gantry can have.
 TILT_DEG, STEEPEST_TILT_DEG = 1.0, 40.0
-#: A volume lower than this, from feet to head, shows parts of organs only.
-SHORT_MM = 20.0
-#: Share of a CT's outermost columns and rows that are body, from which on the scan is a cut-out of one.
-CROPPED_SHARE = 0.5
 
 
-def examine(scan: Scan, trained: tuple[Modality, ...], modality: Modality | None = None) -> Scan:
+def examine(scan: Scan, limits: ScanLimits, modality: Modality | None = None) -> Scan:
     """The scan with its modality decided, and with all that a user should know of it in `findings`, refusals first.
 
     The one place where a modality is decided: it is what the file says, else what the user says, else the only one that
@@ -39,8 +37,8 @@ def examine(scan: Scan, trained: tuple[Modality, ...], modality: Modality | None
     ----------
     scan
         As its reader made it.
-    trained
-        What the model was trained on.
+    limits
+        What the model takes: it follows from the scans that it was trained on.
     modality
         What the user says that the scan is, for files that do not say it.
 
@@ -53,9 +51,9 @@ def examine(scan: Scan, trained: tuple[Modality, ...], modality: Modality | None
         raise UsageError(
             f"{scan.place}: the file says {scan.modality}; leave modality {modality} out", parameter="modality"
         )
-    only = trained[0] if len(trained) == 1 else None
+    only = limits.modalities[0] if len(limits.modalities) == 1 else None
     scan = replace(scan, modality=scan.modality or modality or only)
-    found = [*scan.findings, *_grid(scan.volume), *_values(scan, trained)]
+    found = [*scan.findings, *_grid(scan.volume, limits), *_values(scan, limits)]
     return replace(scan, findings=tuple(sorted(found, key=lambda finding: finding.level != "refuse")))
 
 
@@ -70,68 +68,93 @@ def require_accepted(scan: Scan) -> None:
         )
 
 
-def _grid(volume: Volume) -> list[Finding]:
+def traits(scan: Scan, organ_ml: Mapping[str, float]) -> ScanTraits:
+    """What a scan that a model is trained on, its modality known, tells of those that the model takes.
+
+    Parameters
+    ----------
+    organ_ml
+        Volume of each organ that is labelled in it.
+    """
+    array, is_ct = scan.volume.array, scan.modality == "CT"
+    findings = _values(scan, ScanLimits(modalities=(scan.modality or "CT",)))
+    low, high = np.percentile(_sample(array), (1, 99))
+    return ScanTraits(
+        shape=scan.volume.shape,
+        affine=tuple(tuple(row) for row in scan.volume.affine.tolist()),
+        values=(float(low), float(high)),
+        refusal=next((finding for finding in findings if finding.level == "refuse"), None),
+        border=_border_share(scan.volume) if is_ct else 0.0,
+        dense_ml=_dense_ml(scan.volume) if is_ct else 0.0,
+        organ_ml=organ_ml,
+    )
+
+
+def reasons_to_refuse(scan: ScanTraits, limits: ScanLimits) -> list[Finding]:
+    """Why a model would refuse a scan that is known by its traits alone."""
+    found = _grid(scan.grid, limits)
+    if scan.refusal is not None and scan.refusal.code != limits.scale:
+        found.append(scan.refusal)
+    return [finding for finding in found if finding.level == "refuse"]
+
+
+def _grid(volume: Volume, limits: ScanLimits) -> list[Finding]:
     """Findings about the shape and the spacing."""
     shape, spacing = volume.array.shape, volume.spacing_mm
     findings = []
     size = " x ".join(f"{mm:.3g}" for mm in spacing)
-    if min(shape) < 3:
+    if min(shape) < limits.fewest_voxels:
         count = " x ".join(map(str, shape))
         findings.append(
             refuse(
                 "too_few_slices",
-                f"the volume is {count} voxels; expected 3 or more slices along each axis; pass the whole scan",
+                f"the volume is {count} voxels; expected {limits.fewest_voxels} or more slices along each axis; "
+                "pass the whole scan",
             )
         )
-    if min(spacing) < 0.1 or max(spacing) > 20.0:
+    if min(spacing) < limits.finest_mm or max(spacing) > limits.coarsest_mm:
+        expected = f"expected {limits.finest_mm:g} to {limits.coarsest_mm:g} mm along each axis"
         findings.append(
-            refuse(
-                "spacing", f"the voxel spacing is {size} mm; expected 0.1 to 20 mm along each axis: repair the header"
-            )
+            refuse("spacing", f"the voxel spacing is {size} mm; {expected}{_like(limits)}: repair the header")
         )
     else:
-        if max(spacing) > 10.0:
+        if max(spacing) > limits.thick_mm:
             message = f"the voxel spacing is {size} mm: small organs fall between such slices"
             findings.append(warn("thick_slices", message))
-        findings += _extent(volume)
-    findings += _axes(volume)
+        findings += _extent(volume, limits)
+    findings += _axes(volume, limits)
     if np.array_equal(volume.affine, np.eye(4)):
         message = "the affine is the identity, as in a file that lost its header: left and right are guesses"
         findings.append(warn("no_geometry", message))
     return findings
 
 
-def _extent(volume: Volume) -> list[Finding]:
+def _like(limits: ScanLimits) -> str:
+    """What is said of limits that come from a model's own training scans."""
+    return f" by the {limits.scans} scans that the model was trained on" if limits.scans else ""
+
+
+def _extent(volume: Volume, limits: ScanLimits) -> list[Finding]:
     """Findings about how much of a body the grid can hold."""
-    extent_mm = [n * mm for n, mm in zip(volume.array.shape, volume.spacing_mm, strict=True)]
-    seen = " x ".join(f"{mm:.0f}" for mm in extent_mm)
-    if sorted(extent_mm)[1] < 60.0:
-        return [
-            refuse(
-                "small_extent",
-                f"the volume covers {seen} mm; expected at least 60 x 60 mm of a body: check the spacing in the header",
-            )
-        ]
-    if max(extent_mm) > 2500.0:
-        message = f"the volume covers {seen} mm; expected no more than 2500 mm: check the spacing in the header"
-        return [refuse("large_extent", message)]
-    if extent_mm[_body_axis(volume)] < SHORT_MM:
-        return [
-            warn(
-                "short_scan",
-                f"the scan is {extent_mm[_body_axis(volume)]:.0f} mm high: organs are seen in part, and their volumes "
-                "are those of the parts",
-            )
-        ]
+    extent = extent_mm(volume)
+    height_mm = extent[body_axis(volume)]
+    seen = " x ".join(f"{mm:.0f}" for mm in extent)
+    if sorted(extent)[1] < limits.smallest_mm:
+        size = f"{limits.smallest_mm:.3g}"
+        expected = f"expected at least {size} x {size} mm{_like(limits) or ' of a body'}"
+        return [refuse("small_extent", f"the volume covers {seen} mm; {expected}: check the spacing in the header")]
+    if max(extent) > limits.largest_mm:
+        expected = f"expected no more than {limits.largest_mm:.0f} mm{_like(limits)}"
+        return [refuse("large_extent", f"the volume covers {seen} mm; {expected}: check the spacing in the header")]
+    if height_mm < limits.short_mm:
+        message = (
+            f"the scan is {height_mm:.0f} mm high: organs are seen in part, and their volumes are those of the parts"
+        )
+        return [warn("short_scan", message)]
     return []
 
 
-def _body_axis(volume: Volume) -> int:
-    """The voxel axis that runs between feet and head."""
-    return next(axis for axis, direction in enumerate(volume.orientation) if direction in "SI")
-
-
-def _axes(volume: Volume) -> list[Finding]:
+def _axes(volume: Volume, limits: ScanLimits) -> list[Finding]:
     """Findings about the directions of the voxel axes."""
     findings = []
     directions = volume.affine[:3, :3] / volume.spacing_mm
@@ -147,18 +170,19 @@ def _axes(volume: Volume) -> list[Finding]:
             f"slices tilted by {tilt_deg:.1f} degrees (gantry): resampled for the model, the mask lies on the scan"
         )
         findings.append(warn("gantry_tilt", message))
-    spacing = volume.spacing_mm
-    thick = int(np.argmax(spacing))
-    if spacing[thick] >= 2.0 * sorted(spacing)[1] and thick != _body_axis(volume):
-        plane = "sagittal" if volume.orientation[thick] in "LR" else "coronal"
-        message = f"{plane} slices {spacing[thick]:.3g} mm apart: the model was trained on axial ones; look twice"
-        findings.append(warn("not_axial", message))
+    plane = slice_plane(volume)
+    if plane is not None and plane not in limits.planes:
+        message = (
+            f"{plane} slices {max(volume.spacing_mm):.3g} mm apart: the model was trained on "
+            f"{' and '.join(limits.planes)} ones; look twice"
+        )
+        findings.append(warn("other_plane" if plane == "axial" else "not_axial", message))
     return findings
 
 
-def _values(scan: Scan, trained: tuple[Modality, ...]) -> list[Finding]:
+def _values(scan: Scan, limits: ScanLimits) -> list[Finding]:
     """Findings about the modality and the grey values."""
-    array = scan.volume.array
+    array, trained = scan.volume.array, limits.modalities
     if array.dtype.kind not in "iuf":
         return [refuse("not_numbers", f"the voxels are {array.dtype}; expected real numbers; convert it")]
     lowest, highest = float(array.min()), float(array.max())  # NaN and infinity surface here, without a second array
@@ -176,11 +200,30 @@ def _values(scan: Scan, trained: tuple[Modality, ...]) -> list[Finding]:
     if scan.modality not in trained:
         message = f"the scan is {scan.modality}, expected {' and '.join(trained)}, which the model was trained on"
         return [refuse("modality", f"{message}; use a model for {scan.modality}")]
-    findings = check_grey_values(_sample(array), lowest, highest, scan.modality)
+    sample = _sample(array)
+    findings = check_grey_values(sample, lowest, highest, scan.modality)
+    if limits.scale is not None:
+        findings = _other_scale(findings, sample, limits)
     if scan.modality == "CT" and all(finding.level == "warn" for finding in findings):
         if highest > METAL_ABOVE_HU:
-            findings += metal(int(np.count_nonzero(array > METAL_ABOVE_HU)) * scan.volume.voxel_ml)
-        findings += _border(scan.volume)
+            findings += metal(_dense_ml(scan.volume), limits.dense_ml)
+        findings += _border(scan.volume, limits)
+    return findings
+
+
+def _other_scale(findings: list[Finding], values: NDArray[np.float64], limits: ScanLimits) -> list[Finding]:
+    """The findings for a model whose training scans were not on the scale of their modality: theirs is expected."""
+    low, high = limits.values
+    found_low, found_high = np.percentile(values, (1, 99))
+    margin = (high - low) / 2
+    alike = low - margin <= found_low and found_high <= high + margin and 10 * (found_high - found_low) >= high - low
+    refused = [finding for finding in findings if finding.level == "refuse"]
+    if [finding.code for finding in refused] == [limits.scale] and alike:
+        return []
+    if not refused and "MR" not in limits.modalities:
+        message = f"the values run from {found_low:.4g} to {found_high:.4g} (1st and 99th percentile)"
+        expected = f"expected {low:.4g} to {high:.4g}{_like(limits)}; export it as those were"
+        return [refuse("rescaled", f"{message}; {expected}")]
     return findings
 
 
@@ -190,12 +233,22 @@ def _sample(array: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(array[::step, ::step, ::step], np.float64).ravel()
 
 
-def _border(volume: Volume) -> list[Finding]:
-    """A remark where the outermost voxels of a CT's axial slices are body rather than air or table."""
+def _dense_ml(volume: Volume) -> float:
+    """Millilitres that are denser than any bone."""
+    return int(np.count_nonzero(volume.array > METAL_ABOVE_HU)) * volume.voxel_ml
+
+
+def _border_share(volume: Volume) -> float:
+    """Share of the outermost voxels of a CT's axial slices that are body rather than air or table."""
     array = volume.reorient("RAS").array
     sides = (array[0], array[-1], array[:, 0], array[:, -1])
-    share = float(np.mean(np.concatenate([side.ravel() for side in sides]) > -100.0))
-    if share <= CROPPED_SHARE:
+    return float(np.mean(np.concatenate([side.ravel() for side in sides]) > -100.0))
+
+
+def _border(volume: Volume, limits: ScanLimits) -> list[Finding]:
+    """A remark where a CT is a cut-out of one, and the model was trained on whole slices."""
+    share = _border_share(volume)
+    if share <= limits.border:
         return []
     message = f"{100 * share:.0f} % of the slices' border is body: a cut-out; the model was trained on whole slices"
     return [warn("cropped", f"{message}; pass the whole scan")]

@@ -74,14 +74,19 @@ def adapt(
         if prepared.failed:
             name, reason = next(iter(prepared.failed.items()))
             raise InputRefusedError(f"{name}: {reason}; repair it, or leave it out", parameter="cases")
+        for name, reasons in prepared.refused.items():
+            print(f"warning: {name}: a scan to be left out or repaired: {'; '.join(reasons)}", file=sys.stderr)
         settings = AdaptSettings(steps=steps, learning_rate=learning_rate, decoder=decoder, seed=seed)
         for part, progress in run_adaptation(base.folder, store, cases=chosen, output=output, settings=settings):
             figures = progress.figures
             dice = f", Dice {figures['dice']:.3f}" if "dice" in figures else ""
             description = f"{part}, loss {figures['total']:.3f}{dice}"
             bar.update(task, completed=progress.step, total=progress.steps, description=description)
+    result = Adaptation.read(output)
+    for name, reason in result.refused.items():
+        print(f"warning: {name}: the model in {output} refuses to segment it: {reason}", file=sys.stderr)
     if not quiet:
-        _print(Adaptation.read(output), model, output)
+        _print(result, model, output)
 
 
 def _chosen(cases: tuple[str, ...] | None, found: FoundCases) -> tuple[str, ...]:

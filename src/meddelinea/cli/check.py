@@ -34,10 +34,10 @@ def check(
         from meddelinea.checks.scan import examine, require_accepted
         from meddelinea.io.volumes import read_scan
 
-        modalities = read_model(model, quiet=as_json).modalities
+        limits = read_model(model, quiet=as_json).limits
     document: dict[str, Any] = {"input": str(source), "accepted": False}
     try:
-        scan = examine(read_scan(source), modalities, modality)
+        scan = examine(read_scan(source), limits, modality)
         document |= _describe(scan)
         if not as_json:
             _print(scan)

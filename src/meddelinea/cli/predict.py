@@ -216,7 +216,7 @@ def run(job: Job, mode: OutputMode) -> None:
 
         state.update("reading the scan")
         scan = require_referable(read_scan(job.source), kind)
-        scan = examine(scan, described.modalities, job.modality)
+        scan = examine(scan, described.limits, job.modality)
         require_accepted(scan)
         _warn(scan, scan.findings)
 

@@ -64,6 +64,8 @@ def prepare(
         )
     for name, reason in report.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
+    for name, reasons in report.refused.items():
+        print(f"warning: {name}: a model that is trained on it would refuse it: {'; '.join(reasons)}", file=sys.stderr)
     stored = len(report.stored) + len(report.repaired)
     if not quiet:
         for name, remarks in report.remarks.items():

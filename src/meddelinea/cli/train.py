@@ -29,13 +29,13 @@ def train(
     with status("starting", hidden=quiet):
         from accelerate import PartialState
 
-        from meddelinea.training.cases import mixed_datasets
+        from meddelinea.training.cases import mixed_datasets, refused_cases
         from meddelinea.training.curves import write_curves
         from meddelinea.training.engine import train as run_stage
         from meddelinea.training.run_file import load_config
 
     config = load_config(run_file, tuple(overrides or ()))
-    for warning in mixed_datasets(config):
+    for warning in (*mixed_datasets(config), *refused_cases(config)):
         print(f"warning: {warning}", file=sys.stderr)
     silence_diffusers()
     last: Progress | None = None

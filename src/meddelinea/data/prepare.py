@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from meddelinea.data.case import Case, read_case
+from meddelinea.checks.scan import traits
+from meddelinea.data.case import Case, LabelledScan, read_case
 from meddelinea.data.datasets import find_cases, organs_of
 from meddelinea.data.fingerprint import fingerprint, sketch
 from meddelinea.data.preprocess import Preprocessing, mask_to_model_grid, to_model_grid
-from meddelinea.data.store import StoredCase
+from meddelinea.data.store import StoredCase, limits_of
 from meddelinea.data.store_writer import begin_store, compile_store, find_record, is_intact, write_record, write_slices
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import write_json
@@ -34,6 +35,8 @@ class PrepareReport:
     repaired: tuple[str, ...]
     failed: Mapping[str, str]  # those that the store lacks, with the reason
     remarks: Mapping[str, tuple[str, ...]]  # what a person should know of those that it holds
+    #: Of those, the ones that a model which is trained on all of them would refuse to segment, with the reasons.
+    refused: Mapping[str, tuple[str, ...]]
 
 
 def prepare_store(
@@ -101,13 +104,18 @@ def prepare_store(
             if progress is not None:
                 progress(done, len(cases), name)
     ours = {name for names in became.values() for name in names}
-    remarks = {case.name: case.remarks for case in compile_store(store).cases if case.name in ours and case.remarks}
+    held = compile_store(store).cases
+    limits = limits_of(held, preprocessing)
+    remarks = {case.name: case.remarks for case in held if case.name in ours and case.remarks}
+    refused = {case.name: reasons for case in held if case.name in ours and (reasons := tuple(case.refusals(limits)))}
     stored, present, repaired = (tuple(sorted(names)) for names in became.values())
     failed = dict(sorted(failed.items()))
     # Not in how many runs it came about: the store is the same, byte for byte, however often it was interrupted.
-    held = {"dataset": layout, "held": sorted(ours), "failed": failed, "remarks": remarks}
-    write_json(held, store / "report.json")
-    return PrepareReport(stored=stored, present=present, repaired=repaired, failed=failed, remarks=remarks)
+    report = {"dataset": layout, "held": sorted(ours), "failed": failed, "remarks": remarks, "refused": refused}
+    write_json(report, store / "report.json")
+    return PrepareReport(
+        stored=stored, present=present, repaired=repaired, failed=failed, remarks=remarks, refused=refused
+    )
 
 
 class _Preparer:
@@ -150,5 +158,16 @@ class _Preparer:
                 slices=len(images),
                 sha256=write_slices(self._store, case.name, images, masks, len(self._organs)),
                 remarks=labelled.remarks,
+                traits=traits(labelled.scan, _organ_ml(labelled)),
             )
             write_record(self._store, record)
+
+
+def _organ_ml(labelled: LabelledScan) -> dict[str, float]:
+    """Millilitres of each organ that is labelled in a scan."""
+    voxels = np.bincount(labelled.mask.array.ravel(), minlength=len(labelled.organs) + 1)[1:]
+    return {
+        name: float(count * labelled.mask.voxel_ml)
+        for name, count in zip(labelled.organs, voxels, strict=True)
+        if count
+    }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from meddelinea.checks.limits import ScanLimits, ScanTraits
+from meddelinea.checks.scan import reasons_to_refuse
 from meddelinea.data.preprocess import Preprocessing, neighbour_offsets
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import read_json
+from meddelinea.scan import Modality
 
 VERSION = 2
 
@@ -41,18 +45,35 @@ class StoredCase:
     name: str
     dataset: str
     patient: str
-    modality: str
+    modality: Modality
     fingerprint: str  # SHA-256 of its grey values, which finds the same scan elsewhere
     sketch: str  # the robust fingerprint (`data.fingerprint.sketch`), which finds it also where it was changed
     slices: int  # number of slices S
     sha256: str  # checksum of the case's file
     remarks: tuple[str, ...]  # what a person should know of it, a line each
+    #: What it tells of the scans that a model takes which is trained on it; None in stores of older versions.
+    traits: ScanTraits | None = None
+
+    def refusals(self, limits: ScanLimits) -> list[str]:
+        """Why a model of these limits would refuse this very scan; nothing where that is not known."""
+        if self.modality not in limits.modalities:
+            return [f"it is {self.modality}, and the model takes {' and '.join(limits.modalities)}"]
+        if self.traits is None:
+            return []
+        return [f"{finding.code}: {finding.message}" for finding in reasons_to_refuse(self.traits, limits)]
 
     @classmethod
     def from_json(cls, line: str) -> StoredCase:
         """From `json.dumps(dataclasses.asdict(case))`; anything else raises ValueError, TypeError or KeyError."""
         content = json.loads(line)
-        return cls(**{**content, "remarks": tuple(content["remarks"])})
+        traits = content.get("traits")
+        return cls(
+            **{
+                **content,
+                "remarks": tuple(content["remarks"]),
+                "traits": None if traits is None else ScanTraits.from_json(traits),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,15 @@ class Manifest:
     organs: tuple[str, ...]
     preprocessing: Preprocessing
     cases: tuple[StoredCase, ...] = ()
+
+
+def limits_of(cases: Sequence[StoredCase], preprocessing: Preprocessing) -> ScanLimits:
+    """Which scans a model takes that is trained on these cases; the defaults where nothing is known of them."""
+    modalities = tuple(sorted({case.modality for case in cases}))
+    known = [case.traits for case in cases if case.traits is not None]
+    if not known:
+        return ScanLimits(modalities=modalities)
+    return ScanLimits.of(known, modalities, slice_mm=preprocessing.slice_mm)
 
 
 def case_file(root: Path, name: str) -> Path:

@@ -278,7 +278,7 @@ class _Segmenter:
         request = run.request(case)
 
         began = time.monotonic()
-        scan = examine(read_scan(case.source), files.modalities, run.modality)
+        scan = examine(read_scan(case.source), files.limits, run.modality)
         require_accepted(scan)
         read_seconds = time.monotonic() - began
 

@@ -57,7 +57,7 @@ class Result:
     def of(cls, scan: Scan, segmentation: Segmentation) -> Result:
         """Measures the organs, and adds warnings about implausible sizes to the scan's findings."""
         statistics = organ_statistics(scan.volume, segmentation.mask, segmentation.labels)
-        findings = (*scan.findings, *check_mask(statistics))
+        findings = (*scan.findings, *check_mask(statistics, segmentation.sizes))
         return cls(scan=scan, segmentation=segmentation, statistics=statistics, findings=findings)
 
     @property
@@ -169,7 +169,7 @@ def segment(
         organs=None if organs is None else tuple(canonical_name(organ) for organ in organs),
     )
     loaded = model if isinstance(model, Model) else load_model(model, device)
-    examined = examine(_as_scan(scan), loaded.files.modalities, modality)
+    examined = examine(_as_scan(scan), loaded.files.limits, modality)
     require_accepted(examined)
     return Result.of(examined, segment_scan(loaded, examined, sampling, progress))
 

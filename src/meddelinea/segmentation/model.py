@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from meddelinea.checks.limits import ScanLimits
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import InputRefusedError, UsageError, WeightsMissingError, first_fault, reason_of
@@ -47,8 +48,8 @@ class ModelFiles:
         Canonical organ name -> id.
     preprocessing
         How a scan becomes slices.
-    modalities
-        What it was trained on.
+    limits
+        Which scans it takes, by those that it was trained on.
     least_component_share
         Pieces of an organ smaller than this share of its largest are dropped.
     training_cases
@@ -63,11 +64,16 @@ class ModelFiles:
     folder: Path
     labels: dict[str, int]
     preprocessing: Preprocessing
-    modalities: tuple[Modality, ...]
+    limits: ScanLimits
     least_component_share: float
     training_cases: dict[str, list[str]]
     licence: str | None
     calibration: Calibration | None = None
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What it was trained on."""
+        return self.limits.modalities
 
     @property
     def on_hub(self) -> bool:
@@ -153,7 +159,7 @@ def read_model_files(model: str | Path) -> ModelFiles:
             folder=folder,
             labels=labels,
             preprocessing=Preprocessing.from_json(preprocessing),
-            modalities=use.modalities,
+            limits=ScanLimits.read(folder),
             least_component_share=use.least_component_share,
             training_cases={
                 "train": [scan.name for scan in cases.train],

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from meddelinea.checks.limits import OrganSizes
 from meddelinea.data.fingerprint import fingerprint
 from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_source_grid
 from meddelinea.diffusion.noise import NoiseKey
@@ -58,6 +59,8 @@ class Segmentation:
         `uncertainty_percent` brings it to the scan's; None for a mask that no model made.
     calibration
         What made probabilities of the model's shares; None where it was not calibrated.
+    sizes
+        What the model's training scans say of the sizes of organs.
     """
 
     mask: Volume
@@ -72,6 +75,7 @@ class Segmentation:
     confidence: Mapping[str, OrganConfidence] = field(default_factory=dict)
     uncertainty: Volume | None = None
     calibration: Calibration | None = None
+    sizes: OrganSizes = field(default_factory=OrganSizes)
 
 
 def segment(
@@ -153,6 +157,7 @@ def segment(
         confidence=confidence,
         uncertainty=uncertainty,
         calibration=files.calibration,
+        sizes=files.limits.sizes,
     )
 
 

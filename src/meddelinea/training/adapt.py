@@ -11,13 +11,14 @@ import math
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from meddelinea.checks.limits import ScanLimits
 from meddelinea.collisions import require_apart
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
@@ -80,6 +81,8 @@ class Adaptation:
     #: `dice/<organ>` and `dice`, their mean, on the held-out cases; empty where there were none.
     base: Mapping[str, float]
     adapted: Mapping[str, float]
+    #: Those of the cases that the kept model refuses to segment, with the reason.
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, model: Path) -> Adaptation:
@@ -129,7 +132,8 @@ def adapt(
         raise UsageError(f"{output}: exists already; choose another output, or remove it")
     if not cases:
         raise UsageError("no case to adapt to; expected at least one labelled scan")
-    patients = {case.name: case.patient for case in read_manifest(store).cases if case.name in cases}
+    stored = [case for case in read_manifest(store).cases if case.name in cases]
+    patients = {case.name: case.patient for case in stored}
     ensure_name(output)
     require_apart([output], {}, base)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +144,9 @@ def adapt(
             raise UsageError(f"{output}: another run has made it meanwhile; choose another output")
         with whole_folder(output) as folder:
             shutil.copytree(chosen, folder, dirs_exist_ok=True)
+            limits = ScanLimits.read(folder)
+            refused = {case.name: "; ".join(why) for case in stored if (why := case.refusals(limits))}
+            result = replace(result, refused=refused)
             document = {**asdict(result), "from": base.name, "settings": asdict(settings)}
             write_json(document, folder / FILE)
             if result.kept == "adapted":

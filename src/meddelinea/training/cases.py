@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from meddelinea.checks.limits import ScanLimits
 from meddelinea.data.mixing import mixing_warnings
+from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.splits import Split, few_shot, split_by_patient
-from meddelinea.data.store import SliceStore, read_manifest
+from meddelinea.data.store import SliceStore, StoredCase, limits_of, read_manifest
 from meddelinea.data.training_cases import FILE, SeenScan, TrainingCases
 from meddelinea.training.config import DataConfig, ModelConfig, RunConfig
 
@@ -49,6 +52,29 @@ def inherited_cases(model: ModelConfig) -> tuple[SeenScan, ...]:
     folders = [folder for folder in (model.codec, model.dit, model.pipeline) if folder is not None]
     named = [TrainingCases.read(folder) for folder in folders if (folder / FILE).is_file()]
     return tuple(scan for cases in named for scan in cases.train)
+
+
+def model_limits(config: RunConfig, cases: Sequence[StoredCase], preprocessing: Preprocessing) -> ScanLimits:
+    """Which scans the model of a run takes.
+
+    Those like its training cases; and what the model that it starts from takes, where that takes all of these.
+    """
+    limits, base = limits_of(cases, preprocessing), config.model.pipeline
+    if base is None or not (base / "preprocessing.json").is_file():
+        return limits
+    earlier = ScanLimits.read(base)
+    return limits if any(case.refusals(earlier) for case in cases) else limits.joined(earlier)
+
+
+def refused_cases(config: RunConfig) -> list[str]:
+    """Warnings of the cases of a run that the model which it makes would refuse to segment; a line each."""
+    manifest, chosen = read_manifest(config.data.store), choose_cases(config.data)
+    limits = model_limits(
+        config, [case for case in manifest.cases if case.name in chosen.train], manifest.preprocessing
+    )
+    named = {*chosen.train, *chosen.validation, *chosen.test}
+    refused = {case.name: case.refusals(limits) for case in manifest.cases if case.name in named}
+    return [f"{name}: the model would refuse it: {'; '.join(reasons)}" for name, reasons in refused.items() if reasons]
 
 
 def mixed_datasets(config: RunConfig) -> list[str]:

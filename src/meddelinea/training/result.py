@@ -13,7 +13,7 @@ from meddelinea.data.training_cases import TrainingCases
 from meddelinea.files import remove_abandoned, whole_folder, write_json
 from meddelinea.labels import organ_ids
 from meddelinea.training.batches import shrink_factors
-from meddelinea.training.cases import CaseStores, inherited_cases
+from meddelinea.training.cases import CaseStores, inherited_cases, model_limits
 from meddelinea.training.config import RunConfig
 from meddelinea.training.stages import build_stage
 
@@ -51,20 +51,21 @@ def _masks(store: SliceStore, count: int) -> Tensor:
 
 
 def write_model_files(folder: Path, organs: tuple[str, ...], cases: CaseStores, *, config: RunConfig) -> None:
-    """Write `labels.json`, `preprocessing.json` and `run.json` into a model's folder."""
+    """Write `labels.json`, `preprocessing.json`, `run.json` and `scan_limits.json` into a model's folder."""
     manifest = cases.train.manifest
-    modalities = sorted({case.modality for case in cases.train.cases})
+    limits = model_limits(config, cases.train.cases, manifest.preprocessing)
     contents = {
         "labels.json": {"labels": organ_ids(organs)},
         "preprocessing.json": {
             **asdict(manifest.preprocessing.shrunk(shrink_factors(config.data, manifest.preprocessing.size)[0])),
-            "modalities": modalities,
+            "modalities": limits.modalities,
             "least_component_share": LEAST_COMPONENT_SHARE,
         },
         "run.json": config.model_dump(mode="json"),
     }
     for name, content in contents.items():
         write_json(content, folder / name)
+    limits.write(folder)
 
 
 def training_cases(config: RunConfig, cases: CaseStores) -> TrainingCases:
