@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from meddelinea.benchmark.bench_file import read_bench_file
-from meddelinea.diffusion.losses import Objective
 from meddelinea.methods.dynunet import nnunet_widths
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model
@@ -46,8 +45,8 @@ DEPARTURES: dict[str, dict[str, Any]] = {
         for percent in (1, 10, 25)
     },
     **{f"zero-shot-{name}": FINETUNE | {"steps": 0} for name in ("btcv", "amos", "cirrmri", "pansegdata")},
-    "ablation-noise-predictor-only": {"decoder": "none"},
-    "ablation-diffusion-loss-only": {"decoder": "none", "segmentation": False},
+    "ablation-noise-predictor-only": {"decoder": "none", "pixel_loss": "cross_entropy"},
+    "ablation-diffusion-loss-only": {"segmentation": False},
     **{f"ablation-k{k}": {"control_depth": k} for k in (1, 5, 10)},
     "ablation-ddim": SAMPLING | {"scheduler": "ddim"},
     "ablation-dpmpp": SAMPLING | {"scheduler": "dpmpp_2m"},
@@ -72,6 +71,7 @@ def test_a_recipe_holds_the_papers_numbers(name: str) -> None:
         "train_share": run.data.train_share,
         "decoder": run.model.trainable_decoder,
         "segmentation": run.objective.segmentation,
+        "pixel_loss": run.objective.pixel_loss,
         "prediction": run.objective.prediction_type,
         "control_depth": preset.control_depth,
         "scheduler": run.validation.scheduler,
@@ -87,6 +87,7 @@ def test_a_recipe_holds_the_papers_numbers(name: str) -> None:
         "train_share": 1.0,
         "decoder": "final_layer",
         "segmentation": True,
+        "pixel_loss": "bce",
         "prediction": "epsilon",
         "control_depth": 15,
         "scheduler": "euler_ancestral",
@@ -220,29 +221,47 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
         assert direct.model_dump(exclude={"output", "model"}) == ours
         same = {"pipeline": small.model.pipeline, "method": "meddelinea"}
         assert (direct.model.method, direct.model.model_copy(update=same)) == ("direct", small.model)
-    faithful = load_config(RECIPES / "benchmark" / "faithful.yaml")
-    preset = find_preset("small", faithful.model.sizes)
-    assert not any((preset.stem_channels, preset.head_hidden))
-    assert (faithful.data.neighbours, faithful.model.trainable_decoder) == (0, "final_layer")
-    assert faithful.objective == Objective()
-    assert (faithful.optimiser, faithful.batch_size) == (small.optimiser, small.batch_size)
-
     codec = f"model.codec={train(scaled_down('small/codec', store, tmp_path / 'codec')) / 'codec'}"
-    for base, control in (("small/base", "direct-coarse"), ("benchmark/faithful-base", "faithful")):
-        dit = train(scaled_down(base, store, tmp_path / f"{control}-base", codec)) / "dit"
-        run = scaled_down(f"benchmark/{control}", store, tmp_path / control, codec, f"model.dit={dit}")
-        model = load_model(train(run) / "pipeline", "cpu")
-        assert (model.pipeline.sampler().scheduler is None) == (control == "direct-coarse")
+    dit = f"model.dit={train(scaled_down('small/base', store, tmp_path / 'base', codec)) / 'dit'}"
+    run = scaled_down("benchmark/direct-coarse", store, tmp_path / "direct", codec, dit)
+    assert load_model(train(run) / "pipeline", "cpu").pipeline.sampler().scheduler is None
+
+
+def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path, tmp_path: Path) -> None:
+    names = ("codec", "base", "literal-base", "literal", "learnable")
+    assert {path.stem for path in (RECIPES / "faithful").glob("*.yaml")} == set(names)
+    runs = {name: load_config(RECIPES / "faithful" / f"{name}.yaml") for name in names}
+    sizes = runs["codec"].model.sizes
+    preset = find_preset("small", sizes)
+    assert not any((preset.stem_channels, preset.head_hidden))
+    assert all(run.model.sizes == sizes and run.data.train == runs["codec"].data.train for run in runs.values())
+    for name in ("learnable", "literal"):
+        model = runs[name].model
+        assert (model.base, model.trainable_decoder, model.method) == ("frozen", "final_layer", "meddelinea")
+        assert runs[name].validation.sampling_steps > 1
+    literal, paper = runs["literal"], load_config(RECIPES / "paper" / "pretrain.yaml")
+    assert literal.objective == paper.objective
+    assert literal.data.augmentation == paper.data.augmentation
+    assert (literal.data.rare_organ_share, literal.data.empty_share, literal.data.thickest) == (0.0, 1.0, 1)
+
+    small = (
+        "model.sizes.codec={channels: 8, encoder_blocks: 1, decoder_blocks: 1, latent_channels: 6, fine_channels: 8}"
+    )
+    codec = train(scaled_down("faithful/codec", store, tmp_path / "codec", small)) / "codec"
+    for base, control in (("base", "learnable"), ("literal-base", "literal")):
+        on = (small, f"model.codec={codec}")
+        dit = train(scaled_down(f"faithful/{base}", store, tmp_path / base, *on)) / "dit"
+        run = scaled_down(f"faithful/{control}", store, tmp_path / control, *on, f"model.dit={dit}")
+        assert load_model(train(run) / "pipeline", "cpu").pipeline.sampler().steps == run.validation.sampling_steps
 
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet") for ending in ("", "-coarse")}
-    assert set(BENCHMARK) == {"accuracy", "first-fold", "faithful-base", "faithful", *both}
+    assert set(BENCHMARK) == {"accuracy", "first-fold", *both}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
         "MedDelinea": ["codec", "base", "model", "model"],
-        "MedDelinea as the paper has it": ["codec", "base", "model"],
         "Without diffusion": ["codec", "base", "model", "model"],
         "U-Net": ["model", "model"],
         "DynUNet": ["model", "model"],

@@ -113,6 +113,21 @@ def test_a_missing_part_is_named(store: Path, parts: dict[str, Path], tmp_path: 
         build_stage(run_config(stage, store, tmp_path / "run", model=model), ORGANS)
 
 
+@pytest.mark.parametrize("base", ["frozen", "trained", "random"])
+def test_what_becomes_of_the_base_is_what_the_run_says(
+    store: Path, parts: dict[str, Path], tmp_path: Path, base: str
+) -> None:
+    output = train(control_config(store, parts, tmp_path / "run", model={"base": base}))
+    trained = MedDelineaPipeline.from_pretrained(output / "pipeline").dit
+    given = DiT.from_pretrained(parts["dit"])
+    same = all(torch.equal(a, b) for a, b in zip(trained.parameters(), given.parameters(), strict=True))
+    assert same == (base == "frozen")
+    if base == "random":  # it is not trained: only the run's seed says which weights it has
+        again = train(control_config(store, parts, tmp_path / "again", steps=1, model={"base": base}))
+        assert_same_weights(MedDelineaPipeline.from_pretrained(again / "pipeline").dit, trained)
+        assert trained.final_layer.linear.weight.any()
+
+
 def test_without_the_segmentation_loss_the_decoder_alone_learns_to_segment() -> None:
     """Table 5, "only L_diff": the control branch has the gradient of L_diff, the final layer that of true latents."""
     method, batch = tiny_method(Objective(segmentation=False), head_hidden=(), stem_channels=()), hand_made_batch(4)

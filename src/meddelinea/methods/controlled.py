@@ -33,6 +33,8 @@ def build_parts(recipe: Recipe) -> Parts:
     preset = find_preset(recipe.preset, recipe.sizes)
     codec = load_codec(preset, recipe.codec)
     dit = load_dit(recipe.dit)
+    if recipe.base == "random":
+        dit.draw_weights()
     head = None if recipe.trainable_decoder == "none" else build_mask_head(preset, codec, len(recipe.organs))
     control = build_control(preset, dit, recipe.slices)
     return Parts(codec=codec, dit=dit, control=control, mask_head=head)

@@ -83,7 +83,7 @@ class DirectPipeline(ControlledPipeline):
     def for_training(self, recipe: Recipe) -> Direct:
         """The components as a method; base and encoder are frozen."""
         segmenter = self.segmenter()
-        segmenter.freeze(recipe.trainable_decoder)
+        segmenter.freeze(recipe.trainable_decoder, recipe.base)
         return Direct(segmenter, recipe.objective.pixel_loss)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:

@@ -92,14 +92,14 @@ class MedDelineaPipeline(ControlledPipeline):
         )
 
     def for_training(self, recipe: Recipe) -> MedDelinea:
-        """The components as a method that samples as the recipe says; base and encoder are frozen."""
+        """The components as a method that samples as the recipe says; the encoder is frozen, and so is the base."""
         kind = self.config.prediction_type
         if kind != recipe.objective.prediction_type:
             raise UsageError(f"model.pipeline: it predicts '{kind}'; set objective.prediction_type to that")
         self.register_modules(scheduler=make_scheduler(recipe.scheduler))
         self.register_to_config(default_steps=recipe.steps)
         segmenter = self.segmenter()
-        segmenter.freeze(recipe.trainable_decoder)
+        segmenter.freeze(recipe.trainable_decoder, recipe.base)
         return MedDelinea(segmenter, recipe.objective, self.scheduler, steps=recipe.steps)
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:

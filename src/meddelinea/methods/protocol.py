@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.models.segmenter import TrainableDecoder
+from meddelinea.models.segmenter import BaseWeights, TrainableDecoder
 
 
 class Batch(NamedTuple):
@@ -75,6 +75,7 @@ class Recipe:
     codec: Path | None
     dit: Path | None
     trainable_decoder: TrainableDecoder  # how much of the codec's decoder is trained
+    base: BaseWeights  # what becomes of the DiT
     objective: Objective  # what it is trained for
     #: How it samples, in validation and afterwards where nothing else is asked for.
     steps: int

@@ -101,6 +101,14 @@ class DiT(ModelMixin, ConfigMixin):
         for block in self.blocks:
             cast(DiTBlock, block).open_gates()
 
+    def draw_weights(self) -> None:
+        """Random weights in every layer, the last ones too, which otherwise start at zero and would let nothing by."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+                nn.init.zeros_(cast(Tensor, module.bias))
+        self.open_gates()
+
     def condition(self, t: Tensor) -> Tensor:
         """What every block is modulated by: timestep (B,) plus the null class -> (B, D)."""
         return self.t_embedder(t) + self.y_embedder.null()

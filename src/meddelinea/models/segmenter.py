@@ -13,6 +13,8 @@ from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
 
 TrainableDecoder = Literal["none", "final_layer", "all"]
+#: What becomes of the DiT: the paper freezes one that was pre-trained; the others show what that is worth.
+BaseWeights = Literal["frozen", "trained", "random"]
 
 
 class ImageFeatures(NamedTuple):
@@ -52,10 +54,16 @@ class Segmenter(nn.Module):
         """Precision of the weights; the sampler and the losses compute in float32 whatever it is."""
         return self.control.zero_conv.weight.dtype
 
-    def freeze(self, trainable_decoder: TrainableDecoder) -> None:
-        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2)."""
+    def freeze(self, trainable_decoder: TrainableDecoder, base: BaseWeights = "frozen") -> None:
+        """Leave trainable the control branch, and of the decoder nothing, its final layer, or all (Sec. 2).
+
+        The DiT is trained too where the base is `trained`, but for its class embedding, which is asked for one row.
+        """
         self.requires_grad_(False)
         self.control.requires_grad_(True)
+        if base == "trained":
+            self.dit.requires_grad_(True)
+            self.dit.y_embedder.requires_grad_(False)
         if self.mask_head is not None and trainable_decoder != "none":
             self.mask_head.requires_grad_(True)
         if trainable_decoder == "all":

@@ -16,7 +16,7 @@ from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import UsageError, first_fault
 from meddelinea.methods.known import METHODS, pipeline_of
 from meddelinea.models.presets import PresetName
-from meddelinea.models.segmenter import TrainableDecoder
+from meddelinea.models.segmenter import BaseWeights, TrainableDecoder
 
 #: More steps than any run takes; a clock ends one that has so many.
 ENDLESS = 10**9
@@ -130,6 +130,8 @@ class ModelConfig(Strict):
     pipeline: Path | None = None
     #: How much of the codec's decoder a model trains, where it has one.
     trainable_decoder: TrainableDecoder = "final_layer"
+    #: `frozen`, the paper's; `trained` with the control branch; or `random` weights that stay as they are drawn.
+    base: BaseWeights = "frozen"
 
     @model_validator(mode="after")
     def _built(self) -> ModelConfig:

@@ -193,6 +193,7 @@ def _recipe(config: RunConfig, organs: tuple[str, ...]) -> Recipe:
         codec=config.model.codec,
         dit=config.model.dit,
         trainable_decoder=config.model.trainable_decoder,
+        base=config.model.base,
         objective=config.objective,
         steps=config.validation.sampling_steps,
         scheduler=config.validation.scheduler,
