@@ -53,7 +53,8 @@ def decoding(path: Path) -> Iterator[None]:
             raise
         except Exception as error:
             raise InputRefusedError(
-                f"{path}: not a readable DICOM file ({reason_of(error)}); expected a whole one; copy or export it again",
+                f"{path}: not a readable DICOM file ({reason_of(error)}); expected a whole one; copy or export it "
+                "again",
                 "unreadable",
             ) from error
 

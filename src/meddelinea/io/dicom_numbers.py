@@ -6,6 +6,7 @@ representation of text. What is meant is plain, so it is read, and remarked upon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
@@ -61,11 +62,12 @@ def describe_mended(mended: Mapping[Path, Mapping[str, str]]) -> list[Finding]:
     for keyword in sorted({keyword for odd in mended.values() for keyword in odd}):
         files = [path for path, odd in mended.items() if keyword in odd]
         text = mended[files[0]][keyword]
+        read = f"read as '{_plain(text)}'" if _numbers(text) else "no number, so passed over"
         findings.append(
             warn(
                 "odd_numbers",
-                f"{keyword} is written as '{text}' in {len(files)} file(s), such as {files[0].name}: read as "
-                f"'{_plain(text)}' if that is a number, else as unknown; correct the program that wrote it",
+                f"{keyword} is written as '{text}' in {len(files)} file(s), such as {files[0].name}: {read}; "
+                "correct the program that wrote it",
             )
         )
     return findings
@@ -130,17 +132,27 @@ def _plain(text: str) -> str:
     return "\\".join(part.replace(",", ".") if part.count(",") == 1 and "." not in part else part for part in parts)
 
 
+def _numbers(text: str) -> list[str]:
+    """The parts of a text if all of them are numbers, else none."""
+    parts = _plain(text).split("\\")
+    try:
+        return parts if all(math.isfinite(float(part)) for part in parts) else []
+    except ValueError:
+        return []
+
+
 def _set(path: Path, dataset: Any, keyword: str, text: str) -> None:
+    """Set an element to the numbers that its text means; one that a scan is read without is removed if it has none."""
     tag = tag_for_keyword(keyword)
     assert tag is not None
-    try:
-        dataset[tag] = DataElement(tag, "DS", _plain(text).split("\\"))
-    except ValueError as error:
-        if keyword in _OPTIONAL:
-            del dataset[tag]
-            return
+    numbers = _numbers(text)
+    if numbers:
+        dataset[tag] = DataElement(tag, "DS", numbers)
+    elif keyword in _OPTIONAL:
+        del dataset[tag]
+    else:
         raise InputRefusedError(
             f"{path}: {keyword} {dataset.get_item(tag).tag} is '{text}'; expected numbers with decimal points; repair "
             "the header",
             "broken_header",
-        ) from error
+        )
