@@ -22,12 +22,13 @@ from meddelinea.methods.protocol import Sampler
 from meddelinea.scan import Scan
 from meddelinea.segmentation import predict
 from meddelinea.segmentation.confidence import uncertainty_percent
-from meddelinea.segmentation.model import Model
+from meddelinea.segmentation.model import Model, load_model
 from meddelinea.segmentation.predict import segment
 from meddelinea.segmentation.sampling import Sampling
 from meddelinea.volume import Volume
 from support.orientations import ORIENTATIONS
 from support.scans import as_ct
+from support.spoiled_scans import AFFINE, body
 from support.tiny_models import ORGANS, write_blobs
 
 
@@ -321,3 +322,24 @@ def test_a_scan_of_no_known_modality_is_refused(model: Model, scan: Volume) -> N
     with pytest.raises(InputRefusedError, match="modality is not known; expected CT or MR") as refusal:
         segment(model, Scan(volume=scan))
     assert (refusal.value.code, refusal.value.parameter) == ("modality_unknown", "modality")
+
+
+def test_the_same_bytes_for_any_batch_size_and_number_of_threads() -> None:
+    """Not the mask alone: its uncertainty and confidence as well, of the shipped model."""
+    model = load_model("small", "cpu")
+    volume = Volume(body()[:, :, :3], AFFINE)
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for batch_size, count in ((16, 1), (1, 1), (2, 2), (16, 3)):
+            torch.set_num_threads(count)
+            made.append(segment(model, as_ct(volume), Sampling(steps=2, batch_size=batch_size)))
+    finally:
+        torch.set_num_threads(threads)
+    first = made[0]
+    assert first.uncertainty is not None
+    for other in made[1:]:
+        assert other.uncertainty is not None
+        assert other.uncertainty.array.tobytes() == first.uncertainty.array.tobytes()
+        assert other.mask.array.tobytes() == first.mask.array.tobytes()
+        assert other.confidence == first.confidence

@@ -90,7 +90,8 @@ class MedDelinea(nn.Module):
         """Clean latents (B, C, h, w) for images and noise, and the tokens (B, T, D) of the last pass; see `sample`."""
 
         def denoise(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            output, tokens = self.segmenter(noisy, t, image)  # (B, C, h, w), (B, T, D)
+            # All slices are at one timestep. Asked for it once, the network adds up the same for any number of slices.
+            output, tokens = self.segmenter(noisy, t[:1], image)  # (B, C, h, w), (B, T, D)
             return self.prediction.epsilon(output, noisy, t), tokens
 
         device = image.latent.device

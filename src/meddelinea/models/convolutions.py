@@ -34,7 +34,9 @@ class InstanceNorm(nn.GroupNorm):
     """Each channel of each slice normalised over its pixels, then scaled and shifted, (B, C, H, W) -> the same.
 
     As group norm with groups of one channel, which keeps the channels-last layout where PyTorch's instance norm leaves
-    it. On a CPU it is the batch norm of each slice by itself: the same sums, with a faster gradient.
+    it. On a CPU it is the batch norm of each slice by itself: the same sums, with a faster gradient. Its sums are split
+    among the threads, though, so where no gradient is needed they are taken in an order that does not depend on these:
+    the same scan then gives the same shares, to the last bit.
     """
 
     def __init__(self, channels: int) -> None:
@@ -43,9 +45,21 @@ class InstanceNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        statistics = (None, None, True, 0.0, self.eps, False)  # of the slice, none running, no cuDNN
-        slices = [torch.batch_norm(one, self.weight, self.bias, *statistics) for one in x.chunk(len(x))]  # (1, C, H, W)
+        slices = []
+        for one in x.chunk(len(x)):  # (1, C, H, W)
+            mean, variance = (None, None) if torch.is_grad_enabled() else _moments(one)  # None: of the slice
+            is_training = mean is None
+            slices.append(
+                torch.batch_norm(one, self.weight, self.bias, mean, variance, is_training, 0.0, self.eps, False)
+            )
         return torch.cat(slices)  # (B, C, H, W)
+
+
+def _moments(slice_: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, (C,) each, of (1, C, H, W), added up channel by channel."""
+    pixels = slice_.permute(0, 2, 3, 1).flatten(0, 2)  # (H * W, C)
+    mean = pixels.sum(dim=0) / len(pixels)  # (C,)
+    return mean, (pixels - mean).square_().sum(dim=0) / len(pixels)  # (C,)
 
 
 class ConvUnit(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,7 +69,8 @@ class Shares:
         self.largest[start : start + len(shares)] = largest.cpu().numpy()
         self.label[start : start + len(shares)] = label.cpu().numpy()
         for row, part in enumerate((shares, shares > SURELY, shares > POSSIBLY)):
-            self._sums[row] += part.sum(dim=(0, 2, 3)).double().cpu().numpy()
+            for slice_sums in part.sum(dim=(2, 3), dtype=torch.float64).cpu().numpy():  # in order, whatever the batch
+                self._sums[row] += slice_sums
 
     def confidence(
         self, kept: NDArray[np.bool_], labels: Mapping[str, int], voxel_ml: float
