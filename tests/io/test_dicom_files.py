@@ -196,3 +196,18 @@ def test_some_bytes_of_padding_are_no_picture(tmp_path: Path, slices: list[Datas
         dataset.PixelData += b"\0" * 16
 
     assert_same(read_volume(write_series(tmp_path / "padded", slices, pad)), (expected.array, expected.affine))
+
+
+def test_a_damaged_meta_header_and_a_number_that_runs_on_are_refused_in_one_line(
+    tmp_path: Path, slices: list[Dataset]
+) -> None:
+    folder = write_series(tmp_path / "series", slices)
+    whole = (folder / "03.dcm").read_bytes()
+    meta = whole.index(b"\x02\x00\x02\x00UI")
+    position = whole.index(b"\x20\x00\x32\x00DS")
+    for place, byte in ((meta + 5, 0), (position + 7, 2)):
+        (folder / "03.dcm").write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+        message = refusal(folder)
+        assert "03.dcm" in message
+        assert message.isprintable()
+        assert len(message) < 400

@@ -163,7 +163,7 @@ def _described(header: Any, tag: BaseTag) -> str:
         return keyword or str(tag)
     raw = header.get_item(tag).value
     text = raw.decode("latin-1").strip("\0 ") if isinstance(raw, bytes) else str(raw)
-    return f"{keyword} '{text[:40]}'"
+    return f"{keyword} {text[:40]!r}"
 
 
 def _complete_measures(header: Any, frame: Frame, slice_mm: float) -> None:

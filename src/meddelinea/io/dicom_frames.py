@@ -77,7 +77,8 @@ def find_headers(path: Path) -> tuple[Modality, dict[Path, Any], list[Finding]]:
     InputRefusedError
         If there is not exactly one series, it is neither CT nor MR, or a header is broken.
     """
-    headers: list[tuple[Path, Any]] = []
+    headers: list[Any] = []
+    scans: list[tuple[Path, Any]] = []
     mended: dict[Path, dict[str, str]] = {}
     for file in files_below(path) if path.is_dir() else [path]:
         try:
@@ -93,9 +94,11 @@ def find_headers(path: Path) -> tuple[Modality, dict[Path, Any], list[Finding]]:
         with decoding(file):
             mended[file] = mend_numbers(file, header)
             require_readable(file, header, _KEYWORDS)
-        headers.append((file, header))
-    scans, copies = pass_over_copies([(file, header) for file, header in headers if _is_scan(file, header)], _KEYWORDS)
-    modality, series = _one_series(path, scans, [header for _, header in headers])
+            if _is_scan(file, header):
+                scans.append((file, header))
+        headers.append(header)
+    scans, copies = pass_over_copies(scans, _KEYWORDS)
+    modality, series = _one_series(path, scans, headers)
     found = dict(series)
     odd = {file: numbers for file, numbers in mended.items() if file in found}
     return modality, found, [*copies, *describe_mended(odd)]

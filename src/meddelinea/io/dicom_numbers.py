@@ -66,7 +66,7 @@ def describe_mended(mended: Mapping[Path, Mapping[str, str]]) -> list[Finding]:
         findings.append(
             warn(
                 "odd_numbers",
-                f"{keyword} is written as '{text}' in {len(files)} file(s), such as {files[0].name}: {read}; "
+                f"{keyword} is written as '{_shown(text)}' in {len(files)} file(s), such as {files[0].name}: {read}; "
                 "correct the program that wrote it",
             )
         )
@@ -126,6 +126,11 @@ def _decoded(value: Any) -> str:
     return text.strip("\0 ")
 
 
+def _shown(text: str) -> str:
+    """The beginning of a text, in one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:60])
+
+
 def _plain(text: str) -> str:
     """Numbers with decimal points for commas, where a comma can be nothing else."""
     parts = text.split("\\")
@@ -152,7 +157,7 @@ def _set(path: Path, dataset: Any, keyword: str, text: str) -> None:
         del dataset[tag]
     else:
         raise InputRefusedError(
-            f"{path}: {keyword} {dataset.get_item(tag).tag} is '{text}'; expected numbers with decimal points; repair "
-            "the header",
+            f"{path}: {keyword} {dataset.get_item(tag).tag} is '{_shown(text)}'; expected numbers with decimal points; "
+            "repair the header",
             "broken_header",
         )
