@@ -87,8 +87,8 @@ def require_identifiers(series: DicomSeries) -> None:
         for keyword in _IDENTIFIERS:
             if not _UID.fullmatch(str(header[keyword].value)):
                 raise InputRefusedError(
-                    f"{path}: {keyword} is {str(header[keyword].value)[:90]!r}; expected digits and points, 64 at most, "
-                    "for a reference to be valid; export the series again with its identifiers, or write nifti"
+                    f"{path}: {keyword} is {str(header[keyword].value)[:90]!r}; expected digits and points, 64 at "
+                    "most, for a reference to be valid; export the series again with its identifiers, or write nifti"
                 )
         if header.SOPClassUID not in _IMAGE_CLASSES:
             raise InputRefusedError(
