@@ -2,7 +2,7 @@
 
 import pytest
 
-from meddelinea.errors import reason_of
+from meddelinea.errors import InputRefusedError, reason_of
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,13 @@ from meddelinea.errors import reason_of
 )
 def test_the_reason_is_the_first_line_or_the_type(message: str, said: str) -> None:
     assert reason_of(ValueError(message)) == said
+
+
+def test_a_message_is_one_line_of_bearable_length_whatever_a_file_holds() -> None:
+    error = InputRefusedError("scan.dcm: RescaleSlope is '" + "\n\x1b[31m\x00x" * 1000 + "'; expected a number")
+    (finding,) = error.findings
+    assert str(error) == finding.message
+    assert len(str(error)) < 1500
+    assert str(error).startswith("scan.dcm: RescaleSlope is '")
+    assert str(error).endswith("'; expected a number")
+    assert not set("\n\x1b\x00") & set(str(error))

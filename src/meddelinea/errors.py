@@ -6,12 +6,17 @@ stderr and exits with the code of the class; programs that use this package catc
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING
 
 from meddelinea.findings import Finding, Refusal, refuse
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+#: Letters of a message.
+_LONGEST = 1500
 
 
 class MedDelineaError(Exception):
@@ -28,7 +33,7 @@ class MedDelineaError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, parameter: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(_line(message))
         self.parameter = parameter
 
 
@@ -63,7 +68,7 @@ class InputRefusedError(MedDelineaError):
     ) -> None:
         super().__init__(message, parameter=parameter)
         self.code: Refusal = code
-        self.findings = findings or (refuse(code, message),)
+        self.findings = findings or (refuse(code, str(self)),)
 
 
 class OutputClashError(InputRefusedError):
@@ -102,6 +107,12 @@ def first_fault(error: ValidationError) -> str:
     where = ".".join(map(str, fault["loc"]))
     value = "" if fault["type"] in ("missing", "value_error") else f" (got {_shortened(repr(fault['input']))})"
     return f"{where}{': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _line(message: str) -> str:
+    """A message as one line of bearable length: a damaged file may have any bytes where a value should be."""
+    line = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in message)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
 
 
 def _shortened(text: str) -> str:

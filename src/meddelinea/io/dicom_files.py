@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pydicom
 from numpy.typing import NDArray
@@ -163,7 +163,7 @@ def inflate(path: Path, most_bytes: int) -> BinaryIO | None:
     InputRefusedError
         If it inflates to more than `most_bytes`, or is cut short.
     """
-    with path.open("rb") as stream:
+    with _bounded(path) as stream:
         read_preamble(stream, force=True)
         meta = FileMetaDataset(read_dataset(stream, False, True, stop_when=lambda tag, *_: tag.group != 2))
         if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
@@ -197,8 +197,21 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     if plain is not None:
         yield plain
         return
-    with path.open("rb") as stream:
+    with _bounded(path) as stream:
         yield stream
+
+
+class _Bounded(io.BufferedReader):
+    """A file that takes no more memory than it holds, whatever length an element of it claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _CHUNK_BYTES:
+            size = min(size, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(size)
+
+
+def _bounded(path: Path) -> BinaryIO:
+    return cast("BinaryIO", _Bounded(io.FileIO(path)))
 
 
 def _transfer_syntax(header: Any) -> UID:
