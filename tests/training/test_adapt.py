@@ -15,7 +15,7 @@ from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import MedDelineaError, UsageError
 from meddelinea.segmentation.model import load_model
-from meddelinea.training.adapt import AdaptSettings
+from meddelinea.training.adapt import Adaptation, AdaptSettings
 from support.tiny_models import CASES, blobs, change_cases, run_config, write_blobs, write_store
 from support.training_runs import adapt, train
 
@@ -286,3 +286,61 @@ def test_the_shipped_model_learns_mri_from_two_volumes(data: Path, tmp_path: Pat
     print(f"mean Dice as it is {dice[0]:.3f}, adapted with 2 volumes {dice[1]:.3f}")
     assert after["adaptation"]["kept"] == "adapted"
     assert dice[1] > max(0.6, dice[0] + 0.2)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, "adapted"), (4, "adapted"), (4, "base")])
+def test_a_model_adapted_to_small_crops_takes_such_crops(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    count: int,
+    kept: str,
+) -> None:
+    """Crops that a model for whole abdomens refuses; most are none of its training. A kept base is warned of."""
+    scored(monkeypatch, lambda step, names: 0.5 + (step > 0) * (0.1 if kept == "adapted" else -0.1))
+    rng, source = np.random.default_rng(0), tmp_path / "crops"
+    for folder in ("images", "labels"):
+        (source / folder).mkdir(parents=True)
+    for number in range(6):
+        shape = tuple(rng.integers((30, 40, 24), (40, 56, 40)))
+        mask = np.zeros(shape, np.uint8)
+        mask[8:20, 10:30, 6:18] = 1
+        values = rng.gamma(4.0, 25.0, shape) * 10.0 ** rng.integers(0, 4) * (1 + mask)
+        for folder, array in (("images", values.astype(np.float32)), ("labels", mask)):
+            nib.save(nib.Nifti1Image(array, np.diag([-1.0, 1.0, 1.0, 1.0])), source / folder / f"c{number}.nii.gz")
+    (source / "labels.json").write_text(json.dumps({"modality": "MR", "labels": {"nucleus": 1}}))
+    names = ",".join(f"c{number}" for number in range(count))
+    words = ("adapt", source, tmp_path / "crop", "--model", base, "--cases", names, "--steps", 6, "-q")
+    assert meddelinea(*words) == 0
+    result = Adaptation.read(tmp_path / "crop")
+    assert result.kept == kept
+    warned = capsys.readouterr().err
+    if kept == "base":
+        assert set(result.refused) == set(names.split(","))
+        assert warned.count("refuses to segment it") == count
+        return
+    assert (result.refused, warned) == ({}, "")
+    for number in range(6):
+        assert meddelinea("check", source / "images" / f"c{number}.nii.gz", "--model", tmp_path / "crop") == 0
+        assert meddelinea("check", source / "images" / f"c{number}.nii.gz", "--modality", "MR", "--model", base) == 3
+    scan, mask = source / "images" / "c5.nii.gz", tmp_path / "mask.nii.gz"
+    assert meddelinea("predict", "-i", scan, "-o", mask, "--model", tmp_path / "crop", "-q") == 0
+
+
+@pytest.mark.slow
+def test_the_hippocampi_that_a_model_was_not_adapted_to_are_all_segmented(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cropped MRIs of the Medical Segmentation Decathlon, on wildly different scales."""
+    root = data / "msd_hippocampus"
+    images = sorted(path for path in (root / "imagesTr").glob("[!.]*.nii.gz") if "_118" not in path.name)
+    names = ",".join(path.name.removesuffix(".nii.gz") for path in images[:20])
+    model, given, masks = tmp_path / "hippocampus", tmp_path / "given", tmp_path / "masks"
+    assert meddelinea("adapt", root, model, "--format", "msd", "--cases", names, "--steps", 30, "-q") == 0
+    given.mkdir()
+    for path in images[20:]:
+        (given / path.name).symlink_to(path)
+    assert meddelinea("predict", "-i", given, "-o", masks, "--model", model, "-q") == 0
+    assert len(list(masks.glob("*.nii.gz"))) == len(images) - 20
