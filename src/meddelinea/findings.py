@@ -15,6 +15,7 @@ Refusal = Literal[
     "unknown_kind",
     "unreadable",
     "unsafe_archive",
+    "too_large",
     "not_3d",
     "not_grey",
     "bad_affine",

@@ -24,9 +24,10 @@ class Openings:
         self.unpacked: Counter[str] = Counter()
         parse, extract = pydicom.dcmread, archive._extract
 
-        def dcmread(path: Path, *rest: Any, **options: Any) -> pydicom.FileDataset:
-            self.parsed[Path(path).name] += 1
-            return parse(path, *rest, **options)
+        def dcmread(file: Any, *rest: Any, **options: Any) -> pydicom.FileDataset:
+            if "specific_tags" not in options:  # those are asked for by the decoding, which may be given an open file
+                self.parsed[Path(getattr(file, "name", file)).name] += 1
+            return parse(file, *rest, **options)
 
         def unpack(opened: zipfile.ZipFile, *rest: Any) -> None:
             self.unpacked[Path(str(opened.filename)).name] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import socket
 import sys
@@ -66,6 +67,7 @@ def serve(
         import uvicorn
 
         from meddelinea.serving.app import create_app
+        from meddelinea.serving.connections import server_config
         from meddelinea.serving.guard import LOOPBACK_NAMES, Access, is_loopback
         from meddelinea.serving.limits import Limits
 
@@ -88,7 +90,7 @@ def serve(
     )
     with status("looking for the model"):
         read_model(model)
-    place = Path(typer.get_app_dir("meddelinea")) / "serve" if folder is None else folder
+    place = _home() if folder is None else folder
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -96,25 +98,29 @@ def serve(
     with listening:
         app = create_app(place, model, device, access, limits, dicomweb)
         _log_to_stderr()
-        config = uvicorn.Config(
-            app,
-            http="h11",  # limits the size of headers
-            ws="none",
-            h11_max_incomplete_event_size=1 << 14,
-            access_log=False,  # a query may contain the name of a patient
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=256,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=10,
-        )
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listening.getsockname()[1]}/"
         print(f"MedDelinea with model {model}: {address}{f'#token={token}' if made else ''}", flush=True)
         print(f"jobs are kept in {place} for {keep_hours:g} hours; Ctrl-C stops", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # this is how to stop the server
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(server_config(app)).run(sockets=[listening])
+
+
+def _home() -> Path:
+    """Where the jobs of this user are kept.
+
+    Raises
+    ------
+    UsageError
+        If the user has no home: a relative path would keep patients' scans wherever the server was started.
+    """
+    place = Path(typer.get_app_dir("meddelinea")) / "serve"
+    if not place.is_absolute() or not os.environ.get("HOME", "unset"):
+        raise UsageError(
+            f"{place}: this user has no home folder to keep jobs in; expected one, or a folder; choose one",
+            parameter="folder",
+        )
+    return place
 
 
 def _log_to_stderr() -> None:

@@ -10,12 +10,13 @@ from pathlib import Path, PureWindowsPath
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.io.content import kind_of
+from meddelinea.io.room import require_room, room
 from meddelinea.temporary import temporary_folder
 
 #: An archive that unpacks to more than this is refused: a long CT is under 2 GB.
 MAX_UNZIPPED_BYTES = 16 * 1024**3
 #: So many files and so deep folders are no export of a scan.
-MAX_MEMBERS, MAX_DEPTH = 100_000, 32
+MAX_MEMBERS, MAX_FOLDERS, MAX_DEPTH = 100_000, 10_000, 32
 _CHUNK_BYTES = 1 << 20
 
 
@@ -79,7 +80,7 @@ def _place(name: str) -> Path:
 
 def _extract(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path) -> None:
     """Unpack members, counted as they are unpacked: what a zip says of their size may be a lie."""
-    left = MAX_UNZIPPED_BYTES
+    left = room(MAX_UNZIPPED_BYTES)
     for member in members:
         target = folder / _place(member.filename)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
     if len(members) > MAX_MEMBERS:
         raise _unsafe(f"{len(members)} files; expected at most {MAX_MEMBERS}; unpack it and give the folder")
     seen: set[Path] = set()
+    folders: set[Path] = set()
     for member in members:
         place = PureWindowsPath(member.filename)  # knows both slashes and drive letters
         what = f"member {member.filename[:200]!r}"
@@ -110,7 +112,11 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
         if _place(member.filename) in seen:
             raise _unsafe(f"{what} occurs twice; expected it once; zip the folder again")
         seen.add(_place(member.filename))
+        folders.update(_place(member.filename).parents)
+        if len(folders) > MAX_FOLDERS:
+            raise _unsafe(f"more than {MAX_FOLDERS} folders; expected those of a scan; unpack it and give the folder")
     size = sum(member.file_size for member in members)
+    require_room(size, "it unpacks to")
     if size > MAX_UNZIPPED_BYTES:
         raise _too_large(size)
 

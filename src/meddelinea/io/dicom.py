@@ -42,6 +42,7 @@ from meddelinea.io.dicom_alike import compare_headers, refuse_jumps
 from meddelinea.io.dicom_files import read_pixels
 from meddelinea.io.dicom_frames import find_headers, list_frames
 from meddelinea.io.dicom_stack import check_stack
+from meddelinea.io.room import require_room
 from meddelinea.scan import DicomSeries, Frame, Modality, Scan
 from meddelinea.volume import Affine, Volume
 
@@ -165,8 +166,10 @@ def _stack_slices(series: DicomSeries) -> NDArray[Any]:
         for (k, frame), stored in zip(members, decoded, strict=True):
             values = _rescaled(stored, frame)
             if voxels is None:  # not before a slice of the size that the header says was there
+                require_room(len(series.frames) * stored.size * 2, "its voxels take")
                 voxels = np.empty((len(series.frames), *stored.shape), np.int16)
             if voxels.dtype == np.int16 and not _fits_int16(values):
+                require_room(voxels.size * 4, "its voxels take")
                 voxels = voxels.astype(np.float32)
             voxels[k] = values
     assert voxels is not None  # a series has slices

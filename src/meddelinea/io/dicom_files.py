@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from meddelinea.errors import InputRefusedError, reason_of
+from meddelinea.io.room import room
 
 #: A deflated file that inflates to more than this is refused: a multi-frame CT of 2000 slices has as much.
 MAX_INFLATED_BYTES = 1024**3
@@ -193,7 +194,7 @@ def inflate(path: Path, most_bytes: int) -> BinaryIO | None:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A DICOM file, a deflated one as the plain one that it stands for."""
-    plain = inflate(path, MAX_INFLATED_BYTES)
+    plain = inflate(path, room(MAX_INFLATED_BYTES))
     if plain is not None:
         yield plain
         return

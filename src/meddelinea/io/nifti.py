@@ -19,6 +19,7 @@ from meddelinea.files import ending, stem
 from meddelinea.findings import Finding, warn
 from meddelinea.io.content import PAIR_SUFFIXES, first_bytes, packing_of, unpacking
 from meddelinea.io.nifti_forms import affine_mm, carry, find_disagreements, forms_of
+from meddelinea.io.room import require_room
 from meddelinea.scan import Scan
 from meddelinea.volume import Affine, Volume
 
@@ -181,6 +182,7 @@ def _length(path: Path) -> int:
     with unpacking(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             held += len(chunk)
+            require_room(held, "the file unpacks to")
     return held
 
 
@@ -259,7 +261,9 @@ def _values(stored: Any) -> NDArray[Any]:
     Read some slices at a time, as scaling makes 64-bit numbers: four times the size of a stored CT.
     """
     whole = (stored.slope, stored.inter) == (1, 0) and stored.dtype.kind in "iu"
-    array = np.empty(stored.shape[:3], stored.dtype.newbyteorder("=") if whole else np.float32, order="F")
+    kind = np.dtype(stored.dtype.newbyteorder("=") if whole else np.float32)
+    require_room(math.prod(map(int, stored.shape)) * kind.itemsize, "its voxels take")
+    array = np.empty(stored.shape[:3], kind, order="F")
     for first in range(0, array.shape[2], _SLICES):
         there = array[:, :, first : first + _SLICES]
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError
+from meddelinea.io.room import require_room
 
 #: How voxels are packed; those of zlib may also be gzip's.
 Packing = Literal["raw", "gzip", "bzip2", "zlib", "text"]
@@ -68,6 +69,7 @@ def read_voxels(parts: Sequence[Part], dtype: np.dtype[Any], shape: tuple[int, .
         raise InputRefusedError(
             f"{len(parts)} data files for {_times(shape)} voxels; expected equal shares; copy all of them", "unreadable"
         )
+    require_room(math.prod(shape) * (dtype.itemsize + (_NUMBER_BYTES if packing == "text" else 0)), "its voxels take")
     if packing == "text":
         return np.concatenate([_numbers(part, each, dtype) for part in parts]).reshape(shape, order="F")
     promised = each * dtype.itemsize

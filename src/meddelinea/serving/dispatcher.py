@@ -7,7 +7,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-from meddelinea.serving.jobs import Job, JobOutcome, JobStore
+from meddelinea.serving.jobs import Job, JobOutcome, JobStore, Trouble
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.worker import GRACE_SECONDS, Worker
 
@@ -90,6 +90,10 @@ class Dispatcher:
             if isinstance(message, JobOutcome):
                 self._store.finish(job.id, message)
                 return
+            if isinstance(message, Trouble):
+                self._store.requeue(job.id, message.message)
+                self._stopping.wait(PAUSE_SECONDS)
+                return
             if message is not None:
                 self._store.progress(job.id, *message)
             self._tidy()
@@ -100,6 +104,7 @@ class Dispatcher:
                 return
             if current is None or current.state != "running":
                 self._abandon(channel)
+                self._store.sweep(job.id)
                 return
             if time.monotonic() > deadline:
                 self._worker.stop()
@@ -118,7 +123,7 @@ class Dispatcher:
         deadline = time.monotonic() + GRACE_SECONDS
         try:
             while time.monotonic() < deadline:
-                if channel.poll(POLL_SECONDS) and isinstance(channel.recv(), JobOutcome):
+                if channel.poll(POLL_SECONDS) and isinstance(channel.recv(), JobOutcome | Trouble):
                     return
         except (EOFError, OSError):
             pass

@@ -31,6 +31,10 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 #: Bytes for the parts of a form around the file.
 FORM_BYTES = 1 << 20
+#: No length of a body has more digits.
+LENGTH_DIGITS = 18
+#: Seconds before an upload must have reached its least rate.
+SLOW_START_SECONDS = 30.0
 #: Paths that need no token: the page, which holds no data, and the log-in.
 PUBLIC = ("/", "/auth/", "/auth/token")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -115,6 +119,10 @@ class Guard:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self._check_origin(scope, headers)
             self._check_token(scope["path"], headers)
+            # Starlette takes long over many ranges of one file; whoever asks for them may be sent all of it.
+            scope["headers"] = [
+                (name, value) for name, value in scope["headers"] if name != b"range" or b"," not in value
+            ]
             if "\0" in scope["path"]:  # no file has such a name, and asking the system for it is an error of its own
                 raise HTTPException(404, "there is no such page")
             await self._application(scope, self._bounded(receive, headers), send_guarded)
@@ -141,8 +149,7 @@ class Guard:
             name = ""
         if name not in self._access.hosts and not (self._access.any_address and _is_address(name)):
             raise HTTPException(421, "this server does not answer to that name; its operator can allow it")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if not _is_of(headers.get("origin"), host):
             raise HTTPException(403, "requests from pages of other sites are refused")
         opens_page = scope["method"] == "GET" and scope["path"] == "/"
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opens_page:
@@ -164,20 +171,21 @@ class Guard:
         hang_up = {"Connection": "close"}  # do not wait for the rest of the body
         too_large = HTTPException(413, f"the upload is larger than {self._limits.upload_bytes >> 20} MiB", hang_up)
         stated = headers.get("content-length", "0")
-        if not stated.isdecimal() or int(stated) > most:
+        if not stated.isdecimal() or len(stated) > LENGTH_DIGITS or int(stated) > most:
             raise too_large
         received, complete = 0, False
-        deadline = asyncio.get_running_loop().time() + self._limits.upload_seconds
+        began = asyncio.get_running_loop().time()
 
         async def bounded() -> Message:
             nonlocal received, complete
             if complete:
                 return await receive()
-            left = deadline - asyncio.get_running_loop().time()
+            allowed = min(self._limits.upload_seconds, SLOW_START_SECONDS + received / self._limits.upload_rate)
+            left = began + allowed - asyncio.get_running_loop().time()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, left))
             except TimeoutError:
-                reason = f"the upload took over {self._limits.upload_seconds:g} seconds"
+                reason = f"{received} bytes of the upload came in {allowed:.0f} seconds; expected more, or all of it"
                 raise HTTPException(408, reason, hang_up) from None
             received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
@@ -186,6 +194,14 @@ class Guard:
             return message
 
         return bounded
+
+
+def _is_of(origin: str | None, host: str) -> bool:
+    """Whether a page's origin is the server that was asked; a request that is of no page has none."""
+    try:
+        return origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # such as `http://[`
+        return False
 
 
 def _is_address(name: str) -> bool:

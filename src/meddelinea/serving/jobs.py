@@ -106,6 +106,13 @@ class JobOutcome:
     files: tuple[ResultFile, ...] = ()
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps the server from a job that it may do later, such as a full disk; `message` is for people."""
+
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A scan on its way through the server. Times are in seconds since 1970."""
@@ -228,15 +235,17 @@ class JobStore:
             "UPDATE jobs SET state = ?, ended = ?, outcome = ? WHERE id = ? AND state = 'running'",
             (outcome.state, time.time(), json.dumps(asdict(outcome)), identity),
         )
+        self.sweep(identity)
 
     def release(self, identity: str) -> None:
         """Queue a running job again that was interrupted on purpose; the attempt does not count."""
         self._execute(
             "UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ? AND state = 'running'", (identity,)
         )
+        self.sweep(identity)
 
-    def requeue(self, identity: str) -> None:
-        """Queue a running job again that was interrupted; it fails if that has happened too often."""
+    def requeue(self, identity: str, trouble: str | None = None) -> None:
+        """Queue a job again that was interrupted, or kept from its end by `trouble`; it fails at the third time."""
         changed = self._execute(
             "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running' AND attempts < ?",
             (identity, MOST_ATTEMPTS),
@@ -245,15 +254,40 @@ class JobStore:
         if not changed:
             self.finish(
                 identity,
-                JobOutcome(state="failed", message=f"interrupted {MOST_ATTEMPTS} times; the scan may be at fault"),
+                JobOutcome(
+                    state="failed",
+                    message=f"interrupted {MOST_ATTEMPTS} times; the scan may be at fault"
+                    if trouble is None
+                    else f"{trouble}; tried {MOST_ATTEMPTS} times",
+                ),
             )
+        self.sweep(identity)
 
     def cancel(self, identity: str) -> None:
-        """Cancel a job that is queued or running."""
-        self._execute(
-            "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state IN ('queued', 'running')",
-            (time.time(), identity),
-        )
+        """Cancel a job that is queued or running; the files of one that is running go when its worker has let go."""
+        for state in ("queued", "running"):
+            cancelled = self._execute(
+                "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state = ?",
+                (time.time(), identity, state),
+                changes=True,
+            )
+            if cancelled and state == "queued":
+                self.sweep(identity)
+
+    def sweep(self, identity: str) -> None:
+        """Remove the files of a job that no worker has now: all without results, all but its upload where it waits."""
+        job = self.get(identity)
+        if job is not None and job.state == "done":
+            return
+        kept = {self.upload_of(job)} if job is not None and job.state == "queued" else set()
+        folder = self._folder / identity
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry in kept:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
     def remove(self, identity: str) -> None:
         """Delete a job and its files."""

@@ -15,6 +15,8 @@ class Limits:
         Maximum size of the body of a request.
     upload_seconds
         Maximum time for the body of a request to arrive.
+    upload_rate
+        Bytes of a body that must arrive in a second, on average, once `SLOW_START_SECONDS` are over.
     unpacked_bytes
         Maximum size of an unpacked upload, and of the voxels that its header claims.
     queue_length
@@ -27,6 +29,7 @@ class Limits:
 
     upload_bytes: int = 1 << 30
     upload_seconds: float = 900.0
+    upload_rate: float = 1 << 14
     unpacked_bytes: int = 2 << 30
     queue_length: int = 32
     job_seconds: float = 1800.0

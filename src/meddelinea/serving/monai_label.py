@@ -112,7 +112,11 @@ def monai_label_routes(
     @routes.get("/session/{session_id}")
     def get_session(session_id: str, image: bool = False) -> Any:
         job = find(session_id)
-        return FileResponse(store.upload_of(job)) if image else _session(job)
+        if not image:
+            return _session(job)
+        if not store.upload_of(job).is_file():  # of a job that ended without a result nothing is kept
+            raise HTTPException(404, "the session's scan is no longer here; create it again")
+        return FileResponse(store.upload_of(job))
 
     @routes.delete("/session/{session_id}")
     def remove_session(session_id: str) -> dict[str, Any]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meddelinea.errors import InputRefusedError, MedDelineaError
-from meddelinea.serving.jobs import JobOutcome, ResultFile
+from meddelinea.serving.jobs import JobOutcome, ResultFile, Trouble
 from meddelinea.serving.limits import Limits
+from meddelinea.serving.memory import at_most_more
 from meddelinea.serving.uploads import screen
+
+#: Memory for decoders beside a scan and a copy of it.
+DECODER_BYTES = 256 << 20
+#: What the system may lack: room, a quota, a disk that works, files that may be open.
+LACKING = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EMFILE", "ENFILE"))
 
 if TYPE_CHECKING:
     from meddelinea.results.result import Result
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 def segment_upload(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
-) -> JobOutcome:
+) -> JobOutcome | Trouble:
     """Check, read and segment `upload`, and write the results beside it.
 
     Parameters
@@ -38,25 +46,42 @@ def segment_upload(
 
     Returns
     -------
-    JobOutcome
-        `done`, or `refused` with the reason. Other errors are raised.
+    JobOutcome or Trouble
+        `done`, or `refused` with the reason, or what the server lacks. Other errors are raised.
     """
     try:
         return _segment(model, upload, modality, limits, progress)
-    except MedDelineaError as error:  # the server's own path is of no use to the sender
+    except (MedDelineaError, OSError) as error:
+        lacking = _lacking(error)
+        if lacking is not None:
+            return Trouble(f"the server cannot keep what it makes of the scan ({lacking}); ask its operator for space")
+        if not isinstance(error, MedDelineaError):
+            raise
+        # The server's own paths are of no use to the sender.
         said = str(error).replace(f"{upload}: ", "").replace(str(upload), "the upload")
-        return JobOutcome(state="refused", message=said)
+        return JobOutcome(state="refused", message=said.replace(f"{upload.parent}{os.sep}", ""))
+
+
+def _lacking(error: BaseException | None) -> str | None:
+    """What the system lacked where that is why a job failed, and not its scan; None where it is not."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.errno in LACKING:
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _segment(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
 ) -> JobOutcome:
     from meddelinea.data.fingerprint import fingerprint
+    from meddelinea.io.room import at_most
     from meddelinea.io.volumes import read_scan
     from meddelinea.results.result import segment
 
     screen(upload, limits.unpacked_bytes)
-    scan = replace(read_scan(upload), name="scan")  # an upload has no name
+    with at_most(limits.unpacked_bytes), at_most_more(2 * limits.unpacked_bytes + DECODER_BYTES):
+        scan = replace(read_scan(upload), name="scan")  # an upload has no name
     result = segment(scan, model, modality=modality if scan.modality is None else None, progress=progress)
     scan = result.scan
     return JobOutcome(

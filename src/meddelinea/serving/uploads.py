@@ -16,39 +16,32 @@ from pathlib import Path
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import SCAN_SUFFIXES, ending
+from meddelinea.io.content import HEAD_BYTES, kind_of, packing_of
 from meddelinea.io.nrrd_header import NrrdHeader
 
-#: Bytes that suffice to recognise a file: a NIfTI-2 header has 540, and a DICOM file its magic number at 128.
-HEAD_BYTES = 540
 #: Maximum number of members of a zip: a long dynamic series has some thousands of slices.
 ZIP_MEMBERS = 20_000
 _CHUNK_BYTES = 1 << 20
+_LISTED = b"PK\x01\x02"
 
 
 def recognise(path: Path) -> str:
-    """The file name extension that fits a file's content: `.nii`, `.nii.gz`, `.nrrd`, `.zip` or `.dcm`.
+    """The file name extension that fits a file's content: `.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.zip` or `.dcm`.
 
     Raises
     ------
     InputRefusedError
         If it is of no supported kind.
     """
-    with path.open("rb") as stream:
-        head = stream.read(HEAD_BYTES)
-    if not head:
+    if not path.stat().st_size:
         raise InputRefusedError("the upload is empty; choose the scan again")
-    if _is_nifti(head):
-        return ".nii"
-    if head[:2] == b"\x1f\x8b" and _is_nifti(_gzip_head(path)):
+    kind, packed = kind_of(path), packing_of(path)
+    if kind == ".nii" and packed == "gzip":
         return ".nii.gz"
-    if head[:4] == b"NRRD":
-        return ".nrrd"
-    if head[:4] == b"PK\x03\x04":
-        return ".zip"
-    if head[128:132] == b"DICM":
-        return ".dcm"
+    if kind not in (None, ".hdr") and not packed:  # of an image in two files one is not here
+        return str(kind)
     raise InputRefusedError(
-        "the upload is not a NIfTI (.nii, .nii.gz), NRRD or DICOM file, nor a zip of a DICOM series"
+        "the upload is not a NIfTI (.nii, .nii.gz), NRRD, MetaImage (.mha) or DICOM file, nor a zip of one or a series"
     )
 
 
@@ -72,10 +65,6 @@ def screen(path: Path, most_bytes: int) -> None:
             _check_nrrd(path, most_bytes)
         case ".zip":
             _check_zip(path, most_bytes)
-
-
-def _is_nifti(head: bytes) -> bool:
-    return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
 
 
 def _gzip_head(path: Path) -> bytes:
@@ -141,18 +130,11 @@ def _check_nrrd(path: Path, most_bytes: int) -> None:
 
 
 def _check_zip(path: Path, most_bytes: int) -> None:
-    """Check the number of members and the sizes that they claim, which the unpacking enforces."""
-    with path.open("rb") as stream:
-        stream.seek(
-            max(0, path.stat().st_size - (1 << 16) - 22)
-        )  # the last record of a zip may have a comment of 64 KiB
-        tail = stream.read()
-    place = tail.rfind(b"PK\x05\x06")
-    count = struct.unpack_from("<H", tail, place + 10)[0] if 0 <= place <= len(tail) - 22 else 0
-    listing_bytes = struct.unpack_from("<I", tail, place + 12)[0] if count else 0
-    if count > ZIP_MEMBERS or listing_bytes > most_bytes:  # 65535 stands for any larger number
+    """Check the number of members before they are listed, and the sizes that they claim, which unpacking enforces."""
+    count = _count_members(path)
+    if count > ZIP_MEMBERS:
         raise InputRefusedError(
-            f"the zip has {count} members or more; expected one DICOM series of at most {ZIP_MEMBERS}"
+            f"the zip has {count} members or more; expected one DICOM series of at most {ZIP_MEMBERS}", "unsafe_archive"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -161,3 +143,16 @@ def _check_zip(path: Path, most_bytes: int) -> None:
         raise InputRefusedError(f"the zip cannot be opened ({error}); is it complete?") from error
     if unpacked > most_bytes:
         raise InputRefusedError(f"the zip unpacks to {unpacked >> 20} MiB; expected at most {most_bytes >> 20} MiB")
+
+
+def _count_members(path: Path) -> int:
+    """Entries in the listing of a zip, or some more, counted by their marks: the record at its end may lie about both.
+
+    To read the listing itself takes half a kilobyte of memory for each of them.
+    """
+    count, rest = 0, b""
+    with path.open("rb") as stream:
+        while count <= ZIP_MEMBERS and (chunk := stream.read(_CHUNK_BYTES)):
+            count += (rest + chunk).count(_LISTED)
+            rest = chunk[-len(_LISTED) + 1 :]
+    return count

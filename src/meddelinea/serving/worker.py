@@ -17,8 +17,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from meddelinea.errors import MedDelineaError
 from meddelinea.scan import Modality
-from meddelinea.serving.jobs import JobOutcome
+from meddelinea.serving.jobs import JobOutcome, Trouble
 from meddelinea.serving.limits import Limits
 
 #: Seconds that a worker gets to stop by itself.
@@ -100,9 +101,12 @@ def work(channel: Connection, cancelled: Any, model_name: str, device: str, limi
         while True:
             upload, modality = channel.recv()
             tempfile.tempdir = str(upload.parent)  # unpacked files are deleted with the job's folder in any case
+            outcome: JobOutcome | Trouble
             try:
                 model = model or load_model(model_name, device)
                 outcome = segment_upload(model, upload, modality, limits, progress)
+            except MedDelineaError:  # names a folder of the server
+                outcome = Trouble("the server cannot load its model; `meddelinea predict` tells its operator why")
             except CancelledError:
                 outcome = JobOutcome(state="cancelled")
             except MemoryError:
