@@ -18,7 +18,14 @@ def fuzzed(seed: int, count: int, seconds: float) -> dict[str, Any]:
     """What `support.fuzzing` prints, in a process of its own."""
     paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     words = [sys.executable, "-m", "support.fuzzing", str(seed), str(count), str(seconds)]
-    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -14,7 +14,16 @@ import numpy as np
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, OrganScore, score_organ
-from meddelinea.evaluation.pairing import LabelNames, Pair, is_dicom, mask_name, pair_files, read_label_names
+from meddelinea.evaluation.pairing import (
+    LabelNames,
+    Pair,
+    is_dicom,
+    mask_name,
+    may_be_cropped,
+    pair_files,
+    read_label_names,
+)
+from meddelinea.io.seg_nrrd import is_seg_nrrd, read_seg_nrrd
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import LabelIds, canonical_name
 from meddelinea.volume import Volume
@@ -202,8 +211,9 @@ def evaluate_paths(
 def _evaluate_pair(
     pair: Pair, predicted: LabelNames, referred: LabelNames, organs: tuple[str, ...] | None, nsd_tolerance_mm: float
 ) -> FilesResult:
-    prediction, reference = _read_mask(pair.prediction), _read_mask(pair.reference)
-    if is_dicom(pair.prediction) or is_dicom(pair.reference):
+    compared = _compared_organs(predicted.ids, referred.ids, organs)
+    prediction, reference = _read_mask(pair.prediction, compared), _read_mask(pair.reference, compared)
+    if may_be_cropped(pair.prediction) or may_be_cropped(pair.reference):
         prediction, reference = _continued(pair, prediction, reference)
     try:
         scores = evaluate_case(prediction, predicted.ids, reference, referred.ids, organs, nsd_tolerance_mm)
@@ -223,8 +233,10 @@ def _evaluate_pair(
     )
 
 
-def _read_mask(path: Path) -> Volume:
-    """Label ids of a mask, those of a DICOM-SEG being its segment numbers."""
+def _read_mask(path: Path, organs: tuple[str, ...]) -> Volume:
+    """Label ids of a mask, those of a DICOM-SEG or a `.seg.nrrd` being its segment numbers; of the latter `organs`."""
+    if is_seg_nrrd(path):
+        return read_seg_nrrd(path, organs)
     if not is_dicom(path):
         return read_volume(path)
     from meddelinea.io.dicom_seg import read_dicom_seg
@@ -235,15 +247,15 @@ def _read_mask(path: Path) -> Volume:
 def _continued(pair: Pair, prediction: Volume, reference: Volume) -> tuple[Volume, Volume]:
     """Both masks over the space of the two together, background where one does not reach.
 
-    A DICOM-SEG means background by not reaching somewhere, as it may hold only the slices with an organ. Of any other
-    file it means that it is of another scan: the masks then come back as they are, as do those whose voxels do not
-    coincide.
+    A DICOM-SEG or a `.seg.nrrd` means background by not reaching somewhere, as it may hold only where organs are. Of
+    any other file it means that it is of another scan: the masks then come back as they are, as do those whose voxels
+    do not coincide.
     """
     affine, shape = reference.grid_over(prediction)
     grown = []
     for path, mask in ((pair.prediction, prediction), (pair.reference, reference)):
         there = mask.onto(affine, shape)
-        if there is None or (there.array.size != mask.array.size and not is_dicom(path)):
+        if there is None or (there.array.size != mask.array.size and not may_be_cropped(path)):
             return prediction, reference
         grown.append(there)
     return grown[0], grown[1]

@@ -11,8 +11,13 @@ from pathlib import Path
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, by_stem, ending, stem, visible
 from meddelinea.io.input_files import files_of
+from meddelinea.io.seg_nrrd import is_seg_nrrd
+from meddelinea.io.seg_nrrd import segment_numbers as seg_nrrd_numbers
 from meddelinea.labels import LABEL_FORM, NUMBERINGS, LabelIds
 from meddelinea.results.files import sidecar_path
+
+#: Endings of masks that can be compared. That of a segmentation of 3D Slicer is one ending.
+COMPARED_SUFFIXES = (".seg.nrrd", *READ_SUFFIXES, ".dcm")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ def is_dicom(mask: Path) -> bool:
     return ending(mask, (".dcm",)) is not None
 
 
+def may_be_cropped(mask: Path) -> bool:
+    """Whether a mask may hold no more than where organs are: a DICOM-SEG, or a segmentation of 3D Slicer."""
+    return is_dicom(mask) or is_seg_nrrd(mask)
+
+
 def mask_name(path: Path) -> str:
     """Name of a mask's file without its ending: `img0002.nii.gz` -> `"img0002"`.
 
@@ -91,17 +101,17 @@ def mask_name(path: Path) -> str:
     UsageError
         If it has no ending of a mask.
     """
-    if ending(path, MASK_SUFFIXES) is None:
-        raise UsageError(f"{path}: not a mask's file; expected a name ending in {', '.join(MASK_SUFFIXES)}")
-    return stem(path, MASK_SUFFIXES)
+    if ending(path, COMPARED_SUFFIXES) is None:
+        raise UsageError(f"{path}: not a mask's file; expected a name ending in {', '.join(COMPARED_SUFFIXES)}")
+    return stem(path, COMPARED_SUFFIXES)
 
 
 def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
     """Which organ each id of a mask means.
 
-    A DICOM-SEG says it itself. Else the first of these that there is: the sidecar (`mask.json` beside `mask.nii.gz`),
-    `labels.json` in the mask's folder, `numbering`. What stands beside a file speaks of that very file, so it comes
-    first.
+    A DICOM-SEG and a `.seg.nrrd` of 3D Slicer say it themselves. Else the first of these that there is: the sidecar
+    (`mask.json` beside `mask.nii.gz`), `labels.json` in the mask's folder, `numbering`. What stands beside a file
+    speaks of that very file, so it comes first.
 
     Parameters
     ----------
@@ -122,12 +132,15 @@ def read_label_names(mask: Path, numbering: str | None) -> LabelNames:
         from meddelinea.io.dicom_seg import segment_numbers
 
         return LabelNames(segment_numbers(mask), f"segments of {mask.name}")
-    files = [path for path in (sidecar_path(mask), mask.parent / "labels.json") if path.is_file()]
+    if is_seg_nrrd(mask):
+        return LabelNames(seg_nrrd_numbers(mask), f"segments of {mask.name}")
+    sidecar = mask.with_name(f"{mask_name(mask)}.json")
+    files = [path for path in (sidecar, mask.parent / "labels.json") if path.is_file()]
     if files:
         return LabelNames(LabelIds.read(files[0]).one_each(), files[0].name)
     if numbering is None:
         raise UsageError(
-            f"{mask}: nothing names its label ids; put {sidecar_path(mask).name} beside it or labels.json in its "
+            f"{mask}: nothing names its label ids; put {sidecar.name} beside it or labels.json in its "
             f"folder with {LABEL_FORM}, or give such a file or one of the numberings {', '.join(NUMBERINGS)}"
         )
     if numbering in NUMBERINGS:
@@ -152,10 +165,10 @@ def files_read(path: Path, numbering: str | None) -> list[Path]:
 
 def _masks(folder: Path) -> dict[str, Path]:
     """Masks directly in `folder` by name without ending, sorted."""
-    masks = by_stem(folder, MASK_SUFFIXES)
+    masks = by_stem(folder, COMPARED_SUFFIXES)
     if not masks:
         raise InputRefusedError(
-            f"{folder}: no mask in this folder; expected files ending in {', '.join(MASK_SUFFIXES)}"
+            f"{folder}: no mask in this folder; expected files ending in {', '.join(COMPARED_SUFFIXES)}"
         )
     return masks
 
