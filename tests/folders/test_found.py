@@ -53,3 +53,35 @@ def test_where_there_is_no_scan_both_say_so(exported: Path, name: str) -> None:
     for found in (lambda: scan_files(exported / name), lambda: find_scans(exported / name, exported)):
         with pytest.raises(InputRefusedError, match=r"no scan in it|no such file or folder"):
             found()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "input,output\nä 1.nii,m.nii\n".encode(),
+        "\ufeffinput;output\r\nä 1.nii;m.nii\r\n".encode(),
+        "input\toutput\r\nä 1.nii\tm.nii\r\n".encode("utf-16"),
+        "sep=;\r\ninput;output\r\nä 1.nii;m.nii\r\n".encode(),
+        '"Input", Output ,note\r\n"ä 1.nii", m.nii,"a, b"\r\n,\r\n\r\n,,\r\n'.encode(),
+        "\n\noutput,input\nm.nii,ä 1.nii\n".encode(),
+    ],
+)
+def test_a_list_is_read_as_spreadsheets_save_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list.csv").write_bytes(content)
+    found = find_scans(tmp_path / "list.csv", tmp_path / "out")
+    assert [(case.source, case.output) for case in found.cases] == [(tmp_path / "ä 1.nii", tmp_path / "out" / "m.nii")]
+    assert found.listing == tmp_path / "list.csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("input,output\r\nä.nii,m.nii\r\n".encode("latin-1"), "save it as CSV in UTF-8"),
+        (b"input;output\na.nii;m.nii\na.nii;m.nii\n", "give each line another output"),
+        (b"sep=;\ninput;output\n\na.nii;\n", "line 4 reads 'a.nii',''"),
+    ],
+)
+def test_a_list_that_cannot_be_meant_says_what_to_do(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(InputRefusedError, match=said):
+        find_scans(tmp_path / "list.csv", tmp_path / "out")
