@@ -36,7 +36,9 @@ REMEDY = re.compile(
     r"remove|repair|replace|resample|save|say|split|subtract|add|unpack|use|zip|multiply)\b"
 )
 #: Reasons that no scan on a disk can give: of the library's arrays, of the options, of the outputs, and of all else.
-NOT_OF_FILES = {"not_numbers", "too_large", "unknown_organ", "output", "refused"}
+NOT_OF_FILES = {"not_numbers", "too_large", "unknown_organ", "refused"} | {
+    *("output", "output_exists", "output_locked", "output_clash"),
+}
 OF_MASKS = {"left_out", "empty_mask", "unlikely_sizes"}
 
 
