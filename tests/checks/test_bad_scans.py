@@ -15,6 +15,7 @@ from typing import Any, get_args
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 
 from meddelinea.checks.limits import FILE, VERSION
 from meddelinea.cli.main import main
@@ -25,7 +26,7 @@ from meddelinea.segmentation.predict import Segmentation
 from meddelinea.volume import Volume
 from support.bad_scans import REFUSALS, WARNINGS, BadScan
 from support.scans import a_segmentation
-from support.spoiled_scans import nifti, pipe
+from support.spoiled_scans import AFFINE, body, forms, nifti, pipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "checks.md"
 SOURCE = Path(__file__).parents[2] / "src" / "meddelinea"
@@ -179,3 +180,29 @@ def test_the_document_lists_the_reasons_with_their_levels() -> None:
     assert given == {code for code, _ in rows}, "each reason is given by some check"
     expected = [(code, "refuse") for code in get_args(Refusal)] + [(code, "warn") for code in get_args(Caution)]
     assert sorted(rows) == sorted(expected)
+
+
+@pytest.mark.usefixtures("threshold")
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii"])
+def test_every_nifti_that_is_written_has_both_forms_of_its_scan(
+    name: str, tmp_path: Path, run: Callable[..., tuple[int, Any, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = AFFINE.copy()
+    turned[0, 1] = 0.01
+    source = nifti(body(), change=forms(AFFINE, turned))(tmp_path)
+    monkeypatch.setattr(
+        "meddelinea.results.result.Result.uncertainty", property(lambda result: result.mask), raising=True
+    )
+    code, _, _ = run("predict", "-i", source, "-o", tmp_path / name, "--uncertainty", tmp_path / "doubt.nii.gz")
+    assert code == 0
+    scan = sitk.ReadImage(str(source))
+    for path in (tmp_path / name, tmp_path / "doubt.nii.gz"):
+        header = nib.load(path).header
+        np.testing.assert_allclose(header.get_sform(), turned, atol=1e-6)
+        np.testing.assert_allclose(header.get_qform(), AFFINE, atol=1e-6)
+        made = sitk.ReadImage(str(path))  # it opens the scan by its qform
+        assert (made.GetOrigin(), made.GetSpacing(), made.GetDirection()) == (
+            scan.GetOrigin(),
+            scan.GetSpacing(),
+            scan.GetDirection(),
+        )

@@ -153,7 +153,7 @@ def _writers(outputs: Outputs, result: Result, card: str) -> dict[Path, Callable
 
     writers: dict[Path | None, Callable[[Path], object]] = {
         outputs.statistics: write_statistics,
-        outputs.uncertainty: lambda path: write_volume(result.uncertainty, path),
+        outputs.uncertainty: lambda path: write_volume(result.uncertainty, path, result.scan.forms),
         outputs.preview: draw,
         outputs.report: lambda path: write_scan_report(path, result, card),
     }

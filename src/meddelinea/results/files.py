@@ -197,7 +197,7 @@ def write_segmentation(
 
                 write_rtstruct(mask, labels, mask_file, series_of(scan), model=model)
             case _:
-                write_voxels(mask, mask_file)
+                write_voxels(mask, mask_file, scan.forms)
         write_json(sidecar, sidecar_file)
 
 
