@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 (the name that its manual uses)
 
 from meddelinea import files, segment
 from meddelinea.cli.main import main
@@ -74,6 +75,23 @@ def test_all_outputs_of_one_scan_agree(predict: Predict, scan: Path, tmp_path: P
     for name in found:
         assert f"{organs[name]['volume_ml']:.1f}" in page
         assert f"{organs[name]['confidence']['expected_dice']:.2f}" in page
+
+
+def test_mask_and_uncertainty_open_where_the_scan_does_though_its_sform_is_sheared(
+    predict: Predict, scan: Path, tmp_path: Path
+) -> None:
+    """SimpleITK places a scan by its qform and refuses a sheared sform that has none beside it."""
+    image = nib.load(scan)
+    affine, sheared = image.affine, (np.eye(4) + np.eye(4, k=1) * [0, 0.002, 0.0015, 0]) @ image.affine
+    image.set_sform(sheared, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, scan)
+    assert predict("-o", tmp_path / "mask.nii.gz", "--uncertainty", tmp_path / "doubt.nii.gz")[0] == 0
+    there = sitk.ReadImage(str(scan))
+    for name in ("mask.nii.gz", "doubt.nii.gz"):
+        read = sitk.ReadImage(str(tmp_path / name))
+        assert (read.GetOrigin(), read.GetDirection()) == (there.GetOrigin(), there.GetDirection())
+        np.testing.assert_allclose(nib.load(tmp_path / name).affine, sheared)
 
 
 @pytest.mark.parametrize(
