@@ -29,6 +29,7 @@ from support.spoiled_scans import (
     link_to_nothing,
     localizer_beside,
     lost,
+    metaimage,
     nhdr_alone,
     nifti,
     nrrd_file,
@@ -38,6 +39,7 @@ from support.spoiled_scans import (
     pipe,
     put,
     put_in,
+    reworded,
     second_series,
     series,
     signed,
@@ -182,6 +184,36 @@ REFUSALS = [
     BadScan("a truncated NRRD", truncated(nrrd_file(body()), 0.7), "unreadable", "NRRD"),
     BadScan("a text called NRRD", holding(b"NRRD0000\nnothing\n", "scan.nrrd"), "unreadable", "NRRD"),
     BadScan("a NHDR without its data", nhdr_alone, "unreadable", "NRRD"),
+    BadScan(
+        "a NRRD packed in two ways",
+        reworded(nrrd_file(body()), b"encoding: gzip", b"encoding: gzip\nEncoding: raw"),
+        "unreadable",
+        "'encoding' twice",
+    ),
+    BadScan(
+        "a NRRD with its voxels elsewhere",
+        reworded(nrrd_file(body()), b"encoding: gzip", b"encoding: gzip\ndata file: ../../x.raw"),
+        "unreadable",
+        "outside its own folder",
+    ),
+    BadScan("a MetaImage of too few slices", reworded(metaimage, b"48 48 8", b"48 48 7"), "unreadable", "48 x 48 x 7"),
+    BadScan(
+        "a MetaImage of two sizes",
+        reworded(metaimage, b"BinaryData =", b"DimSize = 9\nBinaryData ="),
+        "unreadable",
+        "'dimsize' twice",
+    ),
+    BadScan(
+        "a MetaImage without sizes", reworded(metaimage, b"ElementSpacing", b"Spacing"), "bad_affine", "elementsize"
+    ),
+    BadScan(
+        "a MetaImage in colours",
+        reworded(metaimage, b"NDims", b"ElementNumberOfChannels = 3\nNDims"),
+        "not_grey",
+        "3 ch",
+    ),
+    BadScan("a zip of a zip", zip_of([("scan.zip", b"PK")]), "no_scan", "a zip in a zip"),
+    BadScan("a zip of two scans", zip_of([("a.nii", b"x"), ("b.mha", b"x")]), "several_series", "2 scans in the zip"),
     BadScan("a damaged zip", holding(b"PK\x03\x04" + b"\0" * 80, "scan.zip"), "unreadable", "unpacked"),
     BadScan("a zip that writes elsewhere", zip_of([("../../0.dcm", b"x")]), "unsafe_archive", "'../../0.dcm'"),
     BadScan(
@@ -327,6 +359,9 @@ REFUSALS = [
 ]
 
 WARNINGS = [
+    BadScan(
+        "a MetaImage without directions", reworded(metaimage, b"TransformMatrix", b"Comment"), "no_geometry", "axes"
+    ),
     BadScan(
         "an identity affine", nifti(np.kron(body(), np.ones((2, 2, 3), np.int16)), np.eye(4)), "no_geometry", "identity"
     ),

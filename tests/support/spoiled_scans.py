@@ -23,6 +23,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from meddelinea.io.volumes import write_volume
+from meddelinea.volume import Volume
+
 Array = NDArray[Any]
 Maker = Callable[[Path], Path]
 Slices = list[Dataset]
@@ -133,6 +136,25 @@ def nrrd_file(array: Array, **changes: Any) -> Maker:
         return folder / "scan.nrrd"
 
     return make
+
+
+def reworded(make: Maker, old: bytes, new: bytes) -> Maker:
+    """Words of a text header replaced."""
+
+    def reword(folder: Path) -> Path:
+        path = make(folder)
+        raw = path.read_bytes()
+        assert old in raw
+        path.write_bytes(raw.replace(old, new, 1))
+        return path
+
+    return reword
+
+
+def metaimage(folder: Path) -> Path:
+    """The body as a `.mha`."""
+    write_volume(Volume(body(), AFFINE), folder / "scan.mha")
+    return folder / "scan.mha"
 
 
 def nhdr_alone(folder: Path) -> Path:

@@ -82,7 +82,9 @@ def _affine(header: NrrdHeader) -> Affine:
     along = np.delete(header.directions, header.aside, axis=0)
     if along.shape != (3, 3) or not np.isfinite(along).all():
         raise InputRefusedError(
-            f"space directions {along.tolist()}; expected 3 vectors of 3 numbers; save it with them", "no_orientation"
+            f"space directions {np.asarray(fields.get('space directions', ())).tolist()}; expected 3 vectors of 3 "
+            "numbers; save it with them",
+            "no_orientation",
         )
     units = [str(unit) for unit in fields.get("space units", ())]
     if not _MILLIMETRES.issuperset(units):
