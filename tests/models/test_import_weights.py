@@ -1,6 +1,7 @@
 """Published layouts, made from the model classes of diffusers with random weights, and imported: the same outputs."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,39 @@ def test_the_command_writes_components_with_their_licences(
         main(words)
     assert stop.value.code == 2
     assert "exists already" in capsys.readouterr().err
+
+
+ODD_TENSORS: dict[str, tuple[Callable[[], Tensor], str]] = {
+    "one number seen as 15 TB": (lambda: torch.zeros(1).expand(4_000_000_000_000), r"\(4000000000000,\), but its file"),
+    "a NaN": (lambda: torch.tensor([1.0, float("nan")]), "holds 1 of 2 weights that are NaN or infinite"),
+    "an infinity": (lambda: torch.tensor([float("inf")]), "NaN or infinite"),
+    "zeros": (lambda: torch.zeros(3), "every weight is 0"),
+    "whole numbers": (lambda: torch.ones(3, dtype=torch.int64), "is int64, strided"),
+    "eight bits": (lambda: torch.ones(3).to(torch.float8_e5m2), "is float8_e5m2"),
+    "complex numbers": (lambda: torch.ones(3, dtype=torch.complex64), "is complex64"),
+    "a sparse one": (lambda: torch.eye(3).to_sparse(), "sparse_coo"),
+}
+
+
+@pytest.mark.parametrize("entry", [None, "ema"])
+@pytest.mark.parametrize("case", ODD_TENSORS)
+def test_tensors_that_are_no_weights_are_refused_in_little_memory(tmp_path: Path, case: str, entry: str | None) -> None:
+    make, reason = ODD_TENSORS[case]
+    path = tmp_path / "dit.pt"
+    weights = {"pos_embed": make()}
+    torch.save({entry: weights} if entry else weights, path)
+    with pytest.raises(InputRefusedError, match=reason) as caught:
+        import_dit(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_checkpoint_that_is_packed_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"pos_embed": torch.zeros(1 << 22)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(InputRefusedError, match=r"unpacks to \d+ bytes; expected at most its own"):
+        import_dit(tmp_path / "packed.pt")

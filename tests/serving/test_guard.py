@@ -28,6 +28,15 @@ from support.waiting import PATIENCE
         ({"host": "[::1]:8000"}, 200),
         ({"origin": "http://attacker.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"origin": "//"}, 403),
+        ({"origin": ""}, 403),
+        ({"origin": "http://127.0.0.1:8000:80"}, 403),
+        ({"host": ""}, 421),
+        ({"host": "127.0.0.1:x"}, 200),
+        ({"content-length": "9" * 5000}, 413),
+        ({"content-length": "x"}, 413),
         ({"origin": "http://127.0.0.1:3000"}, 403),
         ({"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}, 200),
         ({"sec-fetch-site": "cross-site"}, 403),
@@ -40,6 +49,43 @@ def test_only_this_servers_own_page_may_ask(client: TestClient, headers: dict[st
     assert reply.status_code == status
     assert not [name for name in reply.headers if name.startswith("access-control")]
     assert "script-src 'self'" in reply.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("range", "bytes=9-1"),
+        ("range", "bytes=-"),
+        ("range", "x"),
+        ("range", "bytes=" + ",".join(f"{i}-{i}" for i in range(3000))),
+        ("range", "bytes=99999999999999999999999-"),
+        ("if-range", "x"),
+        ("if-modified-since", "Mon, 99 Foo 99999 99:99:99"),
+        ("if-none-match", '"'),
+        ("content-type", "multipart/form-data"),
+        ("content-type", "multipart/form-data; boundary=x; charset=none"),
+        ("content-type", "multipart/form-data; boundary="),
+        ("content-type", "\xff;;;="),
+        ("content-encoding", "gzip"),
+        ("accept", "\xff"),
+        ("authorization", "Bearer \xff"),
+        ("cookie", ";=;\xff"),
+        ("host", "\xe9"),
+        ("sec-fetch-site", "\xff"),
+    ],
+)
+def test_no_header_is_an_error_of_the_server(client: TestClient, name: str, value: str) -> None:
+    headers = {name.encode(): value.encode("latin-1")}
+    form = b'--x\r\nContent-Disposition: form-data; name="params"\r\n\r\n\xff\r\n--x--\r\n'
+    for method, path, body in (
+        ("GET", "/", b""),
+        ("GET", "/static/page.js", b""),
+        ("POST", "/api/jobs", b"x"),
+        ("PUT", "/session/", form),
+        ("POST", "/infer/small", form),
+        ("POST", "/auth/token", form),
+    ):
+        assert client.request(method, path, headers=headers, content=body).status_code < 500, (method, path)
 
 
 def test_the_page_may_be_opened_from_a_link(client: TestClient) -> None:

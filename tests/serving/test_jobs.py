@@ -16,7 +16,7 @@ import pytest
 
 from meddelinea.errors import UsageError
 from meddelinea.serving.dispatcher import Dispatcher
-from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobOutcome, JobStore, QueueFullError, ResultFile
+from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobOutcome, JobStore, QueueFullError, ResultFile, Trouble
 from meddelinea.serving.limits import Limits
 from support.waiting import PATIENCE, wait_until
 
@@ -193,6 +193,38 @@ def test_a_crash_of_the_worker_repeats_the_job_and_spares_the_next(store: JobSto
 def test_a_scan_that_always_crashes_the_worker_fails(store: JobStore) -> None:
     job = submit(store)
     run(store, FakeWorker(*[crash] * MOST_ATTEMPTS), lambda: state(store, job) == "failed")
+
+
+def test_what_the_server_lacks_is_waited_for_and_then_said(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meddelinea.serving.dispatcher.PAUSE_SECONDS", 0.0)
+
+    def lack(channel: Connection, _: threading.Event) -> None:
+        channel.send(Trouble("no space left"))
+
+    first, second = submit(store), submit(store)
+    worker = FakeWorker(lack, finish, *[lack] * MOST_ATTEMPTS)
+    run(store, worker, lambda: state(store, second) == "failed")
+    assert state(store, first) == "done"  # the second time there was room
+    found = store.get(second.id)
+    assert found is not None
+    assert found.outcome.message == "no space left; tried 3 times"
+
+
+@pytest.mark.parametrize("ending", ["refused", "failed", "cancelled"])
+def test_a_job_without_results_leaves_no_file(store: JobStore, ending: str) -> None:
+    job = submit(store)
+    store.claim()
+    (store.folder_of(job) / "unpacked").mkdir()
+    (store.folder_of(job) / "unpacked" / "patient.dcm").write_bytes(b"x")
+    (store.folder_of(job) / "mask.nii.gz").write_bytes(b"x")
+    store.requeue(job.id)
+    assert [path.name for path in store.folder_of(job).iterdir()] == [store.upload_of(job).name]
+    if ending == "cancelled":
+        store.cancel(job.id)
+    else:
+        store.claim()
+        store.finish(job.id, JobOutcome(state=ending))
+    assert not list(store.folder_of(job).iterdir())
 
 
 def test_trouble_with_the_database_or_a_job_ends_neither_the_thread_nor_the_next_job(

@@ -10,6 +10,8 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from meddelinea.cli.main import main
+from meddelinea.cli.serve import _home
+from meddelinea.errors import UsageError
 
 Start = Callable[..., tuple[int, str, str]]
 
@@ -84,3 +86,18 @@ def test_a_missing_package_is_named(start: Start, monkeypatch: pytest.MonkeyPatc
     code, _, err = start()
     assert code == 2
     assert "pip install 'meddelinea[serve]'" in err
+
+
+@pytest.mark.parametrize("home", ["", "~", "relative"])
+def test_a_user_without_a_home_is_asked_for_a_folder(
+    home: str, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["meddelinea"])
+    with pytest.raises(UsageError, match="no home folder to keep jobs in") as caught:
+        _home()
+    assert caught.value.parameter == "folder"
+    assert start()[0] == 0  # with a folder
+    assert not (tmp_path / home / ".config").exists()

@@ -135,6 +135,10 @@ def series(folder: Path, change: Callable[[pydicom.Dataset], None]) -> bytes:
 
 def large_codestream(dataset: pydicom.Dataset) -> None:
     """JPEG 2000 that says it is 40,000 pixels wide and high."""
+    pixels = np.kron(dataset.pixel_array, np.ones((16, 16), dataset.pixel_array.dtype))  # the encoder wants 32 or more
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.PixelSpacing = [mm / 16 for mm in dataset.PixelSpacing]
+    dataset.PixelData = pixels.tobytes()
     dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
     content = bytearray(dataset.PixelData)
     size = content.index(b"\xff\x51") + 6

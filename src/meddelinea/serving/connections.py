@@ -69,7 +69,9 @@ class PatientProtocol(H11Protocol):
         waiting = [each for each in self.connections if isinstance(each, PatientProtocol) and each.keeps_waiting]
         by_client = Counter(each._host for each in waiting)
         greediest = max(by_client, key=lambda host: by_client[host])
-        min((each for each in waiting if each._host == greediest), key=lambda each: each._began).transport.abort()
+        oldest = min((each for each in waiting if each._host == greediest), key=lambda each: each._began)
+        self.connections.discard(oldest)  # now, and not when it has ended: others may be arriving at this moment
+        oldest.transport.abort()
 
     @property
     def _host(self) -> str:
