@@ -20,10 +20,13 @@ def test_the_reason_is_the_first_line_or_the_type(message: str, said: str) -> No
 
 
 def test_a_message_is_one_line_of_bearable_length_whatever_a_file_holds() -> None:
-    error = InputRefusedError("scan.dcm: RescaleSlope is '" + "\n\x1b[31m\x00x" * 1000 + "'; expected a number")
+    error = InputRefusedError(
+        "scan.dcm: RescaleSlope is '" + "\n\x1b[31m\x00x\xa0\u202e" * 1000 + "'; expected a number"
+    )
     (finding,) = error.findings
     assert str(error) == finding.message
     assert len(str(error)) < 1500
     assert str(error).startswith("scan.dcm: RescaleSlope is '")
     assert str(error).endswith("'; expected a number")
-    assert not set("\n\x1b\x00") & set(str(error))
+    assert str(error).isprintable()
+    assert str(InputRefusedError("caf\udce9.nii: no")) == "caf\udce9.nii: no"

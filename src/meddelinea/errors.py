@@ -6,7 +6,6 @@ stderr and exits with the code of the class; programs that use this package catc
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 from meddelinea.findings import Finding, Refusal, refuse
@@ -111,7 +110,9 @@ def first_fault(error: ValidationError) -> str:
 
 def _line(message: str) -> str:
     """A message as one line of bearable length: a damaged file may have any bytes where a value should be."""
-    line = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in message)
+    # Surrogates stand for bytes of a file's name that are no UTF-8: whoever prints them knows.
+    kept = (letter.isprintable() or "\ud800" <= letter <= "\udfff" for letter in message)
+    line = "".join(letter if is_kept else " " for letter, is_kept in zip(message, kept, strict=True))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
 
 
