@@ -90,7 +90,7 @@ def test_a_folder_is_done_once_and_again_where_something_changed(scans: Path, tm
 
     first = run(found, output, model)
     assert states(first) == {"a": "done", "b": "done", "bad": "refused"}
-    assert "not a NIfTI file" in first["bad"].reason
+    assert "not a readable NIfTI file" in first["bad"].reason
     names = {"a.json", "a.nii.gz", "b.json", "b.nii.gz", "statistics.csv", "status.jsonl"}
     assert {path.name for path in output.iterdir()} == names
     lines = [json.loads(line) for line in (output / "status.jsonl").read_text().splitlines()]

@@ -45,7 +45,7 @@ NETWORKS = tuple(PIPELINES)
 def recipe(side: int = SIDE, sizes: dict[str, Any] = WIDTHS) -> Recipe:
     return Recipe(
         organs=ORGANS, neighbours=2, neighbour_pairs=1, side=side, preset="small", sizes=sizes, codec=None, dit=None,
-        trainable_decoder="none", objective=Objective(), steps=1, scheduler="ddim",
+        trainable_decoder="none", base="frozen", objective=Objective(), steps=1, scheduler="ddim",
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_a_mask_and_its_sidecar_are_replaced_together_or_not_at_all(
     before = mask.read_bytes(), sidecar.read_bytes()
     other = segment(path, model, seed=2)
     with monkeypatch.context() as patch:
-        patch.setattr("meddelinea.results.files.json_text", lambda document: refuse())
+        patch.setattr("meddelinea.results.files.write_json", lambda document, path: refuse())
         with pytest.raises(InputRefusedError, match=re.escape(f"{mask}: cannot be written")):
             other.save(mask)
     assert (mask.read_bytes(), sidecar.read_bytes()) == before

@@ -183,7 +183,7 @@ REFUSALS = [
     BadScan("a NIfTI scaled without end", with_header(plain, scl_slope=np.inf), "unreadable", "scaled by inf"),
     BadScan("a truncated NRRD", truncated(nrrd_file(body()), 0.7), "unreadable", "NRRD"),
     BadScan("a text called NRRD", holding(b"NRRD0000\nnothing\n", "scan.nrrd"), "unreadable", "NRRD"),
-    BadScan("a NHDR without its data", nhdr_alone, "unreadable", "NRRD"),
+    BadScan("a NHDR without its data", nhdr_alone, "unreadable", "copy both"),
     BadScan(
         "a NRRD packed in two ways",
         reworded(nrrd_file(body()), b"encoding: gzip", b"encoding: gzip\nEncoding: raw"),

@@ -143,7 +143,7 @@ def prior(
     seed: Annotated[int, Option(metavar="N", min=0, help="Seed of the noise.")] = 0,
     quiet: QuietBar = False,
 ) -> None:
-    """Measure what transformers have learnt of masks before they see any image.
+    """Measure what bases know of masks before they see images.
 
     The table has the loss on masks that were held out, and how many of the masks that each draws could be of a body.
     """

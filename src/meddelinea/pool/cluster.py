@@ -150,12 +150,14 @@ def _watched(ray: ModuleType, address: str) -> Iterator[_Watch]:
             if time.monotonic() - seen[0] > LOST_SECONDS:
                 watch.lose(error)
 
-    for work in (look, judge):
-        threading.Thread(target=work, daemon=True).start()
+    looking, judging = (threading.Thread(target=work, daemon=True) for work in (look, judge))
+    looking.start()
+    judging.start()
     try:
         yield watch
     finally:
         ended.set()
+        looking.join(LOOK_SECONDS)  # a question to ray during its shutdown ends the process
 
 
 class _Actor(Generic[Item, Answer]):

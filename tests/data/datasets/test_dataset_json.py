@@ -177,7 +177,7 @@ def test_nnunet_regions_may_contain_each_other(ct: Subject, tmp_path: Path) -> N
         ({"labels": {"liver": 1, "ignore": 2}}, "without annotation"),
         ({"labels": {"liver": 1}}, "no channels"),
         ({"labels": {"liver": 1}, "channel_names": {"0": "PET"}}, "channel 'PET'; expected CT"),
-        ({"labels": {"liver": 1}, "channel_names": {"0": "CT"}, "file_ending": ".mha"}, "files ending in .mha"),
+        ({"labels": {"liver": 1}, "channel_names": {"0": "CT"}, "file_ending": ".png"}, "files ending in .png"),
         ({"labels": {"liver": 1}, "channel_names": {"0": "CT"}}, "no image in imagesTr"),
     ],
 )
