@@ -47,8 +47,10 @@ def remove_abandoned_folders() -> None:
 
 
 def remove_own_folders() -> None:
-    """Remove the temporary folders of this process, which is about to end without leaving `temporary_folder`."""
+    """Remove what this process, which is about to end, has unpacked: it will not leave `temporary_folder`.
+
+    The folders' locks stay, so that `remove_abandoned_folders` finds what a thread that unpacks still puts there.
+    """
     for place in tuple(_OWN):
-        while place.exists():  # other threads may be unpacking still
+        while place.exists():
             shutil.rmtree(place, ignore_errors=True)
-        shutil.rmtree(place.parent, ignore_errors=True)
