@@ -103,7 +103,7 @@ def require_places(path: Path, header: Any, affine: NDArray[np.float64]) -> None
         if off > PLACE_TOLERANCE:
             raise InputRefusedError(
                 f"{path}: frame {k} lies {off:.2f} voxels from its place on an even, upright stack (a tilted gantry?); "
-                "resample the segmentation"
+                f"expected at most {PLACE_TOLERANCE:g}; resample the segmentation"
             )
 
 

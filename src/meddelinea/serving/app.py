@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from python_multipart.exceptions import FormParserError
 
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import LabelIds, colour_of
@@ -81,6 +82,10 @@ def create_app(
     app.include_router(_job_routes(store, intake, described, limits))
     app.include_router(monai_label_routes(store, intake, described, access, limits, dicomweb))
     app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.exception_handler(FormParserError)  # which older versions of starlette let through
+    def unreadable_form(request: Request, error: FormParserError) -> Response:
+        return JSONResponse({"detail": "a form that cannot be read; expected multipart/form-data with a boundary"}, 400)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
