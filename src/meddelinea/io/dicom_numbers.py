@@ -66,8 +66,8 @@ def describe_mended(mended: Mapping[Path, Mapping[str, str]]) -> list[Finding]:
         findings.append(
             warn(
                 "odd_numbers",
-                f"{keyword} is written as '{_shown(text)}' in {len(files)} file(s), such as {files[0].name}: {read}; "
-                "correct the program that wrote it",
+                f"{keyword} '{_shown(text)}' is not written as DICOM writes numbers in {len(files)} file(s), such as "
+                f"{files[0].name}: {read}; correct the program that wrote it",
             )
         )
     return findings
