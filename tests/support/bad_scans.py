@@ -370,7 +370,7 @@ WARNINGS = [
     BadScan("two voxel sizes", nifti(body(), change=forms(turned(1, 1, 2), AFFINE)), "spacing_conflict", "4 x 4 x 10"),
     BadScan("a folder copied into itself", series(lambda made: made * 2), "copied_files", "8 file(s) repeat others"),
     BadScan("a copied slice", series(lambda made: [*made, made[3]]), "copied_files", "1 file(s) repeat others"),
-    BadScan("decimal commas", odd_text("PixelSpacing", "4,0\\4,0", "DS"), "odd_numbers", "'4,0\\4,0' in 8 file(s)"),
+    BadScan("decimal commas", odd_text("PixelSpacing", "4,0\\4,0", "DS"), "odd_numbers", "in 8 file(s)"),
     BadScan("numbers as text", odd_text("ImagePositionPatient", "-94\\-94\\0", "LT"), "odd_numbers", "ImagePosition"),
     BadScan("no rescale at all", series(in_hounsfield), "no_rescale", "RescaleSlope and RescaleIntercept"),
     BadScan("other bits", series(put_in([3], BitsStored=12, HighBit=11)), "mixed_coding", "BitsStored, HighBit"),
