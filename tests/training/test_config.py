@@ -102,6 +102,7 @@ def test_cases_that_contradict_each_other_are_refused(tmp_path: Path, data: dict
             "leave objective.segmentation: true",
         ),
         ({"sharding": True, "precision": "fp16"}, "set precision: bf16"),
+        ({"sharding": True, "optimiser": {"kind": "muon"}}, "set optimiser.kind: adamw"),
         ({"validation": {"patience": 2}}, "set validation.every"),
     ],
 )

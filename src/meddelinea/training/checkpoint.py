@@ -27,7 +27,7 @@ class Checkpoint:
     seconds: float
     cpu_seconds: float
     weights: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimisers: list[dict[str, Any]]
     ema: dict[str, Any]
     scaler: dict[str, Any]
     best: dict[str, Any]

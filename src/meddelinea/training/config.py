@@ -143,8 +143,10 @@ class ModelConfig(Strict):
 
 
 class OptimiserConfig(Strict):
-    """AdamW, its learning rate over the steps, and the moving average of the weights."""
+    """What trains the weights, its learning rate over the steps, and the moving average of the weights."""
 
+    #: `muon` trains the matrices of hidden layers by Muon and all else by AdamW; see `training.optimisers`.
+    kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 2e-5
     weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.01
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -236,6 +238,8 @@ class RunConfig(Strict):
             raise ValueError(f"model.method is what the stage 'model' trains; leave it out of stage '{self.stage}'")
         if self.sharding and self.precision == "fp16":
             raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
+        if self.sharding and self.optimiser.kind == "muon":
+            raise ValueError("Muon takes whole matrices, not shards; set optimiser.kind: adamw")
         if self.validation.patience and not self.validation.every:
             raise ValueError("validation.patience counts measurements; set validation.every")
         return self

@@ -26,6 +26,7 @@ from meddelinea.training.cases import open_cases
 from meddelinea.training.clock import Clock
 from meddelinea.training.config import OptimiserConfig, RunConfig
 from meddelinea.training.metrics_log import MetricsLog
+from meddelinea.training.optimisers import build_optimisers
 from meddelinea.training.result import write_result
 from meddelinea.training.sharding import gather, scatter, shard
 from meddelinea.training.stages import build_stage, prepare
@@ -71,8 +72,8 @@ class Run:
         What is trained, what is called for its gradients to be averaged, and its parameters that are trained.
     half, scaler
         What its products are computed in where that is not float32, and the scale of the loss under float16.
-    optimiser, ema
-        AdamW, and the moving average of the parameters, which is the result.
+    optimisers, ema
+        AdamW or Muon and AdamW, and the moving average of the parameters, which is the result.
     best
         The averages that validated best.
     done, share, due
@@ -114,14 +115,9 @@ class Run:
         self.wrapped: nn.Module = self.stage if config.sharding else self.accelerator.prepare(self.stage)
         self.wrapped.train()
         self.parameters = [p for p in self.stage.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            config.optimiser.learning_rate,
-            weight_decay=config.optimiser.weight_decay,
-            fused=not config.sharding,  # one pass over the weights in place of ten
-        )
         on_cpu = self.device.type == "cpu"  # where float16 is slower than float32, which is used in its place
         self.half = None if on_cpu and config.precision == "fp16" else HALF.get(config.precision)
+        self.optimisers = build_optimisers(config.optimiser, self.stage, self.half, fused=not config.sharding)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
         self.ema = EMAModel(self.parameters, decay=config.optimiser.ema_decay, use_ema_warmup=True, power=0.75)
 
@@ -143,7 +139,8 @@ class Run:
         if left is None:
             return
         checkpoint.restore_weights(left, self.stage)
-        checkpoint.restore_optimiser(left.optimiser, self.optimiser)
+        for state, optimiser in zip(left.optimisers, self.optimisers, strict=True):
+            checkpoint.restore_optimiser(state, optimiser)
         self.ema.load_state_dict(left.ema)
         self.ema.shadow_params = self._scattered(self.ema.shadow_params)
         self.best = Best(**{**left.best, "weights": self._scattered(left.best["weights"])})
@@ -198,7 +195,8 @@ class Run:
                 self.accelerator.backward(self.scaler.scale(parts["total"]))
             for name, value in parts.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / self.config.accumulation
-        self.scaler.unscale_(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.unscale_(optimiser)
         norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
         figures = {name: float(cast(Tensor, self.accelerator.reduce(value, "mean"))) for name, value in losses.items()}
         figures["gradient_norm"] = float(gather(norm))
@@ -206,11 +204,12 @@ class Run:
 
         # The weights and their average.
         rate = settings.learning_rate * learning_rate_factor(settings, self.done, self.share)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimiser)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            self.scaler.step(optimiser)
+            optimiser.zero_grad()
         self.scaler.update()
-        self.optimiser.zero_grad()
         self.ema.step(self.parameters)
 
         # How far the run is, by the main process's clock.
@@ -299,7 +298,7 @@ class Run:
         state = gather(
             {
                 "weights": checkpoint.trainable_state(self.stage),
-                "optimiser": self.optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
                 "ema": self.ema.state_dict(),
                 "best": vars(self.best),
             }
