@@ -4,13 +4,23 @@ import copy
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
 from meddelinea.diffusion.losses import segmentation_loss
-from meddelinea.models.codec import SHARPNESS, KLCodec, SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.models.codec import (
+    SHARPNESS,
+    KLCodec,
+    SpaceToDepthCodec,
+    cosine_transform,
+    paint,
+    palette,
+    palette_logits,
+)
 from meddelinea.models.mask_head import PlainMaskHead
 
 KL_CONFIG = {
@@ -125,6 +135,41 @@ def test_the_scaling_factor_multiplies_latents_and_is_taken_out_again() -> None:
     codec.register_to_config(scaling_factor=3.0)
     torch.testing.assert_close(codec.to_latent(pixels), 3.0 * plain)
     torch.testing.assert_close(codec.to_pixels(codec.to_features(codec.to_latent(pixels))), painted)
+
+
+def test_a_mask_takes_the_first_channels_of_a_latent_and_an_image_all() -> None:
+    codec = randomised(SpaceToDepthCodec(channels=16, encoder_blocks=1, latent_channels=4, image_channels=12))
+    pixels = torch.rand(2, 3, 32, 48)
+    whole, of_mask = codec.to_image_latent(pixels), codec.to_latent(pixels)
+    assert (whole.shape, of_mask.shape) == ((2, 12, 4, 6), (2, 4, 4, 6))
+    assert torch.equal(whole[:, :4], of_mask)
+    padded = torch.cat([of_mask, torch.zeros(2, 8, 4, 6)], dim=1)
+    torch.testing.assert_close(codec.to_features(of_mask), codec.to_features(padded))
+    assert torch.equal(codec(pixels).sample, codec.to_pixels(codec.to_features(whole)))
+
+
+def test_the_transform_that_a_codec_starts_from_is_that_of_scipy() -> None:
+    pixels = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    found = cosine_transform().double() @ nn.functional.pixel_unshuffle(pixels, 8).flatten()
+    theirs = scipy.fft.dctn(pixels[0].numpy(), norm="ortho").flatten()
+    np.testing.assert_allclose(np.sort(found.numpy()), np.sort(theirs), atol=1e-5)
+    assert float(found[0]) == pytest.approx(float(pixels.mean()) * 192**0.5, abs=1e-5)
+    assert float(found[1:3].square().sum()) == pytest.approx(theirs.reshape(3, 8, 8)[0, 0, 1] ** 2 + theirs[8] ** 2)
+
+
+@pytest.mark.parametrize("fine", [0, 48, 64])
+def test_a_codec_with_a_linear_path_starts_as_a_cosine_transform_and_its_inverse(fine: int) -> None:
+    sizes = {"channels": 192, "latent_channels": 16, "image_channels": 192, "fine_channels": fine}
+    codec = SpaceToDepthCodec(**sizes, linear_path=True)
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.zero_()  # and with it the random tenth
+    codec.start_as_cosines()
+    pixels = torch.rand(2, 3, 32, 48) * 2 - 1
+    torch.testing.assert_close(codec(pixels).sample, pixels, atol=1e-5, rtol=0.0)
+    low = codec.to_pixels(codec.to_features(codec.to_latent(pixels)))  # 16 of 192: what those frequencies hold
+    energy = codec.to_latent(pixels).mul(2.0).square().sum()
+    torch.testing.assert_close(low.square().sum(), energy, rtol=1e-4, atol=0.0)
 
 
 def test_kl_codec_is_diffusers_autoencoder(tmp_path: Path) -> None:

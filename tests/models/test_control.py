@@ -86,6 +86,20 @@ def test_the_controlled_network_starts_as_the_plain_dit_exactly(extensions: dict
     assert not torch.allclose(segmenter(noisy, t, image)[0], plain, atol=1e-2)
 
 
+def test_an_image_may_have_more_channels_than_a_mask() -> None:
+    dit = tiny_segmenter().dit
+    control = ControlDiT.copy_of(dit, 2, image_channels=10)
+    assert control.zero_conv.weight.shape[:2] == (10, 10)
+    first = dit.x_embedder.proj.weight
+    assert torch.equal(control.x_embedder.proj.weight[:, :8], first.repeat(1, 2, 1, 1))
+    assert control.x_embedder.proj.weight[:, 8:].std() > 0.01
+    noisy, image, condition = torch.randn(2, 4, 4, 4), torch.randn(2, 10, 4, 4), dit.condition(torch.tensor([999]))
+    before = control(noisy, image, condition).tokens
+    with torch.no_grad():
+        control.zero_conv.weight[9, 9] = 1.0  # one channel that masks do not have
+    assert not torch.allclose(control(noisy, image, condition).tokens, before, atol=1e-3)
+
+
 def test_the_copy_has_the_weights_of_the_first_blocks() -> None:
     segmenter = tiny_segmenter()
     control, dit = segmenter.control, segmenter.dit

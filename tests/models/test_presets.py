@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_networks_that_are_built() -> None:
     preset = find_preset("small")
     with torch.device("meta"):
         dit = build_dit(preset)
-        control = build_control(preset, dit)
+        control = build_control(preset, dit, build_codec(preset))
     counts = parameter_counts("small", organs=5)
     assert counts["dit"] == sum(p.numel() for p in dit.parameters())
     assert counts["control"] == sum(p.numel() for p in control.parameters())
@@ -116,7 +116,7 @@ def logits_shape(preset: Preset, side: int) -> tuple[int, ...]:
     organs = 3
     with torch.device("meta"):
         codec, dit = build_codec(preset), build_dit(preset)
-        control, head = build_control(preset, dit), build_mask_head(preset, codec, organs)
+        control, head = build_control(preset, dit, codec), build_mask_head(preset, codec, organs)
         network = Segmenter(codec, dit, control, head, torch.zeros(organs + 1, 3))
         image = network.encode_image(torch.zeros(2, 3, side, side))
         latent = network.encode_mask(torch.zeros(2, side, side, dtype=torch.long))
@@ -153,6 +153,8 @@ def test_sizes_that_are_accepted_are_those_of_networks_that_fit_together(name: s
         ({"control_depth": 5}, "control_depth 5; expected at most the depth, 4"),
         ({"resolution": 24}, "resolution 24; expected a multiple of 16"),
         ({"stem_finest": 4}, "expected to end at 16"),
+        ({"codec": {"image_channels": 3}}, "image_channels 3; expected 0 or at least latent_channels, 4"),
+        ({"codec": {"image_channels": 64, "linear_path": True}}, "expected at least the 64 of a latent, and 48 or 0"),
         ({"head_hidden": [8]}, "head_hidden of 1 levels; expected one less than stem_channels has"),
         ({"codec": {"channels": 12}}, "codec.channels: Input should be a multiple of 8 (got 12)"),
     ],

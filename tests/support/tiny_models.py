@@ -125,7 +125,7 @@ def write_pipeline(folder: Path, organs: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     preset = find_preset("small", SIZES)
     codec, dit = build_codec(preset), build_dit(preset)
-    control, head = build_control(preset, dit), build_mask_head(preset, codec, len(organs))
+    control, head = build_control(preset, dit, codec), build_mask_head(preset, codec, len(organs))
     with torch.no_grad():
         for module in (codec, dit, control, head):
             for parameter in module.parameters():

@@ -38,6 +38,20 @@ def test_codec_latents_of_masks_have_unit_variance(store: Path, parts: dict[str,
     assert float(latents.std()) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_a_model_is_trained_on_a_codec_that_gives_images_more_channels_than_masks(store: Path, tmp_path: Path) -> None:
+    channels = {"channels": 16, "image_channels": 8, "linear_path": True}
+    sizes = {"codec": channels, "stem_channels": [], "head_hidden": []}
+    codec = train(run_config("codec", store, tmp_path / "codec", model={"sizes": sizes})) / "codec"
+    model: dict[str, Any] = {"sizes": sizes, "codec": codec}
+    dit = train(run_config("base", store, tmp_path / "base", model=model)) / "dit"
+    folder = train(run_config("model", store, tmp_path / "run", model={**model, "dit": dit})) / "pipeline"
+    pipeline = MedDelineaPipeline.from_pretrained(folder)
+    assert (pipeline.codec.image_channels, pipeline.dit.latent_channels) == (8, 4)
+    assert pipeline.control.zero_conv.weight.any()
+    images = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
+    assert pipeline(images, generator=torch.Generator().manual_seed(0)).masks.shape == (2, SIDE, SIDE)
+
+
 @pytest.mark.parametrize("decoder", ["none", "final_layer", "all"])
 def test_control_stage_leaves_the_frozen_parts_alone(
     store: Path, parts: dict[str, Path], tmp_path: Path, decoder: str
@@ -173,7 +187,7 @@ def tiny_method(objective: Objective, **sizes: Any) -> MedDelinea:
     torch.manual_seed(0)
     preset = find_preset("small", {**SIZES, **sizes})
     codec, dit = build_codec(preset), build_dit(preset)
-    control, head = build_control(preset, dit), build_mask_head(preset, codec, len(ORGANS))
+    control, head = build_control(preset, dit, codec), build_mask_head(preset, codec, len(ORGANS))
     return MedDelinea(
         Segmenter(codec, dit, control, head, palette(len(ORGANS) + 1)), objective, make_scheduler("ddim"), steps=1
     )

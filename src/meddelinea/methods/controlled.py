@@ -36,7 +36,7 @@ def build_parts(recipe: Recipe) -> Parts:
     if recipe.base == "random":
         dit.draw_weights()
     head = None if recipe.trainable_decoder == "none" else build_mask_head(preset, codec, len(recipe.organs))
-    control = build_control(preset, dit, recipe.slices)
+    control = build_control(preset, dit, codec, recipe.slices)
     return Parts(codec=codec, dit=dit, control=control, mask_head=head)
 
 

@@ -43,7 +43,7 @@ class Direct(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         image = self.segmenter.encode_image(images)
-        nothing = torch.zeros_like(image.latent)  # (B, C, h, w)
+        nothing = torch.zeros(self.segmenter.latent_shape(image), device=images.device)  # (B, C, h, w)
         last = torch.full((len(nothing),), TIMESTEPS - 1, device=nothing.device)  # (B,)
         clean, tokens = self.segmenter(nothing, last, image)  # (B, C, h, w), (B, T, D)
         return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)

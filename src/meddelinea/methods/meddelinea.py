@@ -83,7 +83,8 @@ class MedDelinea(nn.Module):
         Logits (B, L + 1, H, W).
         """
         image = self.segmenter.encode_image(images)
-        clean, tokens = self.sample(image, Noise.keyed(noise, image.latent.shape[1:]))  # (B, C, h, w), (B, T, D)
+        shape = self.segmenter.latent_shape(image)
+        clean, tokens = self.sample(image, Noise.keyed(noise, shape[1:]))  # (B, C, h, w), (B, T, D)
         return self.segmenter.decode(clean, image, tokens)  # (B, L + 1, H, W)
 
     def sample(self, image: ImageFeatures, noise: Noise, on_step: StepCallback = unchanged) -> tuple[Tensor, Tensor]:

@@ -173,10 +173,8 @@ class MedDelineaPipeline(ControlledPipeline):
         method = self._method(num_inference_steps, self.scheduler)
         self._num_timesteps = method.steps
         image = method.segmenter.encode_image(images.to(self.device))
-        if keys is None:
-            noise = Noise.drawn(generator, image.latent.shape, image.latent.device)
-        else:
-            noise = Noise.keyed(keys, image.latent.shape[1:])
+        shape = method.segmenter.latent_shape(image)
+        noise = Noise.drawn(generator, shape, self.device) if keys is None else Noise.keyed(keys, shape[1:])
 
         with self.progress_bar(total=method.steps) as bar:
 

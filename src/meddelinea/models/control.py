@@ -44,6 +44,8 @@ class ControlDiT(ModelMixin, ConfigMixin):
     ----------
     latent_channels, latent_size, patch_size, width, heads
         As the DiT's that it controls.
+    image_channels
+        C_o, of the image's latent; as many as `latent_channels` where 0.
     depth
         K, at most the DiT's N.
     stem_channels
@@ -60,6 +62,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
     def __init__(
         self,
         latent_channels: int = 4,
+        image_channels: int = 0,
         latent_size: int = 32,
         patch_size: int = 2,
         width: int = 1152,
@@ -72,10 +75,12 @@ class ControlDiT(ModelMixin, ConfigMixin):
         super().__init__()
         check_width(width, heads)
         # Zeros: the network starts equal to the plain DiT, and the image enters as training opens them.
-        self.zero_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        image_channels = image_channels or latent_channels
+        self.zero_conv = nn.Conv2d(image_channels, image_channels, 1)
         nn.init.zeros_(self.zero_conv.weight)
         nn.init.zeros_(self.zero_conv.bias)  # type: ignore[arg-type]
-        self.x_embedder = PatchEmbedder(2 * latent_channels, patch_size, width, base=latent_size // patch_size)
+        channels = latent_channels + image_channels
+        self.x_embedder = PatchEmbedder(channels, patch_size, width, base=latent_size // patch_size)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.after_attention = nn.ModuleList(zero_linear(width) for _ in range(depth))
         self.after_mlp = nn.ModuleList(zero_linear(width) for _ in range(depth))
@@ -85,16 +90,25 @@ class ControlDiT(ModelMixin, ConfigMixin):
 
     @classmethod
     def copy_of(
-        cls, dit: DiT, depth: int, *, stem_channels: Sequence[int] = (), stem_finest: int = 4, stem_slices: int = 3
+        cls,
+        dit: DiT,
+        depth: int,
+        *,
+        image_channels: int = 0,
+        stem_channels: Sequence[int] = (),
+        stem_finest: int = 4,
+        stem_slices: int = 3,
     ) -> ControlDiT:
         """The trainable copy of the first `depth` blocks of `dit`, its patch embedding widened by the image's channels.
 
         The new input channels repeat the weights of the old ones: mask and image live in one latent space, and zeros
-        here behind the zeros of the convolution before would never receive a gradient.
+        here behind the zeros of the convolution before would never receive a gradient. Those that an image's latent has
+        beyond a mask's are drawn as a new embedder's.
         """
         config = dit.config
         control = cls(
             latent_channels=config.latent_channels,
+            image_channels=image_channels,
             latent_size=config.latent_size,
             patch_size=config.patch_size,
             width=config.width,
@@ -106,7 +120,8 @@ class ControlDiT(ModelMixin, ConfigMixin):
         )
         control.blocks.load_state_dict(dit.blocks[:depth].state_dict())
         with torch.no_grad():
-            control.x_embedder.proj.weight.copy_(dit.x_embedder.proj.weight.repeat(1, 2, 1, 1))
+            twice = dit.x_embedder.proj.weight.repeat(1, 2, 1, 1)  # (D, 2 C, p, p)
+            control.x_embedder.proj.weight[:, : twice.shape[1]] = twice
             control.x_embedder.proj.bias.copy_(dit.x_embedder.proj.bias)
         return control
 
@@ -123,7 +138,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
         Parameters
         ----------
         noisy, image_latent
-            Z_mt and Z_o, (B, C, h, w) each.
+            Z_mt and Z_o, (B, C, h, w) and (B, C_o, h, w).
         condition
             (B, D), the frozen DiT's `condition(t)`.
         image_tokens
@@ -131,7 +146,7 @@ class ControlDiT(ModelMixin, ConfigMixin):
         return_dict
             As everywhere in diffusers: an object with named parts, or a tuple of them.
         """
-        both = torch.cat([noisy, self.zero_conv(image_latent)], dim=1)  # (B, 2 C, h, w): Z_ct
+        both = torch.cat([noisy, self.zero_conv(image_latent)], dim=1)  # (B, C + C_o, h, w): Z_ct
         x = self.x_embedder(both)  # (B, T, D)
         if image_tokens is not None:
             x = x + image_tokens  # (B, T, D)

@@ -29,13 +29,28 @@ Channels = Annotated[Whole, Field(ge=1, le=4096)]
 
 @dataclass(frozen=True, config=CHECKED)
 class SpaceToDepthSizes:
-    """Sizes of a `SpaceToDepthCodec`: its convolutions' width, residual blocks of each half, channels of a latent."""
+    """Sizes of a `SpaceToDepthCodec`, see there."""
 
     channels: Annotated[Whole, Field(ge=8, le=1024, multiple_of=8)]
     encoder_blocks: Annotated[Whole, Field(ge=0, le=64)]
     decoder_blocks: Annotated[Whole, Field(ge=0, le=64)]
     latent_channels: Annotated[Whole, Field(ge=1, le=256)] = 4
+    image_channels: Annotated[Whole, Field(ge=0, le=256)] = 0
     fine_channels: Annotated[Whole, Field(ge=0, le=1024, multiple_of=8)] = 0
+
+    linear_path: Annotated[bool, Field(strict=True)] = False
+
+    def __post_init__(self) -> None:
+        largest = max(self.image_channels, self.latent_channels)
+        if self.linear_path and (self.channels < largest or 0 < self.fine_channels < 48):
+            raise ValueError(
+                f"linear_path of channels {self.channels}, fine_channels {self.fine_channels}; expected at least "
+                f"the {largest} of a latent, and 48 or 0"
+            )
+        if 0 < self.image_channels < self.latent_channels:
+            raise ValueError(
+                f"image_channels {self.image_channels}; expected 0 or at least latent_channels, {self.latent_channels}"
+            )
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -107,7 +122,7 @@ class Preset:
 
     @property
     def latent_channels(self) -> int:
-        """Channels of the codec's latents."""
+        """Channels of the codec's latents of masks."""
         return self.codec.latent_channels if isinstance(self.codec, SpaceToDepthSizes) else 4  # Stable Diffusion's
 
 
@@ -207,11 +222,12 @@ def build_dit(preset: Preset) -> DiT:
     )
 
 
-def build_control(preset: Preset, dit: DiT, slices: int = 3) -> ControlDiT:
+def build_control(preset: Preset, dit: DiT, codec: Codec, slices: int = 3) -> ControlDiT:
     """The control branch of the preset's sizes, a copy of the first blocks of `dit`, on images of so many slices."""
     return ControlDiT.copy_of(
         dit,
         preset.control_depth,
+        image_channels=codec.image_channels,
         stem_channels=preset.stem_channels,
         stem_finest=preset.stem_finest,
         stem_slices=slices,
@@ -284,7 +300,7 @@ def parameter_counts(name: str, organs: int = 13) -> dict[str, int]:
         parts: dict[str, Codec | DiT | ControlDiT | MaskHead] = {
             "codec": codec,
             "dit": dit,
-            "control": build_control(preset, dit),
+            "control": build_control(preset, dit, codec),
             "mask_head": build_mask_head(preset, codec, organs),
         }
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}

@@ -20,7 +20,7 @@ BaseWeights = Literal["frozen", "trained", "random"]
 class ImageFeatures(NamedTuple):
     """What the network takes from an image, computed once however many sampling steps follow."""
 
-    latent: Tensor  # Z_o, (B, C, h, w)
+    latent: Tensor  # Z_o, (B, C_o, h, w)
     tokens: Tensor | None  # of the image stem, (B, T, D)
     levels: tuple[Tensor, ...]  # of the image stem, the finest first
 
@@ -48,6 +48,10 @@ class Segmenter(nn.Module):
         self.control = control
         self.mask_head = mask_head
         self.palette = nn.Buffer(colours, persistent=False)
+
+    def latent_shape(self, image: ImageFeatures) -> torch.Size:
+        """(B, C, h, w), of the masks' latents for images of those features."""
+        return torch.Size((len(image.latent), self.codec.latent_channels, *image.latent.shape[2:]))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,7 +82,7 @@ class Segmenter(nn.Module):
         """Images (B, slices, H, W) in [-1, 1] -> what the network takes from them; the codec sees the middle three."""
         images = images.to(self.dtype)
         outer = (images.shape[1] - 3) // 2
-        latent = self.codec.to_latent(images[:, outer : outer + 3]).detach()  # (B, C, h, w)
+        latent = self.codec.to_image_latent(images[:, outer : outer + 3]).detach()  # (B, C_o, h, w)
         if self.control.stem is None:
             return ImageFeatures(latent, None, ())
         tokens, levels = self.control.stem(images)  # (B, T, D), ((B, c0, H/f, W/f), (B, c1, H/2f, W/2f), ...)

@@ -47,7 +47,7 @@ class CodecStage(Stage):
             self.codec = SpaceToDepthCodec(**asdict(preset.codec))
         else:
             self.codec = load_codec(preset, config.model.codec)
-        self.organs, self.noise_channels = organs, self.codec.latent_channels
+        self.organs, self.noise_channels = organs, self.codec.image_channels
         self.weights = config.codec_loss
         self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
 
@@ -58,8 +58,10 @@ class CodecStage(Stage):
 
         # Through a latent of the posterior, (B, C, h, w), and back.
         mean, log_variance = self.codec.posterior(pixels)
-        latent = mean + (0.5 * log_variance).exp() * torch.cat([batch.noise[::2], batch.noise[1::2]])
-        features = self.codec.to_features(latent * self.codec.config.scaling_factor)  # (B, C, h, w)
+        latent = mean + (0.5 * log_variance).exp() * torch.cat([batch.noise[::2], batch.noise[1::2]])  # (B, C_o, h, w)
+        beyond = torch.arange(latent.shape[1], device=latent.device) >= self.codec.latent_channels  # (C_o,)
+        latent = torch.cat([latent[: len(images)], latent[len(images) :] * ~beyond.view(-1, 1, 1)])  # (B, C_o, h, w)
+        features = self.codec.to_features(latent * self.codec.config.scaling_factor)  # (B, feature_channels, H/f, W/f)
         painted = self.codec.to_pixels(features)  # (B, 3, H, W)
 
         logits = palette_logits(painted[len(images) :], self.colours)  # (B/2, L + 1, H, W)
@@ -80,7 +82,8 @@ class CodecStage(Stage):
     @torch.no_grad()
     def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the codec, its scaling factor one over the standard deviation of the masks' latents."""
-        latent = self.codec.posterior(paint(masks, self.colours))[0]  # (n, C, h, w)
+        mean, _ = self.codec.posterior(paint(masks, self.colours))  # (n, C_o, h, w)
+        latent = mean[:, : self.codec.latent_channels]  # (n, C, h, w)
         self.codec.register_to_config(scaling_factor=float(1.0 / latent.std()))
         self.codec.save_pretrained(folder)
 
