@@ -245,7 +245,8 @@ def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path
     assert (literal.data.rare_organ_share, literal.data.empty_share, literal.data.thickest) == (0.0, 1.0, 1)
 
     small = (
-        "model.sizes.codec={channels: 8, encoder_blocks: 1, decoder_blocks: 1, latent_channels: 6, fine_channels: 8}"
+        "model.sizes.codec={channels: 16, encoder_blocks: 1, decoder_blocks: 1, latent_channels: 6, "
+        "image_channels: 12, fine_channels: 48}"
     )
     codec = train(scaled_down("faithful/codec", store, tmp_path / "codec", small)) / "codec"
     for base, control in (("base", "learnable"), ("literal-base", "literal")):
@@ -257,7 +258,7 @@ def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet") for ending in ("", "-coarse")}
-    assert set(BENCHMARK) == {"accuracy", "first-fold", *both}
+    assert set(BENCHMARK) == {"accuracy", "first-fold", "paper-form", *both}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
@@ -274,3 +275,8 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     assert {*fold.train, *fold.test} == set(bench.train)
     assert fold.cpu_minutes / len(fold.train) == bench.cpu_minutes / len(bench.train)
     assert fold.methods.items() <= bench.methods.items()
+    form = read_bench_file(RECIPES / "benchmark" / "paper-form.yaml")
+    assert (form.train, form.test, form.store) == (bench.train, bench.test, bench.store)
+    for paths in form.methods.values():
+        (run,) = map(load_config, paths)
+        assert (run.cpu_minutes, run.seed, run.stage) == (form.cpu_minutes, form.seed, "model")
