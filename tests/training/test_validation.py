@@ -13,7 +13,7 @@ from meddelinea.cli.main import main
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.methods.meddelinea_pipeline import MedDelineaPipeline
-from meddelinea.training.validation import validation_dice
+from meddelinea.training.validation import image_psnr, validation_dice
 from support.tiny_models import CASES, ORGANS, run_config
 from support.training_runs import assert_same_weights, control_config, metrics, train
 
@@ -60,6 +60,25 @@ def test_validation_without_any_organ_gives_no_figures(store: Path, tmp_path: Pa
         return torch.zeros(len(masks), len(ORGANS) + 1, 64, 64)
 
     assert validation_dice(predict, ORGANS, store=SliceStore(store), config=config, device=torch.device("cpu")) == {}
+
+
+def test_an_image_that_comes_back_a_tenth_off_has_26_decibels(store: Path, tmp_path: Path) -> None:
+    config = run_config("codec", store, tmp_path / "run", validation={"stride": 2}, data={"neighbours": 1})
+    where = {"store": SliceStore(store), "config": config, "device": torch.device("cpu")}
+    figures = image_psnr(lambda images: images + 0.1, **where)
+    assert figures == {"image_psnr": pytest.approx(10 * np.log10(4 / 0.1**2))}
+    assert image_psnr(lambda images: None, **where) == {}
+
+
+def test_a_codec_says_how_well_its_images_come_back(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_config("codec", store, tmp_path / "run", data={"validation": CASES[2:]})
+    (tmp_path / "run.json").write_text(run.model_dump_json())
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "run.json")])
+    said = capsys.readouterr().out
+    assert f"image PSNR on the validation cases {metrics(tmp_path / 'run')[-1]['image_psnr']:.1f} dB" in said
 
 
 def test_patience_ends_a_run_and_keeps_its_best_weights(

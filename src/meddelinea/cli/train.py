@@ -65,13 +65,19 @@ def train(
 
 
 def _measured(folder: Path) -> list[str]:
-    """The Dice of the run on its validation and test cases, if it has such; one line each."""
+    """The figures of the run on its validation and test cases, if it has such; one line each."""
     from meddelinea.files import read_json
     from meddelinea.training.metrics_log import MetricsLog
 
     rows, test = MetricsLog(folder).read(), folder / "test.json"
     measured = {"validation": rows[-1] if rows else {}, "test": read_json(test) if test.is_file() else {}}
-    return [f"mean Dice on the {role} cases {row['dice']:.3f}" for role, row in measured.items() if "dice" in row]
+    lines = []
+    for role, row in measured.items():
+        if "dice" in row:
+            lines.append(f"mean Dice on the {role} cases {row['dice']:.3f}")
+        if "image_psnr" in row:
+            lines.append(f"image PSNR on the {role} cases {row['image_psnr']:.1f} dB")
+    return lines
 
 
 def curves(

@@ -111,6 +111,10 @@ class Stage(nn.Module, ABC):
             B keys of the noise.
         """
 
+    def read_back(self, images: Tensor) -> Tensor | None:
+        """Images (B, 3, H, W) as they come back from their latents; None of a stage that is no autoencoder."""
+        return None
+
     @abstractmethod
     def finish(self, folder: Path, masks: Tensor) -> None:
         """Write what was trained into `folder`, in diffusers' form; `masks` (n, H, W) are some of its training."""

@@ -30,7 +30,7 @@ from meddelinea.training.optimisers import build_optimisers
 from meddelinea.training.result import write_result
 from meddelinea.training.sharding import gather, scatter, shard
 from meddelinea.training.stages import build_stage, prepare
-from meddelinea.training.validation import validation_dice
+from meddelinea.training.validation import image_psnr, validation_dice
 
 #: What the networks' products are computed in; the weights, and all else, are float32.
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -260,13 +260,14 @@ class Run:
         )
 
     def measure(self, cases: SliceStore) -> dict[str, float]:
-        """Dice of the averaged weights; every process measures, since each holds a part of a sharded model."""
+        """Figures of the averaged weights; every process measures, since each holds a part of a sharded model."""
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
         self.stage.eval()
         figures = validation_dice(
             self.stage.predict, self.stage.organs, store=cases, config=self.config, device=self.device
         )
+        figures |= image_psnr(self.stage.read_back, store=cases, config=self.config, device=self.device)
         self.stage.train()
         self.ema.restore(self.parameters)
         return figures

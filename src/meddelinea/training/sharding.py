@@ -26,7 +26,8 @@ def shard(stage: nn.Module, device: torch.device, processes: int) -> None:
         fully_shard(block, mesh=mesh)
     # By default the outermost stays gathered after a forward pass, and would miss values that are set in between.
     fully_shard(stage, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(stage, "predict")
+    for method in ("predict", "read_back"):
+        register_fsdp_forward_method(stage, method)
 
 
 def gather(state: T) -> T:

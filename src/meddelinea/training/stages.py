@@ -79,6 +79,11 @@ class CodecStage(Stage):
         latent = self.codec.to_latent(paint(masks, self.colours))  # (B, C, h, w)
         return palette_logits(self.codec.to_pixels(self.codec.to_features(latent)), self.colours)  # (B, L + 1, H, W)
 
+    def read_back(self, images: Tensor) -> Tensor:
+        """The codec's own images."""
+        painted: Tensor = self.codec(images, return_dict=False)[0]
+        return painted
+
     @torch.no_grad()
     def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the codec, its scaling factor one over the standard deviation of the masks' latents."""

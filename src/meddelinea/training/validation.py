@@ -1,4 +1,4 @@
-"""Mean Dice on held-out cases while a model trains: a quick figure on the model's own grid, to compare runs with."""
+"""What a stage is worth on held-out cases while it trains: quick figures on its own grid, to compare runs with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,31 @@ from meddelinea.training.batches import shrink, shrink_factors
 from meddelinea.training.config import RunConfig
 
 Predict = Callable[[Tensor, Tensor, list[NoiseKey]], Tensor | None]
+ReadBack = Callable[[Tensor], Tensor | None]
 
 BATCH = 16
+
+
+@torch.no_grad()
+def image_psnr(read_back: ReadBack, *, store: SliceStore, config: RunConfig, device: torch.device) -> dict[str, float]:
+    """How well images come back from their latents: `image_psnr` in dB, of the range -1 to 1.
+
+    The squared error is averaged over the pixels of every `config.validation.stride`-th slice of a case and its
+    neighbours, then over cases. Nothing where `read_back`, images (B, 3, H, W) -> the same, is that of a stage that
+    makes none.
+    """
+    errors = []
+    for case, stored in enumerate(store.cases):
+        squares = []
+        for index in range(0, stored.slices, config.validation.stride):
+            pixels = torch.from_numpy(store.image(case, index, config.data.neighbours, 1))[None].to(device)
+            image = shrink(pixels, 1)  # (1, 3, H, W)
+            back = read_back(image)
+            if back is None:
+                return {}
+            squares.append(float((back - image).square().mean()))
+        errors.append(np.mean(squares))
+    return {"image_psnr": float(10.0 * np.log10(4.0 / np.mean(errors)))}
 
 
 @torch.no_grad()
