@@ -183,6 +183,20 @@ def test_folds_are_disjoint_by_patient(bench: BenchFile, folds: int) -> None:
         assert not {patients[name] for name in part.test} & {patients[name] for name in part.train}
 
 
+def test_few_patients_are_the_first_of_more(bench: BenchFile, tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+    for few in (1, 2):
+        accuracy = measure_accuracy(bench, tmp_path / f"few-{few}", None, few=few)
+        assert accuracy.parts[0].test == bench.test
+        seen.append(set(accuracy.parts[0].train))
+        for path in (tmp_path / f"few-{few}").rglob("training_cases.json"):
+            assert {case["name"] for case in read(path)["train"]} == seen[-1]
+    assert [len(names) for names in seen] == [1, 2]
+    assert seen[0] < seen[1] < set(bench.train)
+    with pytest.raises(UsageError, match="4 patients of test; expected 1 to 3"):
+        measure_accuracy(bench, tmp_path / "few-4", None, few=4)
+
+
 def test_cases_that_cannot_be_divided_are_refused(bench: BenchFile) -> None:
     patients = {"a": "p", "b": "q", "c": "q", "d": "r"}
     with pytest.raises(UsageError, match="3 folds of 2 patients"):

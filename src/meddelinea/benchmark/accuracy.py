@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from meddelinea.benchmark.chain import StageCost, read_chain, train_chain
 from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
+from meddelinea.data.splits import drawn_order
 from meddelinea.data.store import read_manifest
 from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
@@ -68,6 +69,7 @@ def measure_accuracy(
     methods: tuple[str, ...] | None = None,
     fold: int | None = None,
     progress: ShowProgress = unwatched,
+    few: int | None = None,
 ) -> Accuracy:
     """Train and test what is not yet in `output`.
 
@@ -83,6 +85,8 @@ def measure_accuracy(
         has methods or a fold of its own.
     fold
         The one that is trained and tested, 1 to `folds`; all where None.
+    few
+        How many patients of each part are trained on, the first of an order that the seed draws; all where None.
 
     Raises
     ------
@@ -97,7 +101,7 @@ def measure_accuracy(
     patients = {name: case.patient for name, case in cases.items()}
 
     # Which methods, on which parts.
-    parts = divide(bench, patients, folds)
+    parts = tuple(_thinned(part, patients, few, bench.seed) for part in divide(bench, patients, folds))
     if fold is not None and not 1 <= fold <= (folds or 0):
         raise UsageError(f"fold {fold} of {folds or 'no'} folds; expected 1 to the number of folds")
     unknown = [name for name in methods or () if name not in bench.methods]
@@ -189,6 +193,16 @@ def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> 
         train = tuple(name for name in bench.train if patients[name] not in tested)
         parts.append(Part(f"fold-{fold + 1}-of-{folds}", train, test))
     return tuple(parts)
+
+
+def _thinned(part: Part, patients: Mapping[str, str], few: int | None, seed: int) -> Part:
+    """The part with the cases of few of its training patients; more patients include those that fewer are."""
+    if few is None:
+        return part
+    drawn = drawn_order(tuple({patients[name] for name in part.train}), seed)
+    if not 1 <= few <= len(drawn):
+        raise UsageError(f"{few} patients of {part.name}; expected 1 to {len(drawn)}", parameter="patients")
+    return replace(part, train=tuple(name for name in part.train if patients[name] in drawn[:few]))
 
 
 def trial_document(trial: Trial) -> dict[str, Any]:

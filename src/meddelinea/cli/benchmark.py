@@ -103,6 +103,7 @@ def accuracy(
     test: Annotated[bool, Option("--test", help="Train on all training cases, and test on the others.")] = False,
     methods: Annotated[str | None, Option(metavar="NAME,NAME", help="Train and test these only.")] = None,
     cpu_minutes: Annotated[float | None, Option(metavar="X", min=0.01, help="Replace the file's time.")] = None,
+    patients: Annotated[int | None, Option(metavar="N", min=1, help="Train on so many patients only.")] = None,
     quiet: QuietBar = False,
 ) -> None:
     """Train methods for the same processor time, and test them.
@@ -121,7 +122,7 @@ def accuracy(
         bench = read_bench_file(bench_file)
         if cpu_minutes is not None:
             bench = bench.model_copy(update={"cpu_minutes": cpu_minutes})
-        measured = measure_accuracy(bench, output, folds, names(methods, "methods"), fold, report)
+        measured = measure_accuracy(bench, output, folds, names(methods, "methods"), fold, report, patients)
     rows = accuracy_rows(measured)
     write_json(accuracy_document(measured, rows), output / "accuracy.json")
     _show(accuracy_lines(measured, rows), output / "accuracy.md")
