@@ -280,3 +280,42 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     for paths in form.methods.values():
         (run,) = map(load_config, paths)
         assert (run.cpu_minutes, run.seed, run.stage) == (form.cpu_minutes, form.seed, "model")
+
+
+#: What a run file of `first-fold` is but for its cases, its output and where its parts lie.
+LIKE = {
+    "codec": "faithful/codec",
+    "base": "faithful/base",
+    "base-450": "faithful/base",
+    "learnable": "faithful/learnable",
+    "base-trained": "faithful/learnable",
+    "base-random": "faithful/learnable",
+    "base-short": "faithful/learnable",
+    "small-codec": "small/codec",
+    "small-base": "small/base",
+    "small-coarse": "small/coarse",
+    "small-control": "small/control",
+}
+
+
+def test_the_recipes_of_the_first_fold_are_those_of_all_patients_on_fewer() -> None:
+    folder = RECIPES / "first-fold"
+    assert {path.stem for path in folder.glob("*.yaml")} == {*LIKE, "freezing", "few-patients"}
+    fold = read_bench_file(RECIPES / "benchmark" / "first-fold.yaml")
+    parts = {"codec", "dit", "pipeline", "base"}
+    for name, like in LIKE.items():
+        ours, theirs = load_config(folder / f"{name}.yaml"), load_config(RECIPES / f"{like}.yaml")
+        assert ours.data.train == fold.train
+        free = {"output": True, "data": {"train"}, "model": parts, "steps": True, "cpu_minutes": True}
+        assert ours.model_dump(exclude=free) == theirs.model_dump(exclude=free)
+        stands_on = (ours.model.codec, ours.model.dit, ours.model.pipeline)
+        assert all(str(path).startswith("runs/first-fold/") for path in stands_on if path)
+    for bench in (read_bench_file(folder / f"{name}.yaml") for name in ("freezing", "few-patients")):
+        assert (bench.train, bench.test, bench.store) == (fold.train, fold.test, fold.store)
+    runs = {name: load_config(folder / f"{name}.yaml") for name in LIKE}
+    assert [runs[f"base-{kind}"].model.base for kind in ("trained", "random", "short")] == [
+        "trained",
+        "random",
+        "frozen",
+    ]
+    assert runs["base-450"].steps == 450
