@@ -13,7 +13,6 @@ from meddelinea.training.optimisers import build_optimisers, is_hidden_matrix
 from support.training_runs import control_config, train
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch is older than its own Muon")
 def test_steps_are_those_of_pytorch() -> None:
     shapes = ((6, 6), (4, 9), (9, 4), (4, 9))
     torch.manual_seed(0)
