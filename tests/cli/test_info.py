@@ -1,11 +1,13 @@
 """`meddelinea info`: a description of a model and of the presets."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from meddelinea.errors import WeightsMissingError
+from meddelinea.methods.known import METHODS, TABLE_4
 from support.cli import Run
 
 
@@ -45,3 +47,37 @@ def test_info_without_weights_still_shows_the_presets(run: Run, monkeypatch: pyt
     code, out, _ = run("info", "--json")
     assert code == 0
     assert json.loads(out)["model"] == {"missing": "no weights here"}
+
+
+def test_the_methods_are_listed_with_their_parameters_beside_the_papers(run: Run) -> None:
+    code, out, err = run("info", "--methods", "--json")
+    assert (code, err) == (0, "")
+    listed = json.loads(out)["methods"]
+    assert list(listed) == list(METHODS)
+    for name, counts in listed.items():
+        assert 0 < counts["small"] <= counts["paper"], name
+        assert counts["table_4_millions"] == TABLE_4.get(name)
+    assert listed["unet"]["paper"] == pytest.approx(33e6, rel=0.01)
+    assert listed["meddelinea"]["paper"] == pytest.approx(227e6, rel=0.02)
+    code, out, _ = run("info", "--methods")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    for name, counts in listed.items():
+        (row,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        assert f"{counts['small']:,}" in row
+        assert f"{counts['paper']:,}" in row
+
+
+def test_methods_and_a_model_are_not_described_at_once(run: Run) -> None:
+    code, _, err = run("info", "small", "--methods")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "leave out MODEL" in err
+
+
+def test_a_method_whose_package_is_missing_has_an_empty_cell(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)  # as if it were not installed
+    code, out, _ = run("info", "--methods", "--json")
+    assert code == 0
+    listed = json.loads(out)["methods"]
+    assert listed["unet"]["paper"] is None
+    assert listed["direct"]["paper"] > 0

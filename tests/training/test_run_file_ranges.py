@@ -16,7 +16,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from meddelinea.errors import UsageError
-from meddelinea.methods.network import NetworkSizes
+from meddelinea.methods.dynunet import DynUNetSizes
+from meddelinea.methods.unet import UNetSizes
 from meddelinea.models.presets import AutoencoderSizes, Preset
 from meddelinea.training import engine
 from meddelinea.training.config import RunConfig, SplitConfig
@@ -76,7 +77,8 @@ SETTINGS = [
     *walk(SplitConfig.model_json_schema(), SPLIT, ("data", "split")),
     *described(Preset, ("model", "sizes")),
     *described(AutoencoderSizes, ("model", "sizes", "codec"), preset="paper"),
-    *described(NetworkSizes, ("model", "sizes"), method="unet"),
+    *described(UNetSizes, ("model", "sizes"), method="unet"),
+    *described(DynUNetSizes, ("model", "sizes"), method="dynunet"),
 ]
 NUMBERS = [setting for setting in SETTINGS if setting.schema.get("type") in ("integer", "number")]
 

@@ -15,7 +15,14 @@ from meddelinea.models.codec import FACTOR, Codec, KLCodec, SpaceToDepthCodec, e
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
-from meddelinea.models.presets import build_control, build_mask_head, find_preset, load_codec, load_dit
+from meddelinea.models.presets import (
+    build_control,
+    build_mask_head,
+    find_preset,
+    load_codec,
+    load_dit,
+    parameter_counts,
+)
 from meddelinea.models.segmenter import Segmenter
 
 
@@ -68,6 +75,12 @@ class ControlledPipeline(SlicePipeline):
     def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
         """Refuse sizes of a preset that do not fit, see `SlicePipeline`."""
         find_preset(preset, sizes)
+
+    @classmethod
+    def parameter_count(cls, preset: str, organs: int) -> int:
+        """Parameters of DiT, control branch and mask head, see `SlicePipeline`."""
+        counts = parameter_counts(preset, organs)
+        return counts["dit_and_control"] + counts["mask_head"]
 
     def segmenter(self) -> Segmenter:
         """The components put together."""

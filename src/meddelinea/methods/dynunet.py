@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
+from typing import ClassVar
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from meddelinea.methods.network import NetworkPipeline, chosen_widths, monai_networks
+from meddelinea.methods.network import NetworkPipeline, Widths, check_side, chosen_sizes, monai_networks
 from meddelinea.methods.protocol import Recipe
 from meddelinea.models.mask_head import UNLIKELY, carry_classes
+from meddelinea.models.presets import CHECKED
 
 #: nnU-Net's rules in 2D: 32 channels, doubled at each resolution up to 512, halved down to 4 pixels.
 NARROWEST, WIDEST, COARSEST = 32, 512, 4
@@ -25,6 +28,13 @@ def nnunet_widths(side: int) -> tuple[int, ...]:
         side //= 2
         widths.append(min(2 * widths[-1], WIDEST))
     return tuple(widths)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class DynUNetSizes:
+    """Sizes of a `DynUNet`, see there."""
+
+    widths: Widths | None = None  # those of `nnunet_widths` where None
 
 
 class DynUNet(ModelMixin, ConfigMixin):
@@ -64,6 +74,11 @@ class DynUNet(ModelMixin, ConfigMixin):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of an image are multiples of it."""
+        return int(2 ** (len(self.config.widths) - 1))
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, slices, H, W) -> logits (B, L + 1, H, W); in training those at H/2, H/4, ... follow."""
         skips = [self.input_block(images)]  # (B, w0, H, W)
@@ -96,7 +111,11 @@ class DynUNetPipeline(NetworkPipeline):
 
     known_parts = MappingProxyType({"network": (DynUNet,)})
 
-    @staticmethod
-    def build(recipe: Recipe) -> DynUNet:
-        widths = chosen_widths(recipe, nnunet_widths(recipe.side))
-        return DynUNet(organs=len(recipe.organs), slices=recipe.slices, widths=widths)
+    #: nnU-Net sizes itself by the slices, whatever the preset.
+    presets: ClassVar[Mapping[str, DynUNetSizes]] = {"small": DynUNetSizes(), "paper": DynUNetSizes()}
+
+    @classmethod
+    def build(cls, recipe: Recipe) -> DynUNet:
+        widths = chosen_sizes(cls.presets, recipe.preset, recipe.sizes).widths or nnunet_widths(recipe.side)
+        check_side(recipe.side, len(widths) - 1)
+        return DynUNet(organs=len(recipe.organs), slices=recipe.slices, widths=list(widths))

@@ -24,6 +24,18 @@ METHODS: Mapping[str, str] = {
     "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
 }
 
+#: Parameters of the methods in Table 4 of the paper, in millions.
+TABLE_4: Mapping[str, int] = {
+    "meddelinea": 227,
+    "unet": 33,
+    "transunet": 182,
+    "synergynet": 23,
+    "controlnet": 400,
+    "medsegdiff": 372,
+    "vqdiffusion": 340,
+    "dit": 187,
+}
+
 #: Slices that a model takes are of this many rows and columns at most.
 MOST_PIXELS = 4096
 

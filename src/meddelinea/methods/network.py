@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol, Self
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import PixelLoss, segmentation_loss
@@ -19,12 +19,20 @@ from meddelinea.errors import UsageError, first_fault
 from meddelinea.methods.pipeline import SlicePipeline
 from meddelinea.methods.protocol import Batch, Recipe, Sampler
 
+Sizes = TypeVar("Sizes")
+#: Channels of each resolution from the slice's own to the coarsest, each half as fine as the one before.
+Widths = Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
+
 
 class Network(Protocol):
     """Images to mask logits: a `ModelMixin` with `ConfigMixin`, so that it is saved as diffusers saves.
 
     Its module has to import `ModelMixin` by that name: diffusers looks there for what a component is.
     """
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of an image are multiples of it."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, slices, H, W) -> logits (B, L + 1, H, W); coarser ones after them are trained too."""
@@ -53,14 +61,17 @@ class PixelClassifier(nn.Module):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The same L_seg as MedDelinea's, every slice with weight one, summed over the resolutions of the logits."""
-        outputs = self.network(batch.images)  # (B, L + 1, H, W), (B, L + 1, H/2, W/2), ...
-        ones = torch.ones(len(batch.images), device=batch.images.device)
-        masks = batch.masks[:, None].float()  # (B, 1, H, W)
-        total = torch.zeros((), device=batch.images.device)
+        loss = self.segmentation(self.network(batch.images), batch.masks)
+        return {"segmentation": loss, "total": loss}
+
+    def segmentation(self, outputs: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """L_seg of logits (B, L + 1, H, W), (B, L + 1, H/2, W/2), ... against masks (B, H, W), scalar."""
+        ones = torch.ones(len(masks), device=masks.device)
+        total = torch.zeros((), device=masks.device)
         for logits, weight in zip(outputs, supervision_weights(len(outputs)), strict=True):
-            mask = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")[:, 0].long()  # (B, H, W), ...
-            total = total + weight * segmentation_loss(logits, mask, ones, pixel_loss=self.pixel_loss)
-        return {"segmentation": total, "total": total}
+            mask = F.interpolate(masks[:, None].float(), logits.shape[2:], mode="nearest-exact")  # (B, 1, H, W), ...
+            total = total + weight * segmentation_loss(logits, mask[:, 0].long(), ones, pixel_loss=self.pixel_loss)
+        return total
 
     @torch.no_grad()
     def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:
@@ -90,6 +101,9 @@ class NetworkPipeline(SlicePipeline):
         Pairs of neighbours in an image's channels, 2 pairs + 1 in all.
     """
 
+    #: The method's sizes by preset: instances of one checked dataclass.
+    presets: ClassVar[Mapping[str, Any]]
+
     def __init__(
         self,
         network: ModelMixin,
@@ -101,15 +115,15 @@ class NetworkPipeline(SlicePipeline):
         self.register_modules(network=network)
         self.register_to_config(organs=organs or [], neighbours=neighbours, neighbour_pairs=neighbour_pairs)
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def build(recipe: Recipe) -> Network:
+    def build(cls, recipe: Recipe) -> Network:
         """A network with random weights."""
 
     @classmethod
     def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:
-        """Refuse sizes other than `widths`, see `SlicePipeline`."""
-        _checked(sizes)
+        """Refuse sizes that the method does not know, or that are out of range, see `SlicePipeline`."""
+        chosen_sizes(cls.presets, preset, sizes)
 
     @classmethod
     def new(cls, recipe: Recipe) -> Self:
@@ -131,7 +145,7 @@ class NetworkPipeline(SlicePipeline):
     @property
     def multiple(self) -> int:
         """Rows and columns of an image are multiples of it."""
-        return int(2 ** (len(self.network.config.widths) - 1))
+        return int(self.network.multiple)
 
     def for_training(self, recipe: Recipe) -> PixelClassifier:
         """The network as a method, trained as a whole."""
@@ -142,37 +156,41 @@ class NetworkPipeline(SlicePipeline):
         return Sampler(PixelClassifier(self.network, "bce").to(self.device).eval(), None, None)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class NetworkSizes:
-    """Channels of each resolution from the slice's own to the coarsest, each half as fine as the one before."""
+def chosen_sizes(presets: Mapping[str, Sizes], preset: str, changed: Mapping[str, Any]) -> Sizes:
+    """The sizes of a preset, some of them changed.
 
-    widths: (
-        Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
-        | None
-    ) = None
-
-
-def _checked(sizes: Mapping[str, Any]) -> NetworkSizes:
-    try:
-        return NetworkSizes(**sizes)
-    except ValidationError as error:
-        raise UsageError(f"sizes: {first_fault(error)}; known: widths") from error
-
-
-def chosen_widths(recipe: Recipe, default: Sequence[int]) -> list[int]:
-    """The recipe's widths, or those that the network has by default.
+    Parameters
+    ----------
+    presets
+        Sizes by the preset's name: instances of one pydantic dataclass.
+    preset, changed
+        What `model.preset` and `model.sizes` of a run file say.
 
     Raises
     ------
     UsageError
-        If the recipe has a size other than `widths`, or its slices cannot be halved as often as they ask for.
+        If there is no such preset or size, or sizes are out of range or do not fit each other.
     """
-    widths = list(_checked(recipe.sizes).widths or default)
-    if recipe.side % 2 ** (len(widths) - 1):
-        raise UsageError(
-            f"model.sizes: widths {widths}: slices of {recipe.side} pixels cannot be halved {len(widths) - 1} times"
-        )
-    return widths
+    if preset not in presets:
+        raise UsageError(f"unknown preset {preset!r}; expected {' or '.join(presets)}")
+    sizes: Any = presets[preset]
+    known = {size.name: getattr(sizes, size.name) for size in fields(sizes)}
+    try:
+        return type(sizes)(**{**known, **changed})
+    except ValidationError as error:
+        raise UsageError(f"sizes: {first_fault(error)}; known: {', '.join(known)}") from error
+
+
+def check_side(side: int, halvings: int) -> None:
+    """Refuse slices whose side in pixels a network cannot halve as often as its sizes ask for.
+
+    Raises
+    ------
+    UsageError
+        If it is no multiple of 2^halvings.
+    """
+    if side % 2**halvings:
+        raise UsageError(f"model.sizes: slices of {side} pixels cannot be halved {halvings} times")
 
 
 def monai_networks() -> Any:
