@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
-
-from meddelinea.methods.pipeline import SlicePipeline
+from meddelinea.methods.latent import LatentPipeline
 from meddelinea.methods.protocol import Recipe
-from meddelinea.models.codec import FACTOR, Codec, KLCodec, SpaceToDepthCodec, extend_palette, palette
+from meddelinea.models.codec import FACTOR, Codec, KLCodec, SpaceToDepthCodec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import GuidedMaskHead, MaskHead, PlainMaskHead
@@ -47,8 +44,8 @@ def build_parts(recipe: Recipe) -> Parts:
     return Parts(codec=codec, dit=dit, control=control, mask_head=head)
 
 
-class ControlledPipeline(SlicePipeline):
-    """A pipeline with the components of `Parts`, and the palette in its configuration."""
+class ControlledPipeline(LatentPipeline):
+    """A pipeline with the components of `Parts`."""
 
     _optional_components: ClassVar[list[str]] = ["mask_head"]
     known_parts = MappingProxyType(
@@ -59,12 +56,6 @@ class ControlledPipeline(SlicePipeline):
             "mask_head": (PlainMaskHead, GuidedMaskHead, None),
         }
     )
-
-    @property
-    def palette(self) -> Tensor:
-        """(L + 1, 3)."""
-        stored = self.config.colours
-        return palette(len(self.config.organs) + 1) if stored is None else torch.tensor(stored)
 
     @property
     def multiple(self) -> int:
@@ -91,12 +82,3 @@ class ControlledPipeline(SlicePipeline):
             mask_head=self.mask_head,
             colours=self.palette.to(self.dit.dtype),
         )
-
-    def change_organs(self, organs: tuple[str, ...]) -> None:
-        """Carry colours and the mask head's channels over to other organs, by their names."""
-        known, colours = self.organs, self.palette
-        fresh = iter(extend_palette(colours, len(colours) + len(organs))[len(colours) :])
-        rows = [colours[0], *(colours[1 + known.index(name)] if name in known else next(fresh) for name in organs)]
-        if self.mask_head is not None:
-            self.register_modules(mask_head=self.mask_head.for_organs(known, organs))
-        self.register_to_config(organs=list(organs), colours=torch.stack(rows).tolist())

@@ -69,6 +69,9 @@ class DiT(ModelMixin, ConfigMixin):
         Classes of the pre-training task (1000 for ImageNet; 0 where there is none).
     learn_sigma
         The output carries C more channels for the variance; they are dropped.
+    image_channels
+        C_o, of an image's latent that its input has behind the noisy one; 0 of a DiT that sees none, or a control
+        branch's.
     """
 
     _supports_gradient_checkpointing = True  # its blocks do, so diffusers' switch sets theirs
@@ -84,13 +87,15 @@ class DiT(ModelMixin, ConfigMixin):
         heads: int = 16,
         classes: int = 1000,
         learn_sigma: bool = True,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         check_width(width, heads)
         self.patch_size = patch_size
         self.latent_channels = latent_channels
         self.out_channels = latent_channels * (2 if learn_sigma else 1)
-        self.x_embedder = PatchEmbedder(latent_channels, patch_size, width, base=latent_size // patch_size)
+        channels = latent_channels + image_channels
+        self.x_embedder = PatchEmbedder(channels, patch_size, width, base=latent_size // patch_size)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = ClassEmbedder(classes, width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
@@ -125,7 +130,7 @@ class DiT(ModelMixin, ConfigMixin):
         Parameters
         ----------
         latent
-            (B, C, h, w), h and w multiples of the patch size.
+            (B, C + C_o, h, w), h and w multiples of the patch size.
         condition
             (B, D), of `condition(t)`.
         injections
