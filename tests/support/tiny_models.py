@@ -34,6 +34,16 @@ SIZES: dict[str, Any] = {
     "codec": {"channels": 8, "encoder_blocks": 1, "decoder_blocks": 1},
 }
 
+#: Sizes of the methods that sample over a codec's latents, shrunk.
+LATENT_SIZES: dict[str, dict[str, Any]] = {
+    "dit": {"width": 32, "heads": 2, "depth": 2, "resolution": SIDE},
+    "stable_diffusion": {"widths": [8, 16], "layers": 1, "heads": 2, "groups": 4, "text_width": 8},
+    "controlnet": {
+        "widths": [8, 16], "layers": 1, "heads": 2, "groups": 4, "text_width": 8, "image_widths": [4, 8, 8, 8],
+    },
+    "vqdiffusion": {"codes": 32, "width": 32, "heads": 2, "depth": 2, "resolution": SIDE},
+}  # fmt: skip
+
 Slices = dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]
 
 
@@ -102,8 +112,11 @@ def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunCon
         "optimiser": {"learning_rate": 1e-3},
         "validation": {"stride": 2},
     }
-    if sections.get("model", {}).get("method") in ("unet", "dynunet"):
+    method = sections.get("model", {}).get("method")
+    if method in ("unet", "dynunet"):
         content["model"] = {}  # which have other sizes
+    if method in LATENT_SIZES:
+        content["model"] = {"sizes": LATENT_SIZES[method]}
     for name, value in sections.items():
         content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
     return RunConfig.model_validate(content)

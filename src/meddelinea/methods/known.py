@@ -22,6 +22,10 @@ METHODS: Mapping[str, str] = {
     "direct": "meddelinea.methods.direct.DirectPipeline",
     "unet": "meddelinea.methods.unet.UNetPipeline",
     "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
+    "dit": "meddelinea.methods.dit.DiTSlicePipeline",
+    "stable_diffusion": "meddelinea.methods.stable_diffusion.StableDiffusionSlicePipeline",
+    "controlnet": "meddelinea.methods.controlnet.ControlNetSlicePipeline",
+    "vqdiffusion": "meddelinea.methods.vqdiffusion.VQDiffusionSlicePipeline",
 }
 
 #: Parameters of the methods in Table 4 of the paper, in millions.

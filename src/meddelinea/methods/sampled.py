@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,17 +12,30 @@ from torch import Tensor
 
 from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import Noise, NoiseKey
-from meddelinea.diffusion.sampling import make_scheduler, scheduler_name
+from meddelinea.diffusion.sampling import StepCallback, make_scheduler, scheduler_name
 from meddelinea.errors import UsageError
 from meddelinea.methods.latent import LatentPipeline
 from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.pipeline import MaskType, SegmentationOutput
 from meddelinea.methods.protocol import Recipe, Sampler
-from meddelinea.models.segmenter import LatentSegmenter
+from meddelinea.models.segmenter import ImageFeatures, LatentSegmenter
 
 OutputType = MaskType | Literal["latent"]
 #: The pipeline, the number of the step, its timestep, and tensors by name -> those that are to be changed.
 PipelineCallback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
+
+
+class Sampling(Protocol):
+    """A method that a sampled pipeline calls: `MedDelinea`, or another whose latents are sampled in steps."""
+
+    steps: int
+
+    @property
+    def segmenter(self) -> LatentSegmenter:
+        """Its networks."""
+
+    def sample(self, image: ImageFeatures, noise: Noise, on_step: StepCallback) -> tuple[Tensor, Tensor]:
+        """Clean latents (B, C, h, w), and tokens for the mask head."""
 
 
 class SampledPipeline(LatentPipeline):

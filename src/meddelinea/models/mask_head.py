@@ -70,7 +70,8 @@ class PlainMaskHead(ModelMixin, ConfigMixin):
             (L + 1, 3), the background's first.
         """
         last = codec.final_convolution()
-        head = cls(codec.feature_channels, codec.feature_factor, len(colours) - 1)
+        organs = len(colours) - 1
+        head = cls(feature_channels=codec.feature_channels, feature_factor=codec.feature_factor, organs=organs)
         weight, bias = last.weight.view(3, -1, *last.weight.shape[1:]), cast(Tensor, last.bias).view(3, -1)
         with torch.no_grad():
             rows = torch.einsum("kc,cs...->ks...", 2.0 * colours.to(weight), weight)  # (L + 1, f^2, C, 3, 3)

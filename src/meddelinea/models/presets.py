@@ -268,6 +268,18 @@ def load_codec(preset: Preset, folder: Path | None) -> Codec:
     return codec
 
 
+def load_any_codec(folder: Path | None) -> Codec:
+    """A trained or imported codec of either kind; `folder` is what `model.codec` of a run file says.
+
+    Raises
+    ------
+    WeightsMissingError
+        If the folder holds no such component, or a damaged one.
+    """
+    kinds: dict[str, type[Codec]] = {kind.__name__: kind for kind in (SpaceToDepthCodec, KLCodec)}
+    return load_component(component_folder(folder, "codec"), kinds)
+
+
 def load_dit(folder: Path | None) -> DiT:
     """A trained or imported DiT; `folder` is what `model.dit` of a run file says.
 

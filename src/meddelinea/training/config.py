@@ -21,6 +21,9 @@ from meddelinea.models.segmenter import BaseWeights, TrainableDecoder
 #: More steps than any run takes; a clock ends one that has so many.
 ENDLESS = 10**9
 
+#: What the `base` stage trains for a method that stands on it, and its folder in the run's.
+BASES = {"meddelinea": "dit", "controlnet": "unet", "vqdiffusion": "codebook"}
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=0, le=ENDLESS)]
 Minutes = Annotated[float, Field(gt=0.0, le=1e7)]
@@ -122,8 +125,9 @@ class ModelConfig(Strict):
     sizes: dict[str, Any] = {}
     #: What the `model` stage trains, a name of `methods.known`; a method without a preset takes none.
     method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = "meddelinea"
-    #: Folders of trained components that the `base` stage, and a model of `meddelinea` or `direct`, stand on; the
-    #: `codec` stage continues from `codec` where it is given.
+    #: Folders of trained components that the `base` stage and a model over latents stand on: the codec, and what the
+    #: `base` stage leaves, a DiT (of `controlnet` a UNet, random where null; of `vqdiffusion` a codebook). The `codec`
+    #: stage continues from `codec` where it is given.
     codec: Path | None = None
     dit: Path | None = None
     #: Folder of a whole model of the same method to fine-tune, in place of `codec` and `dit`.
@@ -186,7 +190,8 @@ class CodecLossConfig(Strict):
 class RunConfig(Strict):
     """A training run."""
 
-    #: `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied; `model`: a
+    #: `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied, or what else
+    #: `model.method` stands on; `model`: a
     #: whole model of `model.method`; of `meddelinea`, the paper's pre-training and fine-tuning.
     stage: Literal["codec", "base", "model"]
     output: Path  # folder of checkpoints, logs and the result
@@ -234,7 +239,8 @@ class RunConfig(Strict):
             )
         if self.stage == "codec" and self.data.neighbour_pairs > 1:
             raise ValueError("the codec sees three slices; set data.neighbour_pairs: 1 for its stage")
-        if self.stage != "model" and self.model.method != "meddelinea":
+        stands_on_it = method == "meddelinea" or (self.stage == "base" and method in BASES)
+        if self.stage != "model" and not stands_on_it:
             raise ValueError(f"model.method is what the stage 'model' trains; leave it out of stage '{self.stage}'")
         if self.sharding and self.precision == "fp16":
             raise ValueError("the loss scaler of fp16 does not know sharded gradients; set precision: bf16")
@@ -247,7 +253,8 @@ class RunConfig(Strict):
     @property
     def result(self) -> Path:
         """Folder of what the run trains."""
-        return self.output / {"codec": "codec", "base": "dit", "model": "pipeline"}[self.stage]
+        names = {"codec": "codec", "base": BASES.get(self.model.method, ""), "model": "pipeline"}
+        return self.output / names[self.stage]
 
     def changed(self, **settings: Any) -> RunConfig:
         """The run with other settings: of a section that is given as a mapping those that it names, else all of it.

@@ -1,11 +1,13 @@
 """The stages of training: what each one trains, its loss, and what it leaves behind.
 
-`codec` (the autoencoder on images and painted masks), `base` (the DiT on latents of masks, where no pre-trained one is
-supplied), `model` (a whole model of any method; of MedDelinea the paper's pre-training and fine-tuning).
+`codec` (the autoencoder on images and painted masks), `base` (what a method stands on that is trained on latents of
+masks: the DiT or ControlNet's UNet, where no pre-trained one is supplied, and VQDiffusion's codebook), `model` (a whole
+model of any method; of MedDelinea the paper's pre-training and fine-tuning).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meddelinea.data.store import read_settings
-from meddelinea.diffusion.losses import segmentation_loss, timesteps
+from meddelinea.diffusion.losses import Objective, segmentation_loss, timesteps
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.errors import UsageError
 from meddelinea.methods.known import load_pipeline, method_of, pipeline_of
+from meddelinea.methods.network import chosen_sizes
 from meddelinea.methods.pipeline import SlicePipeline
 from meddelinea.methods.protocol import Batch, Recipe, Stage
-from meddelinea.models.codec import SpaceToDepthCodec, paint, palette, palette_logits
-from meddelinea.models.presets import build_dit, codec_class, find_preset, load_codec
+from meddelinea.models.codec import Codec, SpaceToDepthCodec, paint, palette, palette_logits
+from meddelinea.models.codes import VQDIFFUSION_SIZES, Codebook
+from meddelinea.models.latent_unet import UNETS, build_unet, no_text
+from meddelinea.models.presets import build_dit, codec_class, find_preset, load_any_codec, load_codec
 from meddelinea.models.transformer import DiTBlock
 from meddelinea.segmentation.model import read_model_files
 from meddelinea.training.config import RunConfig
@@ -93,38 +98,97 @@ class CodecStage(Stage):
         self.codec.save_pretrained(folder)
 
 
-class BaseStage(Stage):
-    """The DiT on latents of masks, without any image: the prior that is frozen afterwards."""
+class PriorStage(Stage):
+    """A network that denoises latents of masks, without any image: the prior that is frozen afterwards."""
 
-    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+    def __init__(self, codec: Codec, objective: Objective, organs: tuple[str, ...]) -> None:
         super().__init__()
-        preset = find_preset(config.model.preset, config.model.sizes)
-        self.noise_channels = preset.latent_channels
-        self.codec = load_codec(preset, config.model.codec).requires_grad_(False)
-        self.organs = organs
-        self.dit = build_dit(preset)
-        self.dit.open_gates()
-        self.dit.y_embedder.requires_grad_(preset.classes > 0)
-        self.objective = config.objective
+        self.codec = codec.requires_grad_(False)
+        self.organs, self.noise_channels = organs, codec.latent_channels
+        self.objective = objective
         self.schedule = NoiseSchedule.linear()
-        self.prediction = Prediction(self.schedule, config.objective.prediction_type)
+        self.prediction = Prediction(self.schedule, objective.prediction_type)
         self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
+
+    @abstractmethod
+    def denoise(self, noisy: Tensor, t: Tensor) -> Tensor:
+        """Z_mt (B, C, h, w) at timesteps (B,) -> the network's output (B, C, h, w)."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             clean = self.codec.to_latent(paint(batch.masks, self.colours))  # (B, C, h, w)
         t = timesteps(batch.uniform, len(self.schedule), self.objective)  # (B,)
         noisy = self.schedule.add_noise(clean, batch.noise, t)  # (B, C, h, w)
-        output = self.dit(noisy, self.dit.condition(t)).sample  # (B, C, h, w)
-        loss = F.mse_loss(output, self.prediction.target(clean, batch.noise, t))
+        loss = F.mse_loss(self.denoise(noisy, t), self.prediction.target(clean, batch.noise, t))
         return {"diffusion": loss, "total": loss}
 
     def predict(self, images: Tensor, masks: Tensor, keys: Sequence[NoiseKey]) -> None:
         """A prior makes no mask of an image."""
 
+
+class BaseStage(PriorStage):
+    """The DiT that MedDelinea controls."""
+
+    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+        preset = find_preset(config.model.preset, config.model.sizes)
+        super().__init__(load_codec(preset, config.model.codec), config.objective, organs)
+        self.dit = build_dit(preset)
+        self.dit.open_gates()
+        self.dit.y_embedder.requires_grad_(preset.classes > 0)
+
+    def denoise(self, noisy: Tensor, t: Tensor) -> Tensor:
+        return self.dit(noisy, self.dit.condition(t)).sample  # (B, C, h, w)
+
     def finish(self, folder: Path, masks: Tensor) -> None:
         """Write the DiT."""
         self.dit.save_pretrained(folder)
+
+
+class UNetBaseStage(PriorStage):
+    """The UNet that ControlNet controls."""
+
+    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+        super().__init__(load_any_codec(config.model.codec), config.objective, organs)
+        sizes = chosen_sizes(UNETS, config.model.preset, config.model.sizes)
+        self.unet = build_unet(sizes, self.noise_channels, self.noise_channels)
+
+    def denoise(self, noisy: Tensor, t: Tensor) -> Tensor:
+        return self.unet(noisy, t, no_text(self.unet, noisy)).sample  # (B, C, h, w)
+
+    def finish(self, folder: Path, masks: Tensor) -> None:
+        """Write the UNet."""
+        self.unet.save_pretrained(folder)
+
+
+class CodebookStage(Stage):
+    """The codebook whose codes VQDiffusion diffuses, over latents of masks."""
+
+    noise_channels = 0
+
+    def __init__(self, config: RunConfig, organs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.codec = load_any_codec(config.model.codec).requires_grad_(False)
+        sizes = chosen_sizes(VQDIFFUSION_SIZES, config.model.preset, config.model.sizes)
+        self.codebook = Codebook(codes=sizes.codes, latent_channels=self.codec.latent_channels)
+        self.organs = organs
+        self.colours = nn.Buffer(palette(len(organs) + 1), persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        loss = self.codebook.loss(self._latent(batch.masks))
+        return {"codebook": loss, "total": loss}
+
+    def predict(self, images: Tensor, masks: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
+        """The masks as their codes have them, read by the codec: what the codes leave out is missing."""
+        latent = self.codebook(self.codebook.codes(self._latent(masks)))  # (B, C, h, w)
+        return palette_logits(self.codec.to_pixels(self.codec.to_features(latent)), self.colours)  # (B, L + 1, H, W)
+
+    def finish(self, folder: Path, masks: Tensor) -> None:
+        """Write the codebook."""
+        self.codebook.save_pretrained(folder)
+
+    @torch.no_grad()
+    def _latent(self, masks: Tensor) -> Tensor:
+        return self.codec.to_latent(paint(masks, self.colours)).float()  # (B, C, h, w)
 
 
 class ModelStage(Stage):
@@ -171,12 +235,18 @@ def build_stage(config: RunConfig, organs: tuple[str, ...]) -> Stage:
     UsageError
         If the run file asks for what its method, or the model that it continues from, is not.
     """
-    stages: dict[str, Callable[[RunConfig, tuple[str, ...]], Stage]] = {
-        "codec": CodecStage,
-        "base": BaseStage,
-        "model": ModelStage,
+    bases: dict[str, Callable[[RunConfig, tuple[str, ...]], Stage]] = {
+        "meddelinea": BaseStage,
+        "controlnet": UNetBaseStage,
+        "vqdiffusion": CodebookStage,
     }
-    return stages[config.stage](config, organs)
+    match config.stage:
+        case "codec":
+            return CodecStage(config, organs)
+        case "base":
+            return bases[config.model.method](config, organs)
+        case "model":
+            return ModelStage(config, organs)
 
 
 def prepare(stage: Stage, config: RunConfig) -> None:
