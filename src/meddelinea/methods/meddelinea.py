@@ -1,4 +1,4 @@
-"""MedDelinea as a method: a loss to train with, and a way to segment."""
+"""MedDelinea as a method, and whatever differs from it in its network alone: a loss, and a way to segment."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from meddelinea.diffusion.noise import Noise, NoiseKey
 from meddelinea.diffusion.sampling import StepCallback, sample, unchanged
 from meddelinea.diffusion.schedule import NoiseSchedule, Prediction
 from meddelinea.methods.protocol import Batch
-from meddelinea.models.segmenter import ImageFeatures, Segmenter
+from meddelinea.models.segmenter import ImageFeatures, LatentSegmenter
 
 
 class MedDelinea(nn.Module):
-    """The controlled network with its noise schedule and objective.
+    """A network that denoises latents of masks, with its noise schedule and objective.
 
     Parameters
     ----------
     segmenter
-        The network.
+        The network: MedDelinea's controlled one, or one that it is compared with.
     objective
         How it is trained; `segment` needs its prediction type only.
     scheduler, steps
         How `segment` samples: a scheduler of diffusers, see `diffusion.sampling`, and its number of steps.
     """
 
-    def __init__(self, segmenter: Segmenter, objective: Objective, scheduler: SchedulerMixin, *, steps: int) -> None:
+    def __init__(
+        self, segmenter: LatentSegmenter, objective: Objective, scheduler: SchedulerMixin, *, steps: int
+    ) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.objective = objective

@@ -17,7 +17,7 @@ from meddelinea.errors import UsageError
 from meddelinea.methods.latent import LatentPipeline
 from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.pipeline import MaskType, SegmentationOutput
-from meddelinea.methods.protocol import Recipe, Sampler
+from meddelinea.methods.protocol import Method, Recipe, Sampler
 from meddelinea.models.segmenter import ImageFeatures, LatentSegmenter
 
 OutputType = MaskType | Literal["latent"]
@@ -25,8 +25,8 @@ OutputType = MaskType | Literal["latent"]
 PipelineCallback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
 
-class Sampling(Protocol):
-    """A method that a sampled pipeline calls: `MedDelinea`, or another whose latents are sampled in steps."""
+class SampledMethod(Method, Protocol):
+    """A method whose latents are sampled in steps: `MedDelinea`, or one whose networks differ in more than weights."""
 
     steps: int
 
@@ -47,7 +47,7 @@ class SampledPipeline(LatentPipeline):
     def segmenter(self) -> LatentSegmenter:
         """The components put together."""
 
-    def for_training(self, recipe: Recipe) -> MedDelinea:
+    def for_training(self, recipe: Recipe) -> Method:
         """The components as a method that samples as the recipe says; those stay frozen that its network freezes."""
         kind = self.config.prediction_type
         if kind != recipe.objective.prediction_type:
@@ -61,9 +61,9 @@ class SampledPipeline(LatentPipeline):
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
         """The components as a method, on the pipeline's device and in evaluation mode, see `SlicePipeline`."""
         method = self._method(steps, scheduler)
-        return Sampler(method, method.steps, scheduler_name(method.scheduler))
+        return Sampler(method, method.steps, scheduler or scheduler_name(self.scheduler))
 
-    def _method(self, steps: int | None = None, scheduler: str | None = None) -> MedDelinea:
+    def _method(self, steps: int | None = None, scheduler: str | None = None) -> SampledMethod:
         objective = Objective(prediction_type=self.config.prediction_type)
         steps = int(self.config.default_steps) if steps is None else steps
         chosen = self.scheduler if scheduler is None else make_scheduler(scheduler)

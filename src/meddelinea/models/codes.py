@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -112,7 +112,7 @@ class CodeTransformer(ModelMixin, ConfigMixin):
         self.t_embedder = TimestepEmbedder(width)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         for block in self.blocks:
-            block.open_gates()
+            cast(DiTBlock, block).open_gates()
         self.final_layer = FinalLayer(width, 1, codes)
 
     def forward(self, noisy: Tensor, t: Tensor, image_latent: Tensor) -> Tensor:
