@@ -102,8 +102,8 @@ def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunCon
         "optimiser": {"learning_rate": 1e-3},
         "validation": {"stride": 2},
     }
-    if sections.get("model", {}).get("method") in ("unet", "dynunet"):
-        content["model"] = {}  # which have other sizes
+    if sections.get("model", {}).get("method", "meddelinea") not in ("meddelinea", "direct"):
+        content["model"] = {}  # which has other sizes
     for name, value in sections.items():
         content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
     return RunConfig.model_validate(content)

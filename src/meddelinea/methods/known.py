@@ -22,6 +22,8 @@ METHODS: Mapping[str, str] = {
     "direct": "meddelinea.methods.direct.DirectPipeline",
     "unet": "meddelinea.methods.unet.UNetPipeline",
     "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
+    "transunet": "meddelinea.methods.transunet.TransUNetPipeline",
+    "synergynet": "meddelinea.methods.synergynet.SynergyNetPipeline",
 }
 
 #: Parameters of the methods in Table 4 of the paper, in millions.
