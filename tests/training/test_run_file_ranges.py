@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from meddelinea.errors import UsageError
 from meddelinea.methods.dynunet import DynUNetSizes
+from meddelinea.methods.medsegdiff import MedSegDiffSizes
 from meddelinea.methods.synergynet import SynergyNetSizes
 from meddelinea.methods.transunet import TransUNetSizes
 from meddelinea.methods.unet import UNetSizes
@@ -83,6 +84,7 @@ SETTINGS = [
     *described(DynUNetSizes, ("model", "sizes"), method="dynunet"),
     *described(TransUNetSizes, ("model", "sizes"), method="transunet"),
     *described(SynergyNetSizes, ("model", "sizes"), method="synergynet"),
+    *described(MedSegDiffSizes, ("model", "sizes"), method="medsegdiff"),
 ]
 NUMBERS = [setting for setting in SETTINGS if setting.schema.get("type") in ("integer", "number")]
 

@@ -24,6 +24,7 @@ METHODS: Mapping[str, str] = {
     "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
     "transunet": "meddelinea.methods.transunet.TransUNetPipeline",
     "synergynet": "meddelinea.methods.synergynet.SynergyNetPipeline",
+    "medsegdiff": "meddelinea.methods.medsegdiff.MedSegDiffPipeline",
 }
 
 #: Parameters of the methods in Table 4 of the paper, in millions.
