@@ -219,7 +219,7 @@ def test_v_of_an_absent_organ_is_that_of_no_mask_where_sampling_starts() -> None
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="slices of 36 pixels cannot be halved 3 times"):
         MedSegDiffPipeline.new(recipe(side=36))
-    with pytest.raises(UsageError, match="patch 3; expected a power of 2.*; known: patch, widths, units"):
+    with pytest.raises(UsageError, match=r"patch 3; expected a power of 2.*; known: patch, widths, units"):
         MedSegDiffPipeline.check_sizes("small", {"patch": 3})
     with pytest.raises(UsageError, match=r"it predicts 'sample'; set objective\.prediction_type"):
         tiny().for_training(recipe("epsilon"))

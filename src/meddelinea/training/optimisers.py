@@ -16,6 +16,7 @@ OUTER = frozenset(
         "t_embedder",
         "y_embedder",
         "adaLN_modulation",
+        "time_emb_proj",
         "zero_conv",
         "final_layer",
         "conv_out",
