@@ -83,8 +83,7 @@ def _blended(image: Tensor, rng: np.random.Generator) -> Tensor:
         h = F.conv2d(h, _float(weight), _float(bias), padding=side // 2)  # (C, width, H, W)
         h = h if last else F.leaky_relu(h)
     seen = h[:, 0] * (image.norm() / (h.norm() + 1e-6))  # (C, H, W)
-    alpha = rng.random()
-    return alpha * seen + (1.0 - alpha) * image
+    return torch.lerp(image, seen, rng.random())
 
 
 def _windowed(grey: Tensor, body: Tensor, rng: np.random.Generator) -> Tensor:
@@ -101,7 +100,8 @@ def _windowed(grey: Tensor, body: Tensor, rng: np.random.Generator) -> Tensor:
         share = (share * field.exp()).clamp(max=1.0)
     floor, noise = rng.uniform(0.0, FLOOR), rng.uniform(0.0, NOISE)
     grain = torch.randn(grey.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**32))))
-    return ((floor + (1.0 - floor) * share) * 2.0 - 1.0 + noise * grain).clamp(-1.0, 1.0)
+    drawn: Tensor = (floor + (1.0 - floor) * share) * 2.0 - 1.0 + noise * grain
+    return drawn.clamp(-1.0, 1.0)
 
 
 def _float(array: np.ndarray) -> Tensor:
