@@ -194,6 +194,8 @@ class MedSegDiffPipeline(SlicePipeline):
         kind = self.config.prediction_type
         if kind != recipe.objective.prediction_type:
             raise UsageError(f"model.pipeline: it predicts '{kind}'; set objective.prediction_type to that")
+        if recipe.objective.recycle:
+            raise UsageError("objective.recycle: this method trains on true masks alone; set it to false")
         self.register_modules(scheduler=make_scheduler(recipe.scheduler))
         self.register_to_config(default_steps=recipe.steps)
         return MedSegDiff(self.network, recipe.objective, self.scheduler, steps=recipe.steps)

@@ -24,6 +24,11 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor | None  # of the image stem, (B, T, D)
     levels: tuple[Tensor, ...]  # of the image stem, the finest first
 
+    def of(self, which: Tensor) -> ImageFeatures:
+        """Those of some of the images, `which` (B,) bool."""
+        tokens = None if self.tokens is None else self.tokens[which]
+        return ImageFeatures(self.latent[which], tokens, tuple(level[which] for level in self.levels))
+
 
 class Segmenter(nn.Module):
     """eps_theta(Z_mt, t, P_phi(Z_mt, Z_o, t)) between the codec's encoder and decoder.
