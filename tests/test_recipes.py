@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meddelinea.benchmark.bench_file import read_bench_file
+from meddelinea.benchmark.bench_file import TrainedModel, read_bench_file
 from meddelinea.methods.dynunet import nnunet_widths
 from meddelinea.models.presets import build_codec, build_dit, find_preset
 from meddelinea.segmentation.model import load_model
@@ -277,7 +277,9 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     assert fold.methods.items() <= bench.methods.items()
     form = read_bench_file(RECIPES / "benchmark" / "paper-form.yaml")
     assert (form.train, form.test, form.store) == (bench.train, bench.test, bench.store)
-    for paths in form.methods.values():
+    trained = [paths for paths in form.methods.values() if not isinstance(paths, TrainedModel)]
+    assert len(trained) == 2
+    for paths in trained:
         (run,) = map(load_config, paths)
         assert (run.cpu_minutes, run.seed, run.stage) == (form.cpu_minutes, form.seed, "model")
 

@@ -14,15 +14,17 @@ from meddelinea.benchmark.accuracy import Accuracy, divide, measure_accuracy
 from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_rows
 from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, read_bench_file
 from meddelinea.benchmark.chain import StageCost
+from meddelinea.benchmark.held_out import run_test
 from meddelinea.cli.main import main
 from meddelinea.errors import LeakFoundError, UsageError
 from meddelinea.evaluation.summary import report_document
 from meddelinea.io.volumes import read_volume
 from meddelinea.results.result import segment
+from meddelinea.segmentation.sampling import Sampling
 from meddelinea.training import clock
 from meddelinea.training.run import Run
 from support.benchmarks import TEST, TRAIN, read, with_cases
-from support.tiny_models import ORGANS, run_config
+from support.tiny_models import ORGANS, run_config, write_model
 from support.training_runs import train
 
 SECONDS_A_STEP = 10.0
@@ -262,6 +264,17 @@ def test_a_model_that_saw_a_test_case_is_not_tested(
     (row,) = accuracy_rows(fair)
     assert (row.cpu_hours, row.slices, row.trained_parameters) == (2.0, None, None)
     assert report_document(fair.trials[0].report) == report_document(done[1].trials[1].report)
+
+
+def test_a_trained_model_is_sampled_as_asked(bench: BenchFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "model")
+    asked: list[object] = []
+    monkeypatch.setattr(
+        "meddelinea.benchmark.accuracy.run_test", lambda *words: (asked.append(words[-1]), run_test(*words))[1]
+    )
+    methods = {"own": TrainedModel(model=str(folder)), "four": TrainedModel(model=str(folder), steps=4, samples=3)}
+    measure_accuracy(bench.model_copy(update={"methods": methods}), tmp_path / "out", None)
+    assert asked == [Sampling(), Sampling(steps=4, samples=3)]
 
 
 def test_a_codec_that_saw_a_test_case_is_found_out(bench: BenchFile, tmp_path: Path) -> None:

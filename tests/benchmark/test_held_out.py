@@ -25,7 +25,7 @@ def test_an_organ_that_a_model_does_not_know_is_missed_whatever_ids_the_model_us
     made[1:4, 1:4, 1:4] = 255  # the model's id of the liver
     made[5:7, 5:7, 5:7] = 7  # and of an organ that the labels do not have
     mask, labels = Volume(made, AFFINE), {"liver": 255, "heart": 7}
-    monkeypatch.setattr(held_out, "segment", lambda model, scan: SimpleNamespace(mask=mask, seconds=0.5))
+    monkeypatch.setattr(held_out, "segment", lambda model, scan, sampling: SimpleNamespace(mask=mask, seconds=0.5))
     model = SimpleNamespace(files=SimpleNamespace(labels=labels))
 
     reference = Volume(true, AFFINE)

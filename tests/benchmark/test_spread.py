@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from meddelinea.benchmark.bench_file import BenchFile
 from meddelinea.benchmark.spread import TURNED, _moved, _turned_back, disagreement_auroc
+from meddelinea.benchmark.spread_picture import AnswerRow
 from meddelinea.data.augment import draw
 from support.cli import Run
 from support.tiny_models import run_config, write_model
@@ -40,6 +42,11 @@ def test_an_image_that_is_moved_is_turned_back_where_it_was() -> None:
     assert float((back - image)[inside].abs().max()) < 0.02
 
 
+def test_disagreement_is_the_share_of_the_answers_that_the_most_frequent_one_is_not() -> None:
+    masks = np.array([[[0, 1, 2]], [[0, 1, 1]], [[0, 2, 0]], [[0, 1, 1]]], np.uint8)
+    assert AnswerRow("", masks).disagreement.tolist() == [[0.0, 0.25, 0.5]]
+
+
 def test_a_model_that_samples_and_one_that_does_not_are_asked_for_the_same_time(
     bench: BenchFile, tmp_path: Path, run: Run
 ) -> None:
@@ -61,6 +68,8 @@ def test_a_model_that_samples_and_one_that_does_not_are_asked_for_the_same_time(
     code, out, err = run("benchmark", "spread", *models, *asked, "-o", tmp_path / "out")
     assert (code, err) == (0, "")
     assert (tmp_path / "out" / "spread.md").read_text() == out
+    with Image.open(tmp_path / "out" / "spread.png") as picture:
+        assert picture.height > 4 * 200  # one step, four and twenty, and augmented images
     ours, theirs = json.loads((tmp_path / "out" / "spread.json").read_text())["models"]
     assert [case["passes"] for case in ours["cases"]] == [3] * len(bench.test)
     assert (ours["steps"], theirs["steps"]) == (2, None)

@@ -112,11 +112,9 @@ def run_config(stage: str, store: Path, output: Path, **sections: Any) -> RunCon
         "optimiser": {"learning_rate": 1e-3},
         "validation": {"stride": 2},
     }
-    method = sections.get("model", {}).get("method")
-    if method in ("unet", "dynunet"):
-        content["model"] = {}  # which have other sizes
-    if method in LATENT_SIZES:
-        content["model"] = {"sizes": LATENT_SIZES[method]}
+    method = sections.get("model", {}).get("method", "meddelinea")
+    if method not in ("meddelinea", "direct"):
+        content["model"] = {"sizes": LATENT_SIZES.get(method, {})}  # which has other sizes
     for name, value in sections.items():
         content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
     return RunConfig.model_validate(content)

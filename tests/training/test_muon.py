@@ -62,12 +62,17 @@ def test_it_trains_what_lies_between_the_first_layers_and_the_last() -> None:
         "mask_head.conv_out.weight": (56, 64, 3, 3),
         "control.blocks.0.attn.qkv.bias": (96,),
         "unet.first.weight": (32, 3, 3, 3),
+        "network.resnet.root.0.weight": (64, 3, 7, 7),
+        "network.bottleneck.quantiser.codebook": (256, 256),
+        "network.middle.0.time_emb_proj.weight": (288, 96),
+        "network.transformer.layers.0.self_attn.in_proj_weight": (576, 192),
     }
     chosen = {name for name, shape in names.items() if is_hidden_matrix(name, nn.Parameter(torch.zeros(shape)))}
     assert chosen == {
         "control.blocks.0.attn.qkv.weight",
         "control.after_mlp.0.weight",
         "codec.encoder.2.conv1.weight",
+        "network.transformer.layers.0.self_attn.in_proj_weight",
     }
     module = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 4))
     muon, adamw = build_optimisers(OptimiserConfig(kind="muon"), module, None, fused=True)

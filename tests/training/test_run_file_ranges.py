@@ -17,6 +17,9 @@ from pydantic import TypeAdapter
 
 from meddelinea.errors import UsageError
 from meddelinea.methods.dynunet import DynUNetSizes
+from meddelinea.methods.medsegdiff import MedSegDiffSizes
+from meddelinea.methods.synergynet import SynergyNetSizes
+from meddelinea.methods.transunet import TransUNetSizes
 from meddelinea.methods.unet import UNetSizes
 from meddelinea.models.presets import AutoencoderSizes, Preset
 from meddelinea.training import engine
@@ -79,6 +82,9 @@ SETTINGS = [
     *described(AutoencoderSizes, ("model", "sizes", "codec"), preset="paper"),
     *described(UNetSizes, ("model", "sizes"), method="unet"),
     *described(DynUNetSizes, ("model", "sizes"), method="dynunet"),
+    *described(TransUNetSizes, ("model", "sizes"), method="transunet"),
+    *described(SynergyNetSizes, ("model", "sizes"), method="synergynet"),
+    *described(MedSegDiffSizes, ("model", "sizes"), method="medsegdiff"),
 ]
 NUMBERS = [setting for setting in SETTINGS if setting.schema.get("type") in ("integer", "number")]
 
@@ -179,6 +185,9 @@ def test_the_ends_of_a_range_are_inside_it(tmp_path: Path, setting: Setting) -> 
         ({"sizes": {"width": 188, "heads": 3}}, "width 188 cannot be divided among 3 heads"),
         ({"sizes": {"widht": 3}}, "widht: Unexpected keyword argument (got 3)"),
         ({"preset": "smal"}, "model.preset: Input should be 'small', 'paper' or 'xl' (got 'smal')"),
+        ({"method": "transunet", "sizes": {"heads": 5}}, "width 192 cannot be divided among 5 heads"),
+        ({"method": "synergynet", "sizes": {"heads": 3}}, "widths end at 256, which cannot be divided among 3 heads"),
+        ({"method": "unet", "preset": "xl"}, "unknown preset 'xl'; expected small or paper"),
         ({"method": "unet", "sizes": {"depth": 3}}, "depth: Unexpected keyword argument (got 3); known: widths"),
     ],
 )

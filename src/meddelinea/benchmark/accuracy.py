@@ -20,6 +20,7 @@ from meddelinea.evaluation.compare import Report
 from meddelinea.evaluation.summary import plain, read_report_document, report_document
 from meddelinea.files import read_json, write_json
 from meddelinea.segmentation.model import load_model, model_folder
+from meddelinea.segmentation.sampling import Sampling
 
 RESULT = "result.json"
 
@@ -144,8 +145,10 @@ def _run_trial(
     method, title = bench.methods[name], f"{part.name}, {name}"
     stages: tuple[StageCost, ...] = ()
     parameters: int | None = None
+    sampling = None
     if isinstance(method, TrainedModel):
         trained, hours = model_folder(method.model), method.cpu_hours
+        sampling = Sampling(steps=method.steps, samples=method.samples)
     else:
         for stage, step in train_chain(method, folder, bench, part.train):
             progress(f"{title}, {stage}, per cent", round(100 * step.share), 100)
@@ -154,7 +157,7 @@ def _run_trial(
     refuse_leak(trained, tested, bench.store)
 
     model = load_model(trained)
-    report, seconds = run_test(model, tested, read_manifest(bench.store).organs, title, progress)
+    report, seconds = run_test(model, tested, read_manifest(bench.store).organs, title, progress, sampling)
     return Trial(
         method=name,
         part=part.name,

@@ -13,6 +13,7 @@ from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, score_organ
 from meddelinea.labels import organ_ids
 from meddelinea.segmentation.model import Model
 from meddelinea.segmentation.predict import segment
+from meddelinea.segmentation.sampling import Sampling
 
 #: Called with what is being done, and how much of it is: done, in all.
 ShowProgress = Callable[[str, int, int], None]
@@ -23,7 +24,12 @@ def unwatched(what: str, done: int, total: int) -> None:
 
 
 def run_test(
-    model: Model, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress = unwatched
+    model: Model,
+    cases: tuple[Case, ...],
+    organs: tuple[str, ...],
+    name: str,
+    progress: ShowProgress = unwatched,
+    sampling: Sampling | None = None,
 ) -> tuple[Report, dict[str, float]]:
     """Segment cases and score the masks against their labels; an organ that the model does not know counts as missed.
 
@@ -33,6 +39,8 @@ def run_test(
         Canonical names of the organs to score.
     name
         What `progress` calls the model.
+    sampling
+        How masks are sampled; the model's own way where None.
 
     Returns
     -------
@@ -43,14 +51,16 @@ def run_test(
     for done, case in enumerate(cases):
         progress(f"test {name}", done, len(cases))
         try:
-            result, seconds[case.name] = score_scan(model, read_case(case, organs), organs)
+            result, seconds[case.name] = score_scan(model, read_case(case, organs), organs, sampling)
             results.append(result)
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
     return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds
 
 
-def score_scan(model: Model, labelled: LabelledScan, organs: tuple[str, ...]) -> tuple[CaseResult, float]:
+def score_scan(
+    model: Model, labelled: LabelledScan, organs: tuple[str, ...], sampling: Sampling | None = None
+) -> tuple[CaseResult, float]:
     """Segment one scan and score the mask against its labels; with the seconds from volume to mask.
 
     Parameters
@@ -59,6 +69,8 @@ def score_scan(model: Model, labelled: LabelledScan, organs: tuple[str, ...]) ->
         The scan, named as its case, and its labels.
     organs
         Those of its organs to score; an organ that the model does not know counts as missed.
+    sampling
+        As of `run_test`.
 
     Raises
     ------
@@ -67,7 +79,7 @@ def score_scan(model: Model, labelled: LabelledScan, organs: tuple[str, ...]) ->
     """
     known = model.files.labels
     ids, reference = organ_ids(labelled.organs), labelled.mask
-    found = segment(model, labelled.scan)
+    found = segment(model, labelled.scan, sampling)
     shared = tuple(organ for organ in organs if organ in known)
     scores = evaluate_case(found.mask, known, reference, ids, shared) if shared else []
     nothing = np.zeros(reference.shape, np.bool_)

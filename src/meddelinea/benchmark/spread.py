@@ -154,7 +154,8 @@ def measure_case(
     # All answers: their labels, and the sum of their shares.
     labels: list[NDArray[np.uint8]] = []
     total = torch.zeros(())
-    for shares in _answers(model, grid.slices(), key=fingerprint(labelled.volume), steps=steps, seed=seed):
+    slices, key = grid.slices(), fingerprint(labelled.volume)
+    for shares in answers(model, slices, range(len(slices)), key=key, steps=steps, seed=seed):
         total = total + shares
         labels.append(shares.argmax(dim=1).to(torch.uint8).numpy())
         spent = time.monotonic() - began
@@ -187,15 +188,17 @@ def measure_case(
     )
 
 
-def _answers(model: Model, slices: NDArray[np.float32], *, key: str, steps: int | None, seed: int) -> Iterator[Tensor]:
-    """A model's shares (S, L + 1, H, W) of a scan's slices (S, H, W), again and again."""
+def answers(
+    model: Model, slices: NDArray[np.float32], indices: Sequence[int], *, key: str, steps: int | None, seed: int
+) -> Iterator[Tensor]:
+    """A model's shares (n, L + 1, H, W) of n slices of a scan (S, H, W), again and again."""
     method, sampling_steps, _ = model.pipeline.sampler(steps)
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     case, last = int(key[:16], 16), len(slices) - 1
     for number in range(MOST_PASSES):
         shares = []
-        for first in range(0, len(slices), BATCH):
-            chunk = np.arange(first, min(first + BATCH, len(slices)))
+        for first in range(0, len(indices), BATCH):
+            chunk = np.array(indices[first : first + BATCH])
             images = torch.from_numpy(slices[np.clip(chunk[:, None] + np.array(offsets), 0, last)])  # (B, C, H, W)
             keys = [NoiseKey(seed, case, int(index), number) for index in chunk]
             if sampling_steps is None and number:  # the first time as it is

@@ -17,6 +17,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
+from meddelinea.data.appearance import random_appearance
+
 #: (seed, epoch, case, slice)
 Key = tuple[int, int, int, int]
 
@@ -57,6 +59,8 @@ class Augmentation:
     #: Largest share of the half side that a round field of view leaves out; it reaches at most to the corners. Air and
     #: background are outside.
     field: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    #: Share of the slices whose grey values are drawn anew, organ by organ: see `data.appearance`.
+    appearance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,9 @@ class Drawn:
     sharpness: Tensor  # (B,)
     radius: Tensor  # (B,) of the field of view, where 1 is half of the side
     seeds: tuple[int, ...]  # of the pixel noise
+    #: Of the slices, and the share of them whose grey values are drawn anew.
+    keys: tuple[Key, ...]
+    appearance: float
 
 
 def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
@@ -113,6 +120,8 @@ def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
         sharpness=sharpness,
         radius=radius,
         seeds=tuple(seeds),
+        keys=tuple(keys),
+        appearance=a.appearance,
     )
 
 
@@ -161,6 +170,8 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int) -> tuple[Tenso
     # Shifted by one, so that the zeros beyond the border mean air.
     moved = F.grid_sample(images + 1.0, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1.0
     ids = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0]
+    if drawn.appearance:
+        moved = random_appearance(moved, ids.long(), drawn.keys, drawn.appearance)
     column = (slice(None), None, None, None)
     if drawn.sharpness.any():
         moved = moved + drawn.sharpness[column] * (moved - F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False))

@@ -68,14 +68,15 @@ def make_scheduler(name: str) -> SchedulerMixin:
     """
     if name not in _BY_NAME:
         raise UsageError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULERS)}")
-    return _BY_NAME[name](
-        num_train_timesteps=TIMESTEPS,
-        beta_start=BETA_START,
-        beta_end=BETA_END,
-        beta_schedule="linear",
-        prediction_type="epsilon",
-        timestep_spacing="trailing",
-    )
+    with torch.device("cpu"):  # its tables become numpy's, also where networks are built that hold no memory
+        return _BY_NAME[name](
+            num_train_timesteps=TIMESTEPS,
+            beta_start=BETA_START,
+            beta_end=BETA_END,
+            beta_schedule="linear",
+            prediction_type="epsilon",
+            timestep_spacing="trailing",
+        )
 
 
 def load_scheduler(folder: Path, kind: type[SchedulerMixin], *, steps: int) -> SchedulerMixin:

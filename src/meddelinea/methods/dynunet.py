@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from meddelinea.methods.network import NetworkPipeline, Widths, check_side, chosen_sizes, monai_networks
 from meddelinea.methods.protocol import Recipe
-from meddelinea.models.mask_head import UNLIKELY, carry_classes
+from meddelinea.models.mask_head import carry_output_layers
 from meddelinea.models.presets import CHECKED
 
 #: nnU-Net's rules in 2D: 32 channels, doubled at each resolution up to 512, halved down to 4 pixels.
@@ -97,12 +97,7 @@ class DynUNet(ModelMixin, ConfigMixin):
     def for_organs(self, known: Sequence[str], wanted: Sequence[str]) -> DynUNet:
         """A copy for the `wanted` organs: each output layer carried over, see `mask_head.carry_classes`."""
         copy = DynUNet(organs=len(wanted), slices=self.config.slices, widths=self.config.widths)
-        state = self.state_dict()
-        for name, value in state.items():
-            if name.startswith(("output_block.", "coarse.")):
-                new = UNLIKELY if name.endswith("bias") else 0.0
-                state[name] = carry_classes(value, known, wanted, new=new)
-        copy.load_state_dict(state)
+        copy.load_state_dict(carry_output_layers(self.state_dict(), ("output_block.", "coarse."), known, wanted))
         return copy
 
 

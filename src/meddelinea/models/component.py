@@ -29,7 +29,9 @@ STORED = ("F64", "F32", "F16", "BF16")
 MOST, MOST_ITEMS = 1 << 20, 16
 #: Largest count of parts that repeat, so that no configuration builds for hours.
 MOST_REPEATED = 256
-REPEATED = ("depth", "encoder_blocks", "decoder_blocks", "layers_per_block", "transformer_layers_per_block")
+REPEATED = (
+    "depth", "encoder_blocks", "decoder_blocks", "layers_per_block", "transformer_layers_per_block", "units",
+)  # fmt: skip
 
 Kind = TypeVar("Kind", bound=nn.Module)
 Shape = tuple[int, ...]

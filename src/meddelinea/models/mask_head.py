@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -35,6 +35,28 @@ def carry_classes(old: Tensor, known: Sequence[str], wanted: Sequence[str], *, n
     for name in wanted:
         rows.append(old[1 + known.index(name)] if name in known else torch.full_like(old[0], new))
     return torch.stack(rows)
+
+
+def carry_output_layers(
+    state: Mapping[str, Tensor], layers: tuple[str, ...], known: Sequence[str], wanted: Sequence[str]
+) -> dict[str, Tensor]:
+    """A network's weights for other organs: its output layers carried over, the others as they are.
+
+    Parameters
+    ----------
+    state
+        The weights by name.
+    layers
+        How the names of the output layers' weights begin.
+    known, wanted
+        See `carry_classes`.
+    """
+    carried = dict(state)
+    for name, value in state.items():
+        if name.startswith(layers):
+            new = UNLIKELY if name.endswith("bias") else 0.0
+            carried[name] = carry_classes(value, known, wanted, new=new)
+    return carried
 
 
 class PlainMaskHead(ModelMixin, ConfigMixin):

@@ -121,7 +121,7 @@ class ModelConfig(Strict):
     """What is trained."""
 
     preset: PresetName = "small"  # sizes, see `models.presets`
-    #: Fields of the preset to change, such as `{width: 128, depth: 4}`; of `unet` and `dynunet` their `widths`.
+    #: Fields of the preset to change, such as `{width: 128, depth: 4}`; other methods have sizes of their own.
     sizes: dict[str, Any] = {}
     #: What the `model` stage trains, a name of `methods.known`; a method without a preset takes none.
     method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = "meddelinea"

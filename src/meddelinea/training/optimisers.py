@@ -11,7 +11,25 @@ from meddelinea.training.muon import Muon
 #: Layers that see or make what a network is given or asked for, or whose gradients are sums of few outer products, one
 #: an image. Muon would move all their singular values alike, where a few of them matter.
 OUTER = frozenset(
-    {"x_embedder", "t_embedder", "y_embedder", "adaLN_modulation", "zero_conv", "final_layer", "conv_out"}
+    {
+        "x_embedder",
+        "t_embedder",
+        "y_embedder",
+        "adaLN_modulation",
+        "code_embedder",
+        "vectors",
+        "time_embedding",
+        "time_emb_proj",
+        "conv_in",
+        "controlnet_cond_embedding",
+        "controlnet_down_blocks",
+        "controlnet_mid_block",
+        "zero_conv",
+        "final_layer",
+        "conv_out",
+        "root",
+        "codebook",
+    }
 )
 #: Rows and columns from which a weight is a matrix in that sense, and no list of vectors.
 LEAST = 32
