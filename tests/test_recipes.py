@@ -321,3 +321,17 @@ def test_the_recipes_of_the_first_fold_are_those_of_all_patients_on_fewer() -> N
         "frozen",
     ]
     assert runs["base-450"].steps == 450
+
+
+def test_the_methods_over_latents_differ_from_the_learnable_form_in_what_is_trained_alone() -> None:
+    ours = load_config(RECIPES / "comparison" / "dit.yaml")
+    theirs = load_config(RECIPES / "faithful" / "learnable.yaml")
+    assert (ours.data, ours.objective, ours.validation) == (theirs.data, theirs.objective, theirs.validation)
+    assert (ours.batch_size, ours.cpu_minutes, ours.seed) == (theirs.batch_size, theirs.cpu_minutes, theirs.seed)
+    for name in ("stable-diffusion", "controlnet", "vqdiffusion"):
+        other = load_config(RECIPES / "comparison" / f"{name}.yaml")
+        assert (other.data, other.optimiser, other.cpu_minutes) == (ours.data, ours.optimiser, ours.cpu_minutes)
+        assert other.model.codec == ours.model.codec
+    for method in ("controlnet", "vqdiffusion"):
+        base = load_config(RECIPES / "comparison" / f"{method}-base.yaml")
+        assert load_config(RECIPES / "comparison" / f"{method}.yaml").model.dit == base.result
