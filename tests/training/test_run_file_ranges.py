@@ -16,11 +16,14 @@ import yaml
 from pydantic import TypeAdapter
 
 from meddelinea.errors import UsageError
+from meddelinea.methods.dit import DiTSizes
 from meddelinea.methods.dynunet import DynUNetSizes
 from meddelinea.methods.medsegdiff import MedSegDiffSizes
 from meddelinea.methods.synergynet import SynergyNetSizes
 from meddelinea.methods.transunet import TransUNetSizes
 from meddelinea.methods.unet import UNetSizes
+from meddelinea.models.codes import VQDiffusionSizes
+from meddelinea.models.latent_unet import LatentUNetSizes
 from meddelinea.models.presets import AutoencoderSizes, Preset
 from meddelinea.training import engine
 from meddelinea.training.config import RunConfig, SplitConfig
@@ -82,6 +85,9 @@ SETTINGS = [
     *described(AutoencoderSizes, ("model", "sizes", "codec"), preset="paper"),
     *described(UNetSizes, ("model", "sizes"), method="unet"),
     *described(DynUNetSizes, ("model", "sizes"), method="dynunet"),
+    *described(DiTSizes, ("model", "sizes"), method="dit"),
+    *described(LatentUNetSizes, ("model", "sizes"), method="controlnet"),
+    *described(VQDiffusionSizes, ("model", "sizes"), method="vqdiffusion"),
     *described(TransUNetSizes, ("model", "sizes"), method="transunet"),
     *described(SynergyNetSizes, ("model", "sizes"), method="synergynet"),
     *described(MedSegDiffSizes, ("model", "sizes"), method="medsegdiff"),
