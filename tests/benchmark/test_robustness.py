@@ -113,7 +113,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
-def by_brightness(model: Model, scan: Scan) -> SimpleNamespace:
+def by_brightness(model: Model, scan: Scan, sampling: object) -> SimpleNamespace:
     """An exact segmenter for the scans as they are."""
     bright = {model.files.labels["spleen"]: 80, model.files.labels["liver"]: 140}
     ids = sum(index * (abs(scan.volume.array - hu) < 8) for index, hu in bright.items())
