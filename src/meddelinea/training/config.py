@@ -191,8 +191,8 @@ class RunConfig(Strict):
     """A training run."""
 
     #: `codec`: the autoencoder; `base`: the DiT on mask latents, where no pre-trained one is supplied, or what else
-    #: `model.method` stands on; `model`: a
-    #: whole model of `model.method`; of `meddelinea`, the paper's pre-training and fine-tuning.
+    #: `model.method` stands on; `model`: a whole model of `model.method`; of `meddelinea`, the paper's pre-training and
+    #: fine-tuning.
     stage: Literal["codec", "base", "model"]
     output: Path  # folder of checkpoints, logs and the result
     data: DataConfig
