@@ -272,9 +272,12 @@ def test_a_trained_model_is_sampled_as_asked(bench: BenchFile, tmp_path: Path, m
     monkeypatch.setattr(
         "meddelinea.benchmark.accuracy.run_test", lambda *words: (asked.append(words[-1]), run_test(*words))[1]
     )
-    methods = {"own": TrainedModel(model=str(folder)), "four": TrainedModel(model=str(folder), steps=4, samples=3)}
+    methods = {
+        "own": TrainedModel(model=str(folder)),
+        "four": TrainedModel(model=str(folder), steps=4, scheduler="ddim", samples=3),
+    }
     measure_accuracy(bench.model_copy(update={"methods": methods}), tmp_path / "out", None)
-    assert asked == [Sampling(), Sampling(steps=4, samples=3)]
+    assert asked == [Sampling(), Sampling(steps=4, scheduler="ddim", samples=3)]
 
 
 def test_a_codec_that_saw_a_test_case_is_found_out(bench: BenchFile, tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ def sigmas(steps: int) -> np.ndarray:
     return np.append(SIGMA[t], 0.0)
 
 
+def spaced(name: str) -> list[int]:
+    """The timesteps of four steps."""
+    return [999, 966, 933, 900] if name == "early_ddim" else [999, 749, 499, 249]
+
+
+def early_sigmas(steps: int) -> np.ndarray:
+    """Noise levels of evenly spaced timesteps from the last to 900, both included, and 0."""
+    return np.append(SIGMA[np.round(np.linspace(999, 900, steps)).astype(int)], 0.0)
+
+
 def start(name: str) -> np.ndarray:
     """x at the first timestep; samplers over sigma leave out the clean latent's unit variance there."""
     noise = torch.stack([key.initial(SHAPE) for key in KEYS]).double().numpy()
@@ -120,6 +130,17 @@ def test_a_gaussian_target_follows_the_exact_recursion(recursion, steps):
     ours = drawn(gaussian, KEYS, SHAPE, make_scheduler(name), steps)
     # float32 rounds x, up to 157.4 * 4.5, by 3e-5 in the first steps; the table of diffusers is float32 too.
     np.testing.assert_allclose(ours.numpy(), recursion(start(name), sigmas(steps)), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 100])
+def test_early_ddim_is_ddim_that_ends_at_timestep_900(steps):
+    ours = drawn(gaussian, KEYS, SHAPE, make_scheduler("early_ddim"), steps)
+    np.testing.assert_allclose(ours.numpy(), ddim(start("early_ddim"), early_sigmas(steps)), rtol=0, atol=2e-4)
+
+
+def test_more_steps_than_timesteps_are_refused():
+    with pytest.raises(UsageError, match="101 steps between timesteps 999 and 900; take fewer"):
+        drawn(gaussian, KEYS, SHAPE, make_scheduler("early_ddim"), 101)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "lms"])
@@ -197,7 +218,7 @@ def test_the_network_sees_unit_variance_and_integer_timesteps(name):
     latents = drawn(network, KEYS, SHAPE, scheduler, 4)
     assert latents.dtype == torch.float32
     assert not latents.requires_grad
-    assert [t.tolist() for _, t in calls] == [[t] * len(KEYS) for t in (999, 749, 499, 249)]
+    assert [t.tolist() for _, t in calls] == [[t] * len(KEYS) for t in spaced(name)]
     assert all(t.dtype == torch.int64 and z.dtype == torch.float32 for z, t in calls)
     assert calls[0][0].std().item() == pytest.approx(1, rel=5 / (2 * latents.numel()) ** 0.5)
     assert torch.equal(scheduler.timesteps, timesteps), "the caller's scheduler was changed"
@@ -212,7 +233,7 @@ def test_ddim_is_that_of_diffusers_where_the_steps_divide_the_timesteps():
 
 
 def test_an_unknown_scheduler_is_refused_with_the_names_that_exist():
-    with pytest.raises(UsageError, match=r"'heun'; expected one of euler_ancestral, ddim, dpmpp_2m, unipc, lms"):
+    with pytest.raises(UsageError, match=r"'heun'; expected one of euler_ancestral, ddim, early_ddim, dpmpp_2m"):
         make_scheduler("heun")
 
 
@@ -222,7 +243,7 @@ def test_a_number_of_steps_out_of_range_is_refused(steps):
         drawn(gaussian, KEYS, SHAPE, make_scheduler("ddim"), steps)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "early_ddim"])
 def test_a_number_of_steps_that_diffusers_rounds_below_zero_is_refused(name):
     with pytest.raises(UsageError, match="61 steps give timesteps 999 to -1"):
         drawn(gaussian, KEYS, SHAPE, make_scheduler(name), 61)
@@ -279,7 +300,7 @@ def test_after_each_step_its_latents_are_told_and_may_be_changed(name: str) -> N
     denoise = lambda z, t: (gaussian(z, t), None)  # noqa: E731
     whole, _ = sample(denoise, noise, make_scheduler(name), 4, on_step=watch)
     assert [step for step, _, _ in told] == [0, 1, 2, 3]
-    assert [timestep for _, timestep, _ in told] == [999, 749, 499, 249]
+    assert [timestep for _, timestep, _ in told] == spaced(name)
     assert torch.equal(told[-1][2], whole)
 
     noise = Noise.keyed(KEYS, SHAPE)  # its generators begin anew

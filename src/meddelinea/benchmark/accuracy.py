@@ -148,7 +148,7 @@ def _run_trial(
     sampling = None
     if isinstance(method, TrainedModel):
         trained, hours = model_folder(method.model), method.cpu_hours
-        sampling = Sampling(steps=method.steps, samples=method.samples)
+        sampling = Sampling(steps=method.steps, scheduler=method.scheduler, samples=method.samples)
     else:
         for stage, step in train_chain(method, folder, bench, part.train):
             progress(f"{title}, {stage}, per cent", round(100 * step.share), 100)

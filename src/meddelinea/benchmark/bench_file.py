@@ -8,6 +8,7 @@ from typing import Annotated
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from meddelinea.diffusion.sampling import SchedulerName
 from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import InputRefusedError, UsageError, first_fault, reason_of
 from meddelinea.training.config import Minutes, Seed, Strict
@@ -18,8 +19,9 @@ class TrainedModel(Strict):
 
     model: str
     cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
-    #: How its masks are sampled: steps, its own number where absent, and masks drawn of each slice and averaged.
+    #: How its masks are sampled: steps and scheduler, its own where absent, and masks drawn of each slice and averaged.
     steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] | None = None
+    scheduler: SchedulerName | None = None
     samples: Annotated[int, Field(ge=1, le=1024)] = 1
 
 

@@ -71,7 +71,11 @@ def predict(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", show_default="the model's", help="euler_ancestral, ddim, dpmpp_2m, unipc or lms."),
+        typer.Option(
+            metavar="NAME",
+            show_default="the model's",
+            help="euler_ancestral, ddim, early_ddim, dpmpp_2m, unipc or lms.",
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option(metavar="N", min=1, help="Average N masks per slice, in N times the time.")

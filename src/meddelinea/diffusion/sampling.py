@@ -19,6 +19,7 @@ from diffusers import (
 )
 from torch import Tensor
 
+from meddelinea.diffusion.early import EarlyEndScheduler
 from meddelinea.diffusion.noise import Noise
 from meddelinea.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, NoiseSchedule
 from meddelinea.errors import UsageError, WeightsMissingError, reason_of
@@ -31,13 +32,14 @@ Denoiser: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Extras]]
 #: Number of the step that was taken, its timestep, its latents (B, C, h, w) -> the latents that the next one is given.
 StepCallback: TypeAlias = Callable[[int, Tensor, Tensor], Tensor]
 
-SchedulerName = Literal["euler_ancestral", "ddim", "dpmpp_2m", "unipc", "lms"]
+SchedulerName = Literal["euler_ancestral", "ddim", "early_ddim", "dpmpp_2m", "unipc", "lms"]
 
 _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
     "euler_ancestral": EulerAncestralDiscreteScheduler,
     # First-order DPM-Solver++ is DDIM (Lu et al. 2022, Sec. 4). DDIMScheduler itself takes T // steps as the distance
     # to the next timestep and so leaves noise in the result unless the number of steps divides T.
     "ddim": partial(DPMSolverMultistepScheduler, solver_order=1),
+    "early_ddim": partial(EarlyEndScheduler, solver_order=1, steps_offset=900),
     "dpmpp_2m": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
     "lms": LMSDiscreteScheduler,
@@ -46,12 +48,13 @@ _BY_NAME: dict[str, Callable[..., SchedulerMixin]] = {
 #: The classes of the schedulers that a saved model may hold.
 SCHEDULER_CLASSES: tuple[type[SchedulerMixin], ...] = (
     EulerAncestralDiscreteScheduler,
+    EarlyEndScheduler,
     DPMSolverMultistepScheduler,
     UniPCMultistepScheduler,
     LMSDiscreteScheduler,
 )
 
-#: Names that `make_scheduler` knows; the first is the paper's.
+#: Names that `make_scheduler` knows; the first is the paper's, and `early_ddim` ends at timestep 900.
 SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 
 
@@ -194,6 +197,8 @@ def prepared(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
             f"{name}: {steps} steps give timesteps {timesteps[0]:g} to {timesteps[-1]:g} that are not all integers in "
             f"0..{TIMESTEPS - 1}; change the number of steps or the scheduler's spacing"
         )
+    if len(timesteps.unique()) < steps:
+        raise UsageError(f"{name}: {steps} steps between timesteps {timesteps[0]} and {timesteps[-1]}; take fewer")
     if not hasattr(scheduler, "sigmas") and TIMESTEPS % steps:
         raise UsageError(f"{name}: {steps} steps do not divide {TIMESTEPS}, and it would leave noise; use 'ddim'")
     return scheduler
