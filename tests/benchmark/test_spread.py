@@ -64,6 +64,8 @@ def test_a_model_that_samples_and_one_that_does_not_are_asked_for_the_same_time(
         3,
         "--steps",
         2,
+        "--scheduler",
+        "ddim",
     )
     code, out, err = run("benchmark", "spread", *models, *asked, "-o", tmp_path / "out")
     assert (code, err) == (0, "")

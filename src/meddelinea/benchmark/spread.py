@@ -31,7 +31,9 @@ from meddelinea.data.preprocess import mask_to_model_grid, neighbour_offsets, to
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import UsageError
 from meddelinea.evaluation.summary import plain
+from meddelinea.methods.protocol import Sampler
 from meddelinea.segmentation.model import Model, load_model
+from meddelinea.segmentation.sampling import Sampling
 
 #: What test-time augmentation does to an image; left and right are never exchanged.
 TURNED = Augmentation(
@@ -92,10 +94,7 @@ def measure_spread(
     layout: str,
     source: Path,
     names: tuple[str, ...],
-    *,
-    samples: int,
-    steps: int | None = None,
-    seed: int = 0,
+    sampling: Sampling,
     progress: ShowProgress = unwatched,
 ) -> tuple[ModelSpread, ...]:
     """Ask models again and again about labelled scans.
@@ -106,8 +105,8 @@ def measure_spread(
         The first has to sample: networks that do not are asked for as long as it takes for the same scan.
     layout, source, names
         The dataset's format and folder, and the cases.
-    samples, steps
-        Answers of a model that samples, and its sampling steps; its own where None.
+    sampling
+        How a model that samples does, `samples` times; nothing of it but the seed concerns one that does not.
 
     Raises
     ------
@@ -134,32 +133,36 @@ def measure_spread(
         measured = []
         for done, name in enumerate(names):
             progress(f"{model.files.name}, {name}", done, len(names))
-            spread = measure_case(
-                model, read_case(cases[name], organs), samples, spent.get(name), steps=steps, seed=seed
-            )
+            spread = measure_case(model, read_case(cases[name], organs), sampling, spent.get(name))
             spent.setdefault(name, spread.seconds)
             measured.append(spread)
-        rows.append(ModelSpread(model.files.name, model.pipeline.sampler(steps).steps, tuple(measured)))
+        rows.append(ModelSpread(model.files.name, _sampler(model, sampling).steps, tuple(measured)))
     return tuple(rows)
 
 
-def measure_case(
-    model: Model, labelled: LabelledScan, samples: int, seconds: float | None, *, steps: int | None, seed: int
-) -> CaseSpread:
-    """Ask a model about one scan: `samples` times where it samples, else for so many seconds."""
+def _sampler(model: Model, sampling: Sampling) -> Sampler:
+    """The model's method, sampling as asked where it samples."""
+    if model.pipeline.sampler().steps is None:
+        return model.pipeline.sampler()
+    return model.pipeline.sampler(sampling.steps, sampling.scheduler)
+
+
+def measure_case(model: Model, labelled: LabelledScan, sampling: Sampling, seconds: float | None) -> CaseSpread:
+    """Ask a model about one scan: as often as `sampling` says, or for so many seconds where they are given."""
     grid = to_model_grid(labelled.scan, model.files.preprocessing)
     truth = mask_to_model_grid(labelled.mask, grid).slices()  # (S, H, W)
     organs, began = len(model.files.labels), time.monotonic()
 
     # All answers: their labels, and the sum of their shares.
+    passes = sampling.samples if seconds is None else MOST_PASSES
     labels: list[NDArray[np.uint8]] = []
     total = torch.zeros(())
     slices, key = grid.slices(), fingerprint(labelled.volume)
-    for shares in answers(model, slices, range(len(slices)), key=key, steps=steps, seed=seed):
+    for shares in answers(model, slices, range(len(slices)), key=key, sampling=sampling):
         total = total + shares
         labels.append(shares.argmax(dim=1).to(torch.uint8).numpy())
         spent = time.monotonic() - began
-        if len(labels) >= (samples if seconds is None else MOST_PASSES) or (seconds is not None and spent >= seconds):
+        if len(labels) >= passes or (seconds is not None and spent >= seconds):
             break
     mean = total / len(labels)  # (S, L + 1, H, W)
     label = mean.argmax(dim=1).to(torch.uint8).numpy()
@@ -189,10 +192,11 @@ def measure_case(
 
 
 def answers(
-    model: Model, slices: NDArray[np.float32], indices: Sequence[int], *, key: str, steps: int | None, seed: int
+    model: Model, slices: NDArray[np.float32], indices: Sequence[int], *, key: str, sampling: Sampling
 ) -> Iterator[Tensor]:
     """A model's shares (n, L + 1, H, W) of n slices of a scan (S, H, W), again and again."""
-    method, sampling_steps, _ = model.pipeline.sampler(steps)
+    method, sampling_steps, _ = _sampler(model, sampling)
+    seed = sampling.seed
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     case, last = int(key[:16], 16), len(slices) - 1
     for number in range(MOST_PASSES):

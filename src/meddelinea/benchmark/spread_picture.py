@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
 from meddelinea.files import whole
 from meddelinea.labels import colour_of
 from meddelinea.segmentation.model import Model, load_model
+from meddelinea.segmentation.sampling import Sampling
 
 #: Sampling steps that are shown of a model that samples.
 STEPS = (1, 4, 20)
@@ -57,7 +58,7 @@ class SpreadPicture:
 
 
 def ask(
-    models: Sequence[str | Path], layout: str, source: Path, found: Sequence[ModelSpread], *, seed: int = 0
+    models: Sequence[str | Path], layout: str, source: Path, found: Sequence[ModelSpread], sampling: Sampling
 ) -> SpreadPicture:
     """Answers of measured models for one slice: that about which the first model's disagree most, in the case in which
     organs' volumes vary most over its answers.
@@ -65,21 +66,22 @@ def ask(
     case = max(found[0].cases, key=lambda case: float(np.nanmean(case.deviation)))
     loaded = [load_model(model) for model in models]
     scan = next(each for each in find_cases(layout, source).cases if each.name == case.case)
-    return _ask(loaded, read_case(scan, tuple(loaded[0].files.labels)), seed)
+    return _ask(loaded, read_case(scan, tuple(loaded[0].files.labels)), sampling)
 
 
-def _ask(models: Sequence[Model], labelled: LabelledScan, seed: int) -> SpreadPicture:
+def _ask(models: Sequence[Model], labelled: LabelledScan, sampling: Sampling) -> SpreadPicture:
     grid = to_model_grid(labelled.scan, models[0].files.preprocessing)
     slices, key = grid.slices(), fingerprint(labelled.volume)
     truth = mask_to_model_grid(labelled.mask, grid).slices()  # (S, H, W)
 
-    def masks(model: Model, indices: Sequence[int], steps: int | None, count: int) -> NDArray[np.uint8]:
-        shares = islice(answers(model, slices, indices, key=key, steps=steps, seed=seed), count)
+    def masks(model: Model, indices: Sequence[int], how: Sampling, count: int) -> NDArray[np.uint8]:
+        shares = islice(answers(model, slices, indices, key=key, sampling=how), count)
         return np.stack([one.argmax(dim=1).numpy().astype(np.uint8) for one in shares])  # (count, n, H, W)
 
     tried = range(0, len(slices), STRIDE)
     doubt = [
-        AnswerRow("", each).disagreement.sum() for each in masks(models[0], tried, None, TRIED).transpose(1, 0, 2, 3)
+        AnswerRow("", each).disagreement.sum()
+        for each in masks(models[0], tried, sampling, TRIED).transpose(1, 0, 2, 3)
     ]
     chosen = tried[int(np.argmax(doubt))]
     rows = []
@@ -87,7 +89,11 @@ def _ask(models: Sequence[Model], labelled: LabelledScan, seed: int) -> SpreadPi
         samples = model.pipeline.sampler().steps is not None
         for steps in STEPS if samples else (None,):
             how = "augmented images" if steps is None else f"{steps} step{'s' if steps > 1 else ''}"
-            rows.append(AnswerRow(f"{model.files.name}, {how}", masks(model, [chosen], steps, ANSWERS)[:, 0]))
+            rows.append(
+                AnswerRow(
+                    f"{model.files.name}, {how}", masks(model, [chosen], replace(sampling, steps=steps), ANSWERS)[:, 0]
+                )
+            )
     organs = tuple(models[0].files.labels)
     return SpreadPicture(labelled.scan.name, slices[chosen], truth[chosen], organs, tuple(rows))
 

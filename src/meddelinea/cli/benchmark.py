@@ -168,6 +168,7 @@ def spread(
     output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Folder for the tables and the picture.")],
     samples: Annotated[int, Option(metavar="M", min=2, max=128, help="Answers of a model that samples.")] = 16,
     steps: Annotated[int | None, Option(metavar="N", min=1, max=1000, help="Sampling steps.")] = None,
+    scheduler: Annotated[str | None, Option(metavar="NAME", help="Scheduler of models that sample.")] = None,
     seed: Annotated[int, Option(metavar="N", min=0, help="Seed of the noise.")] = 0,
     quiet: QuietBar = False,
 ) -> None:
@@ -180,10 +181,12 @@ def spread(
     with reporting(hidden=quiet) as report:
         from meddelinea.benchmark.spread import measure_spread, spread_document, spread_lines
         from meddelinea.benchmark.spread_picture import ask, draw_picture
+        from meddelinea.segmentation.sampling import Sampling
 
         asked = names(cases, "cases") or ()
-        found = measure_spread(models, layout, source, asked, samples=samples, steps=steps, seed=seed, progress=report)
-        picture = ask(models, layout, source, found, seed=seed)
+        sampling = Sampling(steps=steps, scheduler=scheduler, samples=samples, seed=seed)
+        found = measure_spread(models, layout, source, asked, sampling, report)
+        picture = ask(models, layout, source, found, sampling)
     output.mkdir(parents=True, exist_ok=True)
     draw_picture(picture, output / "spread.png")
     write_json({"models": spread_document(found)}, output / "spread.json")
