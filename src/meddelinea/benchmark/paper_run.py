@@ -131,7 +131,7 @@ def read_measured(bench: PaperBench, output: Path, reasons: Mapping[Place, str])
     for title in bench.settings:
         about = output / folder_name(title) / SETTING
         if about.is_file():
-            claim(about, _shared(bench, title))
+            claim(about, setting_document(bench, title))
             modalities[title] = {name: case["modality"] for name, case in read_json(about)["cases"].items()}
         for name in bench.methods_of(title):
             path = trial_folder(output, title, name) / RESULT
@@ -243,11 +243,11 @@ def open_setting(
         for role in ROLES
         for name in parts[role]
     }
-    claim(output / folder_name(title) / SETTING, {**_shared(bench, title), "cases": about})
+    claim(output / folder_name(title) / SETTING, {**setting_document(bench, title), "cases": about})
     return shared, replace(part, name=folder_name(title)), tuple(cases[name] for name in part.test)
 
 
-def _shared(bench: PaperBench, title: str) -> dict[str, Any]:
+def setting_document(bench: PaperBench, title: str) -> dict[str, Any]:
     """What all methods of a setting share, as the file says it."""
     setting = bench.settings[title]
     return {
