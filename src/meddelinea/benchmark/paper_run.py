@@ -67,7 +67,8 @@ def places_of(bench: PaperBench, kinds: Collection[Kind]) -> tuple[Place, ...]:
 
 def default_of(bench: PaperBench, name: str) -> str | None:
     """What ablations of a method are compared with: the first setting that it is pre-trained in."""
-    return next((title for title, method in places_of(bench, ("pretrained",)) if method == name), None)
+    titles = (title for title, setting in bench.settings.items() if setting.kind == "pretrained")
+    return next((title for title in titles if name in bench.methods_of(title)), None)
 
 
 def train_and_test(
@@ -285,7 +286,7 @@ def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Conte
         return TrainedModel(model=str(start), scheduler=setting.scheduler)
     folder = trial_folder(output, title, name)
     stages = method if start is None else method[-1:]
-    return tuple(_changed(path, setting, folder, start) for path in stages)
+    return tuple(changed_run_file(path, setting, folder, start) for path in stages)
 
 
 def _absent(method: Contestant) -> str | None:
@@ -294,7 +295,7 @@ def _absent(method: Contestant) -> str | None:
     return f"there is no run file {', '.join(absent)}" if absent else None
 
 
-def _changed(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
+def changed_run_file(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
     """The run file of a stage; of one that trains a whole model, in `folder`, with the setting's changes over it."""
     changes = dict(setting.changes)
     if setting.steps is not None:
