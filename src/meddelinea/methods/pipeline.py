@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -15,12 +15,15 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import Objective
+from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.schedule import TIMESTEPS, PredictionType
 from meddelinea.errors import UsageError
 from meddelinea.labels import canonical_name
 from meddelinea.methods.protocol import Method, Recipe, Sampler
 
 MaskType = Literal["mask", "probabilities", "logits"]
+#: Images (B, slices, H, W) and the B keys of their noise -> organ ids (B, H, W).
+MaskSource = Callable[[Tensor, Sequence[NoiseKey]], Tensor]
 Whole = Annotated[int, Field(strict=True)]
 Level = Annotated[float, Field(strict=True, ge=-1.0, le=1.0)]
 
@@ -188,6 +191,18 @@ class SlicePipeline(DiffusionPipeline, ABC):
     @abstractmethod
     def change_organs(self, organs: tuple[str, ...]) -> None:
         """Carry the model over to other organs: what it knows of those that it has already, by name, stays."""
+
+    def prompted_by(self, masks: MaskSource) -> Self:
+        """A copy whose boxes are those around masks that it is given: with the true ones, what it reaches at best.
+
+        No model is saved so, and nothing but a benchmark asks for it.
+
+        Raises
+        ------
+        UsageError
+            If the method takes no boxes.
+        """
+        raise UsageError("this method takes no boxes; leave boxes: truth out")
 
     @abstractmethod
     def for_training(self, recipe: Recipe) -> Method:
