@@ -145,8 +145,7 @@ class MedSAMPipeline(SlicePipeline):
         neighbour_pairs: int = 1,
     ) -> None:
         super().__init__()
-        self.register_modules(network=network, prompter=prompter)
-        self.register_to_config(organs=organs or [], neighbours=neighbours, neighbour_pairs=neighbour_pairs)
+        self._keep(locals())
         self._truth: MaskSource | None = None
 
     @classmethod
@@ -168,13 +167,7 @@ class MedSAMPipeline(SlicePipeline):
             network = SAM(**asdict(chosen_sizes(cls.presets, recipe.preset, recipe.sizes)))
         else:
             network = load_component(component_folder(recipe.dit, "dit"), {"SAM": SAM})
-        return cls(
-            network=network,
-            prompter=prompter_of(recipe),
-            organs=list(recipe.organs),
-            neighbours=recipe.neighbours,
-            neighbour_pairs=recipe.neighbour_pairs,
-        )
+        return cls._made(recipe, {"network": network, "prompter": prompter_of(recipe)})
 
     @classmethod
     def parameter_count(cls, preset: str, organs: int) -> int:

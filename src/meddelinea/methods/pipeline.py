@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import TIMESTEPS, PredictionType
 from meddelinea.errors import UsageError
 from meddelinea.labels import canonical_name
 from meddelinea.methods.protocol import Method, Recipe, Sampler
+from meddelinea.models.codec import palette
 
 MaskType = Literal["mask", "probabilities", "logits"]
 #: Images (B, slices, H, W) and the B keys of their noise -> organ ids (B, H, W).
@@ -63,7 +66,7 @@ class SegmentationOutput(BaseOutput):
     logits
         (B, L + 1, H, W) float32.
     latents
-        (B, C, H/8, W/8) float32, the mask before it is decoded; of pipelines that sample.
+        (B, C, H/8, W/8) float32, or of pixels (B, L + 1, H, W): the mask before it is decoded; of pipelines that sample.
     """
 
     masks: Tensor | None = None
@@ -92,6 +95,29 @@ class SlicePipeline(DiffusionPipeline, ABC):
 
     #: Its components, and the classes that each may be of; None where it may be left out.
     known_parts: ClassVar[Mapping[str, tuple[type[Any] | None, ...]]]
+
+    def _keep(self, given: Mapping[str, Any]) -> None:
+        """Register what `__init__` was given, its `locals()`: its components, and all else as settings."""
+        self.register_modules(**{name: given[name] for name in self.known_parts})
+        known = inspect.signature(type(self).__init__).parameters
+        settings = {name: given[name] for name in known if name != "self" and name not in self.known_parts}
+        self.register_to_config(**{**settings, "organs": list(given["organs"] or [])})
+
+    @classmethod
+    def _made(cls, recipe: Recipe, parts: Mapping[str, Any]) -> Self:
+        """A new pipeline of these components, with a scheduler and those settings of a recipe that it has."""
+        asked = {
+            "scheduler": make_scheduler(recipe.scheduler),
+            "organs": list(recipe.organs),
+            "prediction_type": recipe.objective.prediction_type,
+            "default_steps": recipe.steps,
+            "neighbours": recipe.neighbours,
+            "neighbour_pairs": recipe.neighbour_pairs,
+        }
+        known = inspect.signature(cls.__init__).parameters
+        if "colours" in known:  # which cannot be listed where networks are built without memory
+            asked["colours"] = palette(len(recipe.organs) + 1).tolist()
+        return cls(**parts, **{name: value for name, value in asked.items() if name in known})
 
     @property
     def organs(self) -> tuple[str, ...]:
