@@ -66,7 +66,7 @@ class SegmentationOutput(BaseOutput):
     logits
         (B, L + 1, H, W) float32.
     latents
-        (B, C, H/8, W/8) float32, or of pixels (B, L + 1, H, W): the mask before it is decoded; of pipelines that sample.
+        (B, C, H/8, W/8) float32, or of pixels (B, L + 1, H, W): the mask before it is decoded, where it is sampled.
     """
 
     masks: Tensor | None = None
