@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
+from meddelinea.benchmark.bench_file import BenchFile, ReadyMasks, TrainedModel, folder_name
 from meddelinea.benchmark.chain import StageCost, read_chain, train_chain
-from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
+from meddelinea.benchmark.held_out import ShowProgress, run_test, score_masks, unwatched
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.splits import drawn_order
@@ -43,8 +43,8 @@ class Trial:
     #: Names of the method and of the part.
     method: str
     part: str
-    #: Of the whole model, and those that its last stage trained; None where it was trained elsewhere.
-    parameters: int
+    #: Of the whole model, None of masks alone; and those that its last stage trained, None where it did elsewhere.
+    parameters: int | None
     trained_parameters: int | None
     stages: tuple[StageCost, ...]  # what its training took; empty where it was trained elsewhere
     cpu_hours: float | None  # of all stages; None where nobody states it
@@ -144,11 +144,24 @@ def run_trial(
     bench: BenchFile, part: Part, name: str, tested: tuple[Case, ...], folder: Path, progress: ShowProgress
 ) -> Trial:
     """Train the method of that name on a part, unless it is trained already, and test it; `folder` is for its runs."""
-    method, title = bench.methods[name], f"{part.name}, {name}"
+    method, title, organs = bench.methods[name], f"{part.name}, {name}", read_manifest(bench.store).organs
+    if isinstance(method, ReadyMasks):
+        report = score_masks(method, tested, organs, title, progress, folder / "masks")
+        return Trial(
+            method=name,
+            part=part.name,
+            parameters=None,
+            trained_parameters=None,
+            stages=(),
+            cpu_hours=method.cpu_hours,
+            seconds={},
+            report=report,
+        )
     stages: tuple[StageCost, ...] = ()
     parameters: int | None = None
-    sampling = None
+    sampling, true_boxes = None, False
     if isinstance(method, TrainedModel):
+        true_boxes = method.boxes == "truth"
         trained, hours = model_folder(method.model), method.cpu_hours
         sampling = Sampling(steps=method.steps, scheduler=method.scheduler, samples=method.samples)
     else:
@@ -159,8 +172,8 @@ def run_trial(
     refuse_leak(trained, tested, bench.store)
 
     model = load_model(trained)
-    organs = read_manifest(bench.store).organs
-    report, seconds = run_test(model, tested, organs, title, progress, folder / "masks", sampling)
+    masks = folder / "masks"
+    report, seconds = run_test(model, tested, organs, title, progress, masks, sampling, true_boxes=true_boxes)
     return Trial(
         method=name,
         part=part.name,

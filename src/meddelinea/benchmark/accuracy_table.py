@@ -62,13 +62,13 @@ class MethodRow:
     cases: int
     failures: int
     #: As of a trial.
-    parameters: int
+    parameters: int | None
     trained_parameters: int | None
     #: Of a training, all stages together: the mean over the parts; None where it is not known.
     steps: float | None
     slices: float | None
     cpu_hours: float | None
-    seconds: float  # mean wall time of a volume
+    seconds: float | None  # mean wall time of a volume; None of masks alone
     #: The scores, by organ and for the two groups.
     organs: Mapping[str, OrganMeans]
     paper_organs: GroupMeans
@@ -120,7 +120,7 @@ def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> MethodR
         steps=_mean([sum(stage.steps for stage in trial.stages) for trial in trained]),
         slices=_mean([sum(stage.slices for stage in trial.stages) for trial in trained]),
         cpu_hours=_mean(hours),
-        seconds=float(np.mean(seconds)) if seconds else float("nan"),
+        seconds=_mean(seconds),
         organs={name: OrganMeans(*over((name,))) for name in organs},
         paper_organs=GroupMeans(*over(_paper(organs)), _paper(organs)),
         all_organs=GroupMeans(*over(organs), organs),
@@ -180,10 +180,11 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
     for row in rows:
         trained = "-" if row.trained_parameters is None else f"{row.trained_parameters / 1e6:.2f}"
         cells = [
-            *(row.method, str(row.patients), f"{row.parameters / 1e6:.2f} ({trained})"),
+            *(row.method, str(row.patients)),
+            "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} ({trained})",
             "-" if row.slices is None else f"{row.slices:,.0f}",
             "-" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
-            f"{row.seconds:.1f}",
+            "-" if row.seconds is None else f"{row.seconds:.1f}",
             *(f"{row.organs[organ].dice.mean:.3f}" for organ in eight),
             *(_cell(group.dice, 3) for group in (row.paper_organs, row.all_organs)),
             *(_cell(row.paper_organs.hd95_mm, 1), str(row.paper_organs.infinite_distances), str(row.failures)),

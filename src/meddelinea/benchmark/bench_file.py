@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -24,11 +24,23 @@ class TrainedModel(Strict):
     steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] | None = None
     samples: Annotated[int, Field(ge=1, le=1024)] = 1
     scheduler: SchedulerName | None = None
+    #: Of a method that takes boxes, `truth`: boxes around the true organs, what it reaches at best and nobody else can.
+    boxes: Literal["truth"] | None = None
+
+
+class ReadyMasks(Strict):
+    """Masks that another program made of the test cases, such as nnU-Net; what it was trained on is not checked."""
+
+    masks: Path  # folder with a mask of each case, under its name
+    #: What their ids mean where neither a file beside them nor `labels.json` says so, see `evaluation.pairing`.
+    numbering: str | None = None
+    cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
 
 
 Stages = Annotated[tuple[Path, ...], Field(min_length=1)]
 Contestant = Annotated[
-    Stages | TrainedModel, BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value)
+    Stages | TrainedModel | ReadyMasks,
+    BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value),
 ]
 
 
@@ -47,7 +59,8 @@ class BenchFile(Strict):
     cpu_minutes: Minutes | None
     seed: Seed = 0  # of the trainings and of the bootstrap
     #: By name: the run files of its stages in their order, beside this file; or a model that is trained already,
-    #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`. The others are compared with the first.
+    #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`; or masks of another program, `{masks: FOLDER}`. The others are
+    #: compared with the first.
     methods: Annotated[dict[str, Contestant], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -56,6 +69,11 @@ class BenchFile(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"cases {', '.join(twice)} are named twice")
+        for name, method in self.methods.items():
+            if isinstance(method, TrainedModel) and method.boxes == "truth" and "truth" not in name.lower():
+                raise ValueError(
+                    f"{name}: boxes from the truth are no fair contest; say so in its name: {name} (truth)"
+                )
         folders = [folder_name(method) for method in self.methods]
         if len(set(folders)) != len(folders) or "" in folders:
             raise ValueError(f"methods {', '.join(self.methods)}: their names do not differ enough to name folders")
@@ -84,7 +102,7 @@ def read_bench_file(path: Path) -> BenchFile:
 def run_files_beside(path: Path, methods: Mapping[str, Contestant]) -> dict[str, Contestant]:
     """The methods of a benchmark's file with their run files where they are: relative to it."""
     return {
-        name: method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
+        name: tuple(path.parent / run for run in method) if isinstance(method, tuple) else method
         for name, method in methods.items()
     }
 

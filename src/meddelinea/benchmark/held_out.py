@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from meddelinea.benchmark.bench_file import ReadyMasks
 from meddelinea.data.case import Case, LabelledScan, read_case
-from meddelinea.errors import MedDelineaError
-from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case
+from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.errors import InputRefusedError, MedDelineaError
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case, read_mask
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, score_organ
-from meddelinea.files import write_json
+from meddelinea.evaluation.pairing import COMPARED_SUFFIXES, read_label_names
+from meddelinea.files import by_stem, write_json
 from meddelinea.io.volumes import write_volume
 from meddelinea.labels import organ_ids
 from meddelinea.segmentation.model import Model
@@ -35,6 +42,8 @@ def run_test(
     progress: ShowProgress = unwatched,
     masks: Path | None = None,
     sampling: Sampling | None = None,
+    *,
+    true_boxes: bool = False,
 ) -> tuple[Report, dict[str, float]]:
     """Segment cases and score the masks against their labels; an organ that the model does not know counts as missed.
 
@@ -49,6 +58,8 @@ def run_test(
         where None.
     sampling
         How masks are sampled; the model's own way where None.
+    true_boxes
+        Whether a method that takes boxes is given those of the labels, see `with_true_boxes`.
 
     Returns
     -------
@@ -63,7 +74,8 @@ def run_test(
         progress(f"test {name}", done, len(cases))
         try:
             labelled = read_case(case, organs)
-            found = segment(model, labelled.scan, sampling)
+            given = with_true_boxes(model, labelled) if true_boxes else model
+            found = segment(given, labelled.scan, sampling)
             results.append(score_mask(found.mask, model.files.labels, labelled, organs))
             seconds[case.name] = found.seconds
             if masks is not None:
@@ -71,6 +83,72 @@ def run_test(
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
     return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds
+
+
+def with_true_boxes(model: Model, labelled: LabelledScan) -> Model:
+    """A model that takes boxes, with those around the labels of one scan: what it reaches at best.
+
+    Raises
+    ------
+    UsageError
+        If its method takes none.
+    """
+    known = model.pipeline.organs
+    ids = np.array([0, *(1 + known.index(organ) if organ in known else 0 for organ in labelled.organs)])
+    grid = to_model_grid(labelled.scan, model.files.preprocessing)
+    true = torch.from_numpy(ids[mask_to_model_grid(labelled.mask, grid).slices()])  # (S, rows, columns)
+
+    def masks(images: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
+        return true[[key.slice for key in keys]].to(images.device)
+
+    return replace(model, pipeline=model.pipeline.prompted_by(masks))
+
+
+def score_masks(
+    source: ReadyMasks, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress, kept: Path
+) -> Report:
+    """Score masks that another program made as those of a model are scored, and keep them as `run_test` does.
+
+    Parameters
+    ----------
+    source
+        Where they are, each under its case's name: `CASE.nii.gz`, or any other form that is evaluated.
+    organs, name, progress
+        As of `run_test`; an organ that a mask does not name counts as missed.
+    kept
+        Folder for the masks, on the scans' own grids and with one numbering.
+
+    Returns
+    -------
+    The report, whose failures are the cases without a mask that can be compared.
+
+    Raises
+    ------
+    UsageError
+        If nothing says what the ids of a mask mean.
+    InputRefusedError
+        If a mask is there in two forms.
+    """
+    files, ids = by_stem(source.masks, COMPARED_SUFFIXES), organ_ids(organs)
+    kept.mkdir(parents=True, exist_ok=True)
+    write_json({"labels": ids}, kept / "labels.json")
+    results, failures = [], []
+    for done, case in enumerate(cases):
+        progress(f"test {name}", done, len(cases))
+        try:
+            if case.name not in files:
+                raise InputRefusedError(f"{source.masks}: no mask called {case.name}; segment it, and put it there")
+            named = read_label_names(files[case.name], source.numbering).ids
+            mask, labelled = read_mask(files[case.name], tuple(named)), read_case(case, organs)
+            results.append(score_mask(mask, named, labelled, organs))
+        except InputRefusedError as error:
+            failures.append(CaseFailure(case.name, str(error)))
+            continue
+        there = mask.onto(labelled.mask.affine, labelled.mask.array.shape)
+        assert there is not None  # else it could not have been scored
+        array = sum(ids[organ] * (there.array == named[organ]) for organ in organs if organ in named)
+        write_volume(Volume(np.asarray(array, np.uint8), labelled.mask.affine), kept / f"{case.name}.nii.gz")
+    return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM)
 
 
 def score_scan(

@@ -19,7 +19,7 @@ from meddelinea.benchmark.accuracy import (
     run_trial,
     trial_document,
 )
-from meddelinea.benchmark.bench_file import BenchFile, Contestant, TrainedModel, folder_name
+from meddelinea.benchmark.bench_file import BenchFile, Contestant, ReadyMasks, TrainedModel, folder_name
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
 from meddelinea.benchmark.paper_file import Kind, PaperBench, Setting
 from meddelinea.data.case import Case
@@ -177,8 +177,8 @@ def last_run(bench: PaperBench, output: Path, title: str, name: str) -> Path:
     setting, method = bench.settings[title], bench.methods[name]
     if not setting.trains and setting.after is not None:
         return last_run(bench, output, setting.after, name)
-    if isinstance(method, TrainedModel):
-        raise InputRefusedError(f"{method.model}: trained elsewhere; no run of {name} is here")
+    if not isinstance(method, tuple):
+        raise InputRefusedError(f"{name} was trained elsewhere; no run of it is here")
     stages = method if setting.after is None else method[-1:]
     return trial_folder(output, title, name) / f"{len(stages)}-{stages[-1].stem}"
 
@@ -192,6 +192,8 @@ def model_of(bench: PaperBench, output: Path, title: str, name: str) -> Path:
         If there is none.
     """
     method = bench.methods[name]
+    if isinstance(method, ReadyMasks):
+        raise InputRefusedError(f"{method.masks}: masks of {name}, whose model is elsewhere")
     if isinstance(method, TrainedModel):
         return model_folder(method.model)
     folder = last_run(bench, output, title, name) / "pipeline"
@@ -276,6 +278,8 @@ def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Conte
     absent = _absent(method)
     if absent is not None:
         raise InputRefusedError(absent)
+    if isinstance(method, ReadyMasks):
+        return method
     start = None if setting.after is None else model_of(bench, output, setting.after, name)
     if isinstance(method, TrainedModel):
         if setting.trains and start is not None:
@@ -291,7 +295,7 @@ def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Conte
 
 def _absent(method: Contestant) -> str | None:
     """What of a method's run files is not there, if anything."""
-    absent = [] if isinstance(method, TrainedModel) else [str(path) for path in method if not path.is_file()]
+    absent = [str(path) for path in method if not path.is_file()] if isinstance(method, tuple) else []
     return f"there is no run file {', '.join(absent)}" if absent else None
 
 
