@@ -361,9 +361,6 @@ def test_codes_are_sampled_in_at_most_as_many_steps_as_they_are_diffused_in(code
     for steps in (0, STEPS + 1):
         with pytest.raises(UsageError, match=f"{steps} sampling steps of codes; expected 1..100"):
             new("vqdiffusion", codec).sampler(steps)
-    recycled = recipe("vqdiffusion", codec, objective=Objective(prediction_type="sample", recycle=True))
-    with pytest.raises(UsageError, match=r"objective\.recycle: this method trains on true codes alone"):
-        new("vqdiffusion", codec).for_training(recycled)
     with pytest.raises(UsageError, match="scheduler 'ddim'"):
         new("vqdiffusion", codec).sampler(3, "ddim")
     assert new("vqdiffusion", codec).sampler().scheduler == "mask_and_replace"

@@ -1,7 +1,6 @@
 """MedSegDiff: a learnt frequency filter, dynamic conditions, and masks in pixels that depend on their key alone."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +223,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         MedSegDiffPipeline.check_sizes("small", {"patch": 3})
     with pytest.raises(UsageError, match=r"it predicts 'sample'; set objective\.prediction_type"):
         tiny().for_training(recipe("epsilon"))
-    recycling = replace(recipe(), objective=Objective(prediction_type="sample", recycle=True))
-    with pytest.raises(UsageError, match=r"objective\.recycle: this method trains on true masks alone"):
-        tiny().for_training(recycling)
 
 
 # The pipeline

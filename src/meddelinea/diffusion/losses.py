@@ -34,17 +34,6 @@ class Objective:
     #: Whether the noise predictor learns from L_seg. Otherwise (Table 5, "only L_diff") the decoder alone does, on the
     #: true latents.
     segmentation: bool = True
-    #: Whether slices at earlier timesteps than the last are noised from the network's own estimate at the last one, and
-    #: not from the true latent. Sampling gives it no other, and a network that has seen true ones alone trusts what it
-    #: is given (Fu et al. 2023). L_diff is then the error of the clean latent. The paper: off.
-    recycle: bool = False
-
-    def __post_init__(self) -> None:
-        if self.recycle and self.prediction_type == "epsilon":
-            raise ValueError(
-                "recycle: an epsilon's clean latent has an error of up to 157 at the last timestep; set "
-                "prediction_type: v_prediction, or recycle: false"
-            )
 
 
 def timesteps(uniform: Tensor, count: int, objective: Objective) -> Tensor:

@@ -55,15 +55,11 @@ class MedDelinea(nn.Module):
         with torch.no_grad():
             clean = self.segmenter.encode_mask(batch.masks)  # (B, C, h, w)
         t = timesteps(batch.uniform, len(schedule), objective)  # (B,)
-        start = self._recycled(clean, batch.noise, t, image) if objective.recycle else clean
-        noisy = schedule.add_noise(start, batch.noise, t)  # (B, C, h, w)
+        noisy = schedule.add_noise(clean, batch.noise, t)  # (B, C, h, w)
         output, tokens = self.segmenter(noisy, t, image)  # (B, C, h, w), (B, T, D)
 
         estimate = self.prediction.clean(output, noisy, t)  # (B, C, h, w): Eq. (1)
-        if objective.recycle:
-            losses = {"diffusion": F.mse_loss(estimate, clean)}
-        else:
-            losses = {"diffusion": F.mse_loss(output, self.prediction.target(clean, batch.noise, t))}
+        losses = {"diffusion": F.mse_loss(output, self.prediction.target(clean, batch.noise, t))}
         if objective.segmentation:
             weights = segmentation_weights(schedule, t, objective.segmentation_weighting)  # (B,)
         else:  # the decoder alone learns from L_seg, on true latents
@@ -72,20 +68,6 @@ class MedDelinea(nn.Module):
         losses["segmentation"] = segmentation_loss(logits, batch.masks, weights, pixel_loss=objective.pixel_loss)
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
-
-    @torch.no_grad()
-    def _recycled(self, clean: Tensor, noise: Tensor, t: Tensor, image: ImageFeatures) -> Tensor:
-        """Clean latents (B, C, h, w), but of slices before the last timestep what the network makes of them there."""
-        earlier = t < len(self.schedule) - 1  # (B,)
-        if not earlier.any():
-            return clean
-        last = torch.full_like(t[earlier], len(self.schedule) - 1)
-        # Another slice's noise: a sampler adds new noise at every step.
-        noisy = self.schedule.add_noise(clean[earlier], noise.roll(1, dims=0)[earlier], last)
-        output, _ = self.segmenter(noisy, last, image.of(earlier))
-        start = clean.clone()
-        start[earlier] = self.prediction.clean(output, noisy, last)
-        return start
 
     @torch.no_grad()
     def segment(self, images: Tensor, noise: Sequence[NoiseKey]) -> Tensor:

@@ -23,7 +23,7 @@ from meddelinea.diffusion.schedule import Prediction, PredictionType
 from meddelinea.errors import UsageError
 from meddelinea.methods.meddelinea import MedDelinea
 from meddelinea.methods.network import Widths, check_side, chosen_sizes
-from meddelinea.methods.protocol import Batch, Method, Recipe
+from meddelinea.methods.protocol import Batch, Recipe
 from meddelinea.methods.sampled import SampledPipeline
 from meddelinea.models.codec import FACTOR
 from meddelinea.models.mask_head import UNLIKELY
@@ -200,9 +200,3 @@ class MedSegDiffPipeline(SampledPipeline):
     def build_method(self, objective: Objective, scheduler: SchedulerMixin, steps: int) -> MedSegDiff:
         """The network as a method that samples so."""
         return MedSegDiff(self.network, objective, scheduler, steps=steps)
-
-    def for_training(self, recipe: Recipe) -> Method:
-        """The network as a method that samples as the recipe says, trained as a whole."""
-        if recipe.objective.recycle:
-            raise UsageError("objective.recycle: this method trains on true masks alone; set it to false")
-        return super().for_training(recipe)

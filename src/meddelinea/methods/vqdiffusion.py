@@ -229,8 +229,6 @@ class VQDiffusionSlicePipeline(ComparisonPipeline):
 
     def for_training(self, recipe: Recipe) -> VQDiffusion:
         """The components as a method that samples in as many steps as the recipe says; the encoder is frozen."""
-        if recipe.objective.recycle:
-            raise UsageError("objective.recycle: this method trains on true codes alone; set it to false")
         self.register_to_config(default_steps=recipe.steps)
         segmenter = self.segmenter()
         segmenter.freeze(recipe.trainable_decoder, recipe.base)

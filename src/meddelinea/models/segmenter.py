@@ -28,11 +28,6 @@ class ImageFeatures(NamedTuple):
     tokens: Tensor | None  # of the image stem, (B, T, D)
     levels: tuple[Tensor, ...]  # of the image stem, the finest first
 
-    def of(self, which: Tensor) -> ImageFeatures:
-        """Those of some of the images, `which` (B,) bool."""
-        tokens = None if self.tokens is None else self.tokens[which]
-        return ImageFeatures(self.latent[which], tokens, tuple(level[which] for level in self.levels))
-
 
 class LatentSegmenter(nn.Module, ABC):
     """A network that denoises latents of masks, and the codec that makes and reads them.
