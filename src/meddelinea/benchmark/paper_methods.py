@@ -48,9 +48,11 @@ def changed_run_file(path: Path, setting: Setting, folder: Path, start: Path | N
     changes = dict(setting.changes)
     if setting.steps is not None:
         changes |= {"steps": setting.steps, "cpu_minutes": None, "minutes": None}
-    if start is not None:
-        changes["model"] = {**changes.get("model", {}), "pipeline": str(start), "codec": None, "dit": None}
-    if not changes or load_config(path).stage != "model":
+    run = load_config(path)
+    if start is not None:  # it has the parts that the run file names folders of
+        parts = {key: None for key, value in run.model if isinstance(value, Path)}
+        changes["model"] = {**parts, **changes.get("model", {}), "pipeline": str(start)}
+    if not changes or run.stage != "model":
         return path
     folder.mkdir(parents=True, exist_ok=True)
     changed = folder / path.name
