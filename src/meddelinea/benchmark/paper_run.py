@@ -19,7 +19,7 @@ from meddelinea.benchmark.accuracy import (
     run_trial,
     trial_document,
 )
-from meddelinea.benchmark.bench_file import BenchFile, Contestant, ReadyMasks, TrainedModel, folder_name
+from meddelinea.benchmark.bench_file import BenchFile, Contestant, GivenMasks, TrainedModel, folder_name
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
 from meddelinea.benchmark.paper_file import Kind, PaperBench, Setting
 from meddelinea.data.case import Case
@@ -67,7 +67,8 @@ def places_of(bench: PaperBench, kinds: Collection[Kind]) -> tuple[Place, ...]:
 
 def default_of(bench: PaperBench, name: str) -> str | None:
     """What ablations of a method are compared with: the first setting that it is pre-trained in."""
-    return next((title for title, method in places_of(bench, ("pretrained",)) if method == name), None)
+    titles = (title for title, setting in bench.settings.items() if setting.kind == "pretrained")
+    return next((title for title in titles if name in bench.methods_of(title)), None)
 
 
 def train_and_test(
@@ -94,7 +95,7 @@ def train_and_test(
     wanted = list(places)
     for title, name in wanted:
         after = bench.settings[title].after
-        if after is not None and (after, name) not in wanted:
+        if after is not None and (after, name) not in wanted and not isinstance(bench.methods[name], GivenMasks):
             wanted.append((after, name))
     reasons: dict[Place, str] = {}
     for title in bench.settings:
@@ -177,7 +178,7 @@ def last_run(bench: PaperBench, output: Path, title: str, name: str) -> Path:
     if not setting.trains and setting.after is not None:
         return last_run(bench, output, setting.after, name)
     if not isinstance(method, tuple):
-        raise InputRefusedError(f"{name} was trained elsewhere; no run of it is here")
+        raise InputRefusedError(f"{name}: trained elsewhere; no run of it is here")
     stages = method if setting.after is None else method[-1:]
     return trial_folder(output, title, name) / f"{len(stages)}-{stages[-1].stem}"
 
@@ -191,7 +192,7 @@ def model_of(bench: PaperBench, output: Path, title: str, name: str) -> Path:
         If there is none.
     """
     method = bench.methods[name]
-    if isinstance(method, ReadyMasks):
+    if isinstance(method, GivenMasks):
         raise InputRefusedError(f"{method.masks}: masks of {name}, whose model is elsewhere")
     if isinstance(method, TrainedModel):
         return model_folder(method.model)
@@ -277,8 +278,8 @@ def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Conte
     absent = _absent(method)
     if absent is not None:
         raise InputRefusedError(absent)
-    if isinstance(method, ReadyMasks):
-        return method
+    if isinstance(method, GivenMasks):
+        return method.model_copy(update={"masks": method.masks / folder_name(title)})
     start = None if setting.after is None else model_of(bench, output, setting.after, name)
     if isinstance(method, TrainedModel):
         if setting.trains and start is not None:
@@ -289,7 +290,7 @@ def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Conte
         return TrainedModel(model=str(start), scheduler=setting.scheduler)
     folder = trial_folder(output, title, name)
     stages = method if start is None else method[-1:]
-    return tuple(_changed(path, setting, folder, start) for path in stages)
+    return tuple(changed_run_file(path, setting, folder, start) for path in stages)
 
 
 def _absent(method: Contestant) -> str | None:
@@ -298,7 +299,7 @@ def _absent(method: Contestant) -> str | None:
     return f"there is no run file {', '.join(absent)}" if absent else None
 
 
-def _changed(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
+def changed_run_file(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
     """The run file of a stage; of one that trains a whole model, in `folder`, with the setting's changes over it."""
     changes = dict(setting.changes)
     if setting.steps is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from meddelinea.benchmark.accuracy import Accuracy, Trial
@@ -19,6 +20,7 @@ from meddelinea.benchmark.paper_file import Kind, PaperBench
 from meddelinea.benchmark.paper_run import Measured, Place, TestCase, default_of, places_of
 from meddelinea.benchmark.published import Published, published
 from meddelinea.benchmark.speed import Speeds
+from meddelinea.data.mixing import mixing_warnings
 from meddelinea.evaluation.summary import summarise
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.scan import Modality
@@ -140,17 +142,20 @@ def make_table(
         sections = [_section(bench, measured, title, columns=about.columns) for title in titles]
     trials = [(place, measured.trials[place]) for place in places if place in measured.trials]
     lacking = [] if places else [f"no {' or '.join(about.kinds)} setting in the file"]
-    untimed = () if number != 4 or speeds is None else speeds.failed.items()
+    untimed = {} if number != 4 or speeds is None else dict(speeds.failed)
+    if number == 4:
+        timed = () if speeds is None else speeds.models
+        untimed |= {name: "not timed" for (_, name), _ in trials if name not in (*timed, *untimed)}
     return Table(
         number=number,
         title=about.title,
         columns=about.columns,
         sections=tuple(_beside(number, sections) if beside_paper else (_ranked(section) for section, _ in sections)),
-        notes=_notes(number, speeds, beside_paper=beside_paper),
+        notes=(*_notes(number, speeds, beside_paper=beside_paper), *_shared_scans(bench, places)),
         missing=(
             *lacking,
             *(f"{', '.join(place)}: {measured.missing[place]}" for place in places if place in measured.missing),
-            *(f"{name}: {reason}" for name, reason in untimed),
+            *(f"{name}: {reason}" for name, reason in untimed.items()),
         ),
         failed=tuple(
             f"{', '.join(place)}, {failure.case}: {failure.reason}"
@@ -270,9 +275,13 @@ def _by_ablation(bench: PaperBench, measured: Measured, places: tuple[Place, ...
             name = title if bench.settings[title].kind == "ablation" else "default"
             known = measured.cases.get(title, {})
             rows.append(Row(name, {} if trial is None else _cells(trial, known, bench.seed)))
-        is_papers = folder_name(method) == "meddelinea"
-        made.append((Section(method, tuple(rows)), lambda part, d=datasets, p=is_papers: p and d == {part.dataset}))
+        of = datasets if folder_name(method) == "meddelinea" else set()
+        made.append((Section(method, tuple(rows)), partial(_is_of, of)))
     return made
+
+
+def _is_of(datasets: set[str], part: Published) -> bool:
+    return datasets == {part.dataset}
 
 
 def _by_cost(speeds: Speeds | None, methods: tuple[str, ...]) -> list[_Made]:
@@ -343,3 +352,17 @@ def _notes(number: int, speeds: Speeds | None, *, beside_paper: bool) -> tuple[s
     if beside_paper:
         notes.append("Rows of the paper are its own figures, on its own data and machine, and in no mean or rank.")
     return tuple(notes)
+
+
+def _shared_scans(bench: PaperBench, places: tuple[Place, ...]) -> list[str]:
+    """Warnings where models are tested on a dataset that shares scans with one that they were trained on."""
+    warnings: list[str] = []
+    for title in dict.fromkeys(title for title, _ in places):
+        trained: set[str] = set()
+        earlier: str | None = title
+        while earlier is not None:
+            setting = bench.settings[earlier]
+            trained |= {bench.datasets[setting.dataset].format} if setting.trains else set()
+            earlier = setting.after
+        warnings += mixing_warnings(trained, {bench.datasets[bench.settings[title].dataset].format})
+    return list(dict.fromkeys(warnings))
