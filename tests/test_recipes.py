@@ -32,7 +32,16 @@ NARROW: dict[str, Any] = {
     },
 }
 #: Sides of the recipes' slices in the tiny store, whose own are 128.
-SHRUNK = {512: 128, 256: 64, 96: 64}
+SHRUNK = {512: 128, 256: 64, 192: 128, 96: 64}
+#: Sizes of the networks that are compared.
+COMPARED: dict[str, dict[str, Any]] = {
+    "unet": {"widths": [4, 8, 8, 8, 8, 8]},
+    "dynunet": {"widths": [4, 8, 8, 8, 8, 8]},
+    "transunet": {"root": 8, "units": [1, 1, 1], "width": 16, "heads": 2, "depth": 1, "decoder": [16, 8, 8, 8]},
+    "synergynet": {"widths": [4, 8, 8, 8, 8], "heads": 2, "codes": 16},
+    "medsegdiff": {"patch": 2, "widths": [8, 8, 16], "units": 1},
+    "medsam": {"width": 16, "depth": 1, "heads": 2, "global_blocks": [], "decoder_width": 16, "decoder_hidden": 16},
+}
 FINETUNE = {"steps": 1500, "schedule": "linear", "resolutions": (256,), "shares": (0.8, 0.1), "start": "pipeline"}
 SAMPLING = {"steps": 0, "resolutions": (256,), "start": "pipeline"}
 #: Appendix A's and Table 5's settings where they are not those of pre-training.
@@ -129,9 +138,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scaled_down(recipe: str, store: Path, output: Path, *overrides: str) -> RunConfig:
     """A recipe on the tiny store: two steps where it trains, batches of two, no processes beside this one."""
     run = load_config(RECIPES / f"{recipe}.yaml")
-    sizes = NARROW if run.model.preset == "paper" else SIZES
-    if run.model.method in ("unet", "dynunet"):
-        sizes = {"widths": [4, 8, 8, 8, 8, 8]}
+    sizes = COMPARED.get(run.model.method, NARROW if run.model.preset == "paper" else SIZES)
     changes = [
         f"output={output}",
         f"data.store={store}",
@@ -335,3 +342,20 @@ def test_the_methods_over_latents_differ_from_the_learnable_form_in_what_is_trai
     for method in ("controlnet", "vqdiffusion"):
         base = load_config(RECIPES / "comparison" / f"{method}-base.yaml")
         assert load_config(RECIPES / "comparison" / f"{method}.yaml").model.dit == base.result
+
+
+@pytest.mark.parametrize("name", ["transunet", "synergynet", "medsegdiff", "medsam"])
+def test_the_methods_over_pixels_have_the_same_data_and_time_and_start(store: Path, tmp_path: Path, name: str) -> None:
+    ours, like = (load_config(RECIPES / "comparison" / f"{recipe}.yaml") for recipe in (name, "dit"))
+    sizes = {"resolutions", "neighbour_pairs"}
+    assert ours.data.model_dump(exclude=sizes) == like.data.model_dump(exclude=sizes)
+    assert (ours.batch_size, ours.cpu_minutes, ours.seed) == (like.batch_size, like.cpu_minutes, like.seed)
+    assert (ours.model.codec, ours.model.method, ours.saved_dtype) == (None, name, "float32")
+    start = ()
+    if name == "medsam":
+        pytest.importorskip("transformers")
+        assert ours.model.boxes == load_config(RECIPES / "benchmark" / "unet.yaml").result
+        boxes = train(scaled_down("benchmark/unet-coarse", store, tmp_path / "unet")) / "pipeline"
+        start = (f"model.boxes={boxes}",)
+    folder = train(scaled_down(f"comparison/{name}", store, tmp_path / "run", *start)) / "pipeline"
+    assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from meddelinea.benchmark.accuracy import Accuracy, divide, measure_accuracy
-from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_rows
-from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, read_bench_file
+from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
+from meddelinea.benchmark.bench_file import BenchFile, GivenMasks, TrainedModel, read_bench_file
 from meddelinea.benchmark.chain import StageCost
 from meddelinea.benchmark.held_out import run_test
 from meddelinea.cli.main import main
 from meddelinea.errors import LeakFoundError, UsageError
 from meddelinea.evaluation.summary import report_document
-from meddelinea.io.volumes import read_volume
+from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.results.result import segment
 from meddelinea.segmentation.sampling import Sampling
 from meddelinea.training import clock
 from meddelinea.training.run import Run
+from meddelinea.volume import Volume
 from support.benchmarks import TEST, TRAIN, read, with_cases
 from support.tiny_models import ORGANS, run_config, write_model
 from support.training_runs import train
@@ -270,11 +271,58 @@ def test_a_trained_model_is_sampled_as_asked(bench: BenchFile, tmp_path: Path, m
     folder = write_model(tmp_path / "model")
     asked: list[object] = []
     monkeypatch.setattr(
-        "meddelinea.benchmark.accuracy.run_test", lambda *words: (asked.append(words[-1]), run_test(*words))[1]
+        "meddelinea.benchmark.accuracy.run_test",
+        lambda *words, true_boxes: (asked.append(words[-1]), run_test(*words))[1],
     )
     methods = {"own": TrainedModel(model=str(folder)), "four": TrainedModel(model=str(folder), steps=4, samples=3)}
     measure_accuracy(bench.model_copy(update={"methods": methods}), tmp_path / "out", None)
     assert asked == [Sampling(), Sampling(steps=4, samples=3)]
+
+
+def test_masks_of_another_program_are_scored_as_a_models_are(
+    bench: BenchFile, done: tuple[Path, Accuracy], tmp_path: Path
+) -> None:
+    """nnU-Net's: a mask a case, in the axes that it likes, and the ids in `dataset.json`; the second case has none."""
+    unet, masks = done[1].trials[1], tmp_path / "nnunet"
+    masks.mkdir()
+    made = read_volume(done[0] / "test" / "u-net" / "masks" / "d.nii.gz")
+    turned = Volume(np.array([0, 7, 9, 5], np.uint8)[made.array], made.affine).reorient("ASL")
+    write_volume(turned, masks / "d.nii.gz")
+    names = {"background": 0, "spleen": 7, "liver": 9, "gallbladder": 5}
+    (masks / "dataset.json").write_text(json.dumps({"labels": names, "channel_names": {"0": "CT"}}))
+    method = GivenMasks(masks=masks, cpu_hours=3.0)
+    measured = measure_accuracy(bench.model_copy(update={"methods": {"nnU-Net v2": method}}), tmp_path / "out", None)
+    (trial,) = measured.trials
+    assert [vars(score) for score in trial.report.cases[0].scores] == [vars(s) for s in unet.report.cases[0].scores]
+    assert [failure.case for failure in trial.report.failures] == ["e"]
+    (row,) = rows = accuracy_rows(measured)
+    assert (row.parameters, row.seconds, row.cpu_hours) == (None, None, 3.0)
+    assert "| nnU-Net v2 | 1 | - (-) | - | 3.00 | - |" in "\n".join(accuracy_lines(measured, rows))
+    kept = read_volume(tmp_path / "out" / "test" / "nnu-net-v2" / "masks" / "d.nii.gz")
+    np.testing.assert_array_equal(kept.array, np.array([0, 7, 9, 5])[made.array])
+
+
+def test_boxes_come_from_the_method_before_in_the_chain_or_from_the_truth(bench: BenchFile, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = {
+        "image_size": 64, "patch_size": 8, "width": 16, "depth": 1, "heads": 2, "window": 3, "global_blocks": [],
+        "decoder_width": 16, "decoder_hidden": 16,
+    }  # fmt: skip
+    network = {"method": "medsam", "sizes": sizes}
+    config = run_config("model", bench.store, tmp_path, model=network, steps=1, batch_size=2)
+    (tmp_path / "medsam.yaml").write_text(config.model_dump_json())
+    chain = (Path(str(bench.methods["U-Net"][0])), tmp_path / "medsam.yaml")  # type: ignore[index]
+    folder = tmp_path / "out" / "test" / "medsam" / "2-medsam" / "pipeline"
+    measure_accuracy(bench.model_copy(update={"methods": {"MedSAM": chain}}), tmp_path / "out", None)
+    methods = {"MedSAM": chain, "MedSAM (truth)": TrainedModel(model=str(folder), boxes="truth")}
+    ours, best = measure_accuracy(bench.model_copy(update={"methods": methods}), tmp_path / "out", None).trials
+    assert [stage.stage for stage in ours.stages] == ["model", "model"]
+    assert ours.parameters > ours.trained_parameters > 0
+    assert (folder / "prompter" / "network" / "config.json").is_file()
+    assert not best.report.failures
+    unet = TrainedModel(model=str(folder.parents[1] / "1-unet" / "pipeline"), boxes="truth")
+    (refused,) = measure_accuracy(bench.model_copy(update={"methods": {"truth": unet}}), tmp_path / "out", None).trials
+    assert ["takes no boxes" in failure.reason for failure in refused.report.failures] == [True, True]
 
 
 def test_a_codec_that_saw_a_test_case_is_found_out(bench: BenchFile, tmp_path: Path) -> None:

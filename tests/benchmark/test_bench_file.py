@@ -20,6 +20,7 @@ from support.benchmarks import TEST, TRAIN, read, with_cases
         ({"test": ["a"]}, "cases a are named twice"),
         ({"cpu_minutes": 0}, "cpu_minutes"),
         ({"minutes": 3}, "minutes"),
+        ({"methods": {"MedSAM": {"model": "runs/sam", "boxes": "truth"}}}, r"say so in its name: MedSAM \(truth\)"),
     ],
 )
 def test_a_benchmark_that_cannot_be_meant_is_refused(

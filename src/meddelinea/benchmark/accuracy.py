@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
+from meddelinea.benchmark.bench_file import BenchFile, GivenMasks, TrainedModel, folder_name
 from meddelinea.benchmark.chain import StageCost, read_chain, train_chain
+from meddelinea.benchmark.given_masks import score_given_masks
 from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
@@ -145,11 +146,24 @@ def run_trial(
     bench: BenchFile, part: Part, name: str, tested: tuple[Case, ...], folder: Path, progress: ShowProgress
 ) -> Trial:
     """Train the method of that name on a part, unless it is trained already, and test it; `folder` is for its runs."""
-    method, title = bench.methods[name], f"{part.name}, {name}"
+    method, title, organs = bench.methods[name], f"{part.name}, {name}", read_manifest(bench.store).organs
+    if isinstance(method, GivenMasks):
+        report = score_given_masks(method.masks, tested, organs, folder / "masks")
+        return Trial(
+            method=name,
+            part=part.name,
+            parameters=None,
+            trained_parameters=None,
+            stages=(),
+            cpu_hours=method.cpu_hours,
+            seconds={},
+            report=report,
+        )
     stages: tuple[StageCost, ...] = ()
     parameters: int | None = None
-    sampling = None
+    sampling, true_boxes = None, False
     if isinstance(method, TrainedModel):
+        true_boxes = method.boxes == "truth"
         trained, hours = model_folder(method.model), method.cpu_hours
         sampling = Sampling(steps=method.steps, samples=method.samples, scheduler=method.scheduler)
     else:
@@ -160,8 +174,8 @@ def run_trial(
     refuse_leak(trained, tested, bench.store)
 
     model = load_model(trained)
-    organs = read_manifest(bench.store).organs
-    report, seconds = run_test(model, tested, organs, title, progress, folder / "masks", sampling)
+    masks = folder / "masks"
+    report, seconds = run_test(model, tested, organs, title, progress, masks, sampling, true_boxes=true_boxes)
     return Trial(
         method=name,
         part=part.name,

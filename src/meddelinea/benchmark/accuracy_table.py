@@ -68,7 +68,7 @@ class MethodRow:
     steps: float | None
     slices: float | None
     cpu_hours: float | None
-    seconds: float  # mean wall time of a volume
+    seconds: float | None  # mean wall time of a volume; None of masks alone
     #: The scores, by organ and for the two groups.
     organs: Mapping[str, OrganMeans]
     paper_organs: GroupMeans
@@ -120,7 +120,7 @@ def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> MethodR
         steps=_mean([sum(stage.steps for stage in trial.stages) for trial in trained]),
         slices=_mean([sum(stage.slices for stage in trial.stages) for trial in trained]),
         cpu_hours=_mean(hours),
-        seconds=float(np.mean(seconds)) if seconds else float("nan"),
+        seconds=_mean(seconds),
         organs={name: OrganMeans(*over((name,))) for name in organs},
         paper_organs=GroupMeans(*over(_paper(organs)), _paper(organs)),
         all_organs=GroupMeans(*over(organs), organs),
@@ -184,7 +184,7 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
             *(row.method, str(row.patients), f"{whole} ({trained})"),
             "-" if row.slices is None else f"{row.slices:,.0f}",
             "-" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
-            f"{row.seconds:.1f}",
+            "-" if row.seconds is None else f"{row.seconds:.1f}",
             *(f"{row.organs[organ].dice.mean:.3f}" for organ in eight),
             *(_cell(group.dice, 3) for group in (row.paper_organs, row.all_organs)),
             *(_cell(row.paper_organs.hd95_mm, 1), str(row.paper_organs.infinite_distances), str(row.failures)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -23,11 +23,21 @@ class TrainedModel(Strict):
     steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] | None = None
     samples: Annotated[int, Field(ge=1, le=1024)] = 1
     scheduler: SchedulerName | None = None
+    #: Of a method that takes boxes, `truth`: boxes around the true organs, what it reaches at best and nobody else can.
+    boxes: Literal["truth"] | None = None
+
+
+class GivenMasks(Strict):
+    """Masks that another program made, see `given_masks`; which cases it was trained on is not checked."""
+
+    masks: Path  # folder with CASE.nii.gz of each test case
+    cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
 
 
 Stages = Annotated[tuple[Path, ...], Field(min_length=1)]
 Contestant = Annotated[
-    Stages | TrainedModel, BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value)
+    Stages | TrainedModel | GivenMasks,
+    BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value),
 ]
 
 
@@ -46,7 +56,8 @@ class BenchFile(Strict):
     cpu_minutes: Minutes | None
     seed: Seed = 0  # of the trainings and of the bootstrap
     #: By name: the run files of its stages in their order, beside this file; or a model that is trained already,
-    #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`. The others are compared with the first.
+    #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`; or masks of another program, `{masks: FOLDER}`. The others are
+    #: compared with the first.
     methods: Annotated[dict[str, Contestant], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -55,6 +66,11 @@ class BenchFile(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"cases {', '.join(twice)} are named twice")
+        for name, method in self.methods.items():
+            if isinstance(method, TrainedModel) and method.boxes == "truth" and "truth" not in name.lower():
+                raise ValueError(
+                    f"{name}: boxes from the truth are no fair contest; say so in its name: {name} (truth)"
+                )
         folders = [folder_name(method) for method in self.methods]
         if len(set(folders)) != len(folders) or "" in folders:
             raise ValueError(f"methods {', '.join(self.methods)}: their names do not differ enough to name folders")
@@ -82,7 +98,7 @@ def read_bench_file(path: Path) -> BenchFile:
 
 def beside(path: Path, method: Contestant) -> Contestant:
     """A method of a benchmark's file with its run files where they are: relative to that file."""
-    return method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
+    return tuple(path.parent / run for run in method) if isinstance(method, tuple) else method
 
 
 File = TypeVar("File", bound=Strict)

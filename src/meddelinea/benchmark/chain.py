@@ -76,7 +76,7 @@ def train_chain(
                 "split": None,
                 "train_share": 1.0,
             },
-            model=_parts(results),
+            model=_parts(results, another=runs[number - 1].model.method != runs[number].model.method),
             seed=bench.seed,
         )
         if budget is not None and shares[number]:
@@ -107,8 +107,10 @@ def _outputs(run_files: tuple[Path, ...], folder: Path) -> list[Path]:
     return [folder / f"{number}-{path.stem}" for number, path in enumerate(run_files, start=1)]
 
 
-def _parts(results: dict[str, Path]) -> dict[str, Path | None]:
-    """Settings that let a stage start from the results of those before it."""
+def _parts(results: dict[str, Path], another: bool) -> dict[str, Path | None]:
+    """Settings that let a stage start from the results of those before it, or take the boxes of `another` method."""
+    if "model" in results and another:
+        return {"boxes": results["model"]}
     if "model" in results:
         return {"pipeline": results["model"], "codec": None, "dit": None}
     keys = {"codec": "codec", "base": "dit"}
@@ -126,7 +128,7 @@ def _train(config: RunConfig) -> Iterator[Progress]:
 
 def _without_places(config: RunConfig) -> RunConfig:
     """The run without its folders, which may be moved together."""
-    return config.changed(output=Path(), model={"codec": None, "dit": None, "pipeline": None})
+    return config.changed(output=Path(), model={"codec": None, "dit": None, "boxes": None, "pipeline": None})
 
 
 def _cost(output: Path) -> StageCost:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meddelinea.benchmark.accuracy import Trial
 from meddelinea.benchmark.held_out import score_mask
 from meddelinea.data.case import Case, read_case
 from meddelinea.errors import InputRefusedError, MedDelineaError
@@ -15,9 +14,7 @@ from meddelinea.files import write_json
 from meddelinea.io.volumes import read_volume, write_volume
 
 
-def score_given_masks(
-    masks: Path, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, part: str, kept: Path
-) -> Trial:
+def score_given_masks(masks: Path, cases: tuple[Case, ...], organs: tuple[str, ...], kept: Path) -> Report:
     """Score `masks/CASE.nii.gz` of each case against its labels.
 
     Ids are named by `labels.json` or nnU-Net's `dataset.json` in the folder, or by `CASE.json` beside each mask.
@@ -26,10 +23,8 @@ def score_given_masks(
     ----------
     organs
         Those to score; one that the masks do not name counts as missed.
-    name, part
-        Of the trial's method and part.
     kept
-        Folder for the masks as `run_test` keeps them.
+        Folder for the masks as `run_test` keeps them, on the scans' own grids.
 
     Raises
     ------
@@ -49,20 +44,14 @@ def score_given_masks(
             labels = labels or ids
             if ids != labels:
                 raise InputRefusedError(f"{path}: its ids mean other organs than those of masks before it")
-            results.append(score_mask(mask, ids, read_case(case, organs), organs))
-            write_volume(mask, kept / path.name)
+            labelled = read_case(case, organs)
+            results.append(score_mask(mask, ids, labelled, organs))
+            there = mask.onto(labelled.mask.affine, labelled.mask.array.shape)
+            assert there is not None  # else it could not have been scored
+            write_volume(there, kept / path.name)
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
     if not results:
         raise InputRefusedError(f"{masks}: {failures[0].reason}")
     write_json({"labels": labels}, kept / "labels.json")
-    return Trial(
-        method=name,
-        part=part,
-        parameters=None,
-        trained_parameters=None,
-        stages=(),
-        cpu_hours=None,
-        seconds={},
-        report=Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM),
-    )
+    return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM)

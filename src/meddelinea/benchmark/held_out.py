@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from meddelinea.data.case import Case, LabelledScan, read_case
+from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
+from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import MedDelineaError
 from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, score_organ
@@ -35,6 +40,8 @@ def run_test(
     progress: ShowProgress = unwatched,
     masks: Path | None = None,
     sampling: Sampling | None = None,
+    *,
+    true_boxes: bool = False,
 ) -> tuple[Report, dict[str, float]]:
     """Segment cases and score the masks against their labels; an organ that the model does not know counts as missed.
 
@@ -49,6 +56,8 @@ def run_test(
         where None.
     sampling
         How masks are sampled; the model's own way where None.
+    true_boxes
+        Whether a method that takes boxes is given those of the labels, see `with_true_boxes`.
 
     Returns
     -------
@@ -63,7 +72,8 @@ def run_test(
         progress(f"test {name}", done, len(cases))
         try:
             labelled = read_case(case, organs)
-            found = segment(model, labelled.scan, sampling)
+            given = with_true_boxes(model, labelled) if true_boxes else model
+            found = segment(given, labelled.scan, sampling)
             results.append(score_mask(found.mask, model.files.labels, labelled, organs))
             seconds[case.name] = found.seconds
             if masks is not None:
@@ -71,6 +81,25 @@ def run_test(
         except MedDelineaError as error:
             failures.append(CaseFailure(case.name, str(error)))
     return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM), seconds
+
+
+def with_true_boxes(model: Model, labelled: LabelledScan) -> Model:
+    """A model that takes boxes, with those around the labels of one scan: what it reaches at best.
+
+    Raises
+    ------
+    UsageError
+        If its method takes none.
+    """
+    known = model.pipeline.organs
+    ids = np.array([0, *(1 + known.index(organ) if organ in known else 0 for organ in labelled.organs)])
+    grid = to_model_grid(labelled.scan, model.files.preprocessing)
+    true = torch.from_numpy(ids[mask_to_model_grid(labelled.mask, grid).slices()])  # (S, rows, columns)
+
+    def masks(images: Tensor, keys: Sequence[NoiseKey]) -> Tensor:
+        return true[[key.slice for key in keys]].to(images.device)
+
+    return replace(model, pipeline=model.pipeline.prompted_by(masks))
 
 
 def score_scan(

@@ -34,12 +34,6 @@ Kind = Literal["pretrained", "fine-tuned", "zero-shot", "few-shot", "ablation", 
 Cases = tuple[str, ...]
 
 
-class GivenMasks(Strict):
-    """A method of another program, by its masks: `FOLDER/SETTING/CASE.nii.gz`, see `given_masks`."""
-
-    masks: Path
-
-
 class Dataset(Strict):
     """A dataset as it was published, and its slice store."""
 
@@ -103,8 +97,8 @@ class PaperBench(Strict):
     seed: Seed = 0  # of the trainings
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
     #: By name, that of the paper where it has the method: the run files of its stages in their order, beside this file,
-    #: or a model that is trained already, or masks. A run file that is absent is reported as such.
-    methods: Annotated[dict[str, Contestant | GivenMasks], Field(min_length=1)]
+    #: or a model that is trained already, or masks, `FOLDER/SETTING/CASE.nii.gz`. An absent run file is reported.
+    methods: Annotated[dict[str, Contestant], Field(min_length=1)]
     settings: Annotated[dict[str, Setting], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -140,8 +134,5 @@ def read_paper_bench(path: Path) -> PaperBench:
         If a key is unknown or missing, or a value is invalid.
     """
     bench = read_checked(path, PaperBench)
-    methods = {
-        name: method if isinstance(method, GivenMasks) else beside(path, method)
-        for name, method in bench.methods.items()
-    }
+    methods = {name: beside(path, method) for name, method in bench.methods.items()}
     return bench.model_copy(update={"methods": methods})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meddelinea.benchmark.bench_file import Contestant, TrainedModel
-from meddelinea.benchmark.paper_file import GivenMasks, Setting
+from meddelinea.benchmark.bench_file import Contestant, GivenMasks, TrainedModel
+from meddelinea.benchmark.paper_file import Setting
 from meddelinea.errors import UsageError
 from meddelinea.files import write_json
 from meddelinea.training.run_file import load_config
@@ -17,7 +17,7 @@ def method_in(setting: Setting, method: Contestant, folder: Path, start: Path | 
     Parameters
     ----------
     folder
-        For run files with changes.
+        Of the method in the setting, for run files with changes; masks lie in a folder called as the setting's.
     start
         The model that it has in the setting before this one; None where there is none.
 
@@ -26,6 +26,8 @@ def method_in(setting: Setting, method: Contestant, folder: Path, start: Path | 
     UsageError
         If it is to be trained on, and no run file says how.
     """
+    if isinstance(method, GivenMasks):
+        return method.model_copy(update={"masks": method.masks / folder.parent.name})
     if isinstance(method, TrainedModel):
         if setting.trains and start is not None:
             raise UsageError(f"{method.model}: no run file says how it is trained on")
@@ -37,7 +39,7 @@ def method_in(setting: Setting, method: Contestant, folder: Path, start: Path | 
     return tuple(changed_run_file(path, setting, folder, start) for path in stages)
 
 
-def absent_run_files(method: Contestant | GivenMasks) -> str | None:
+def absent_run_files(method: Contestant) -> str | None:
     """What of a method's run files is not there, if anything."""
     paths = [str(path) for path in method if not path.is_file()] if isinstance(method, tuple) else []
     return f"there is no run file {', '.join(paths)}" if paths else None

@@ -19,10 +19,9 @@ from meddelinea.benchmark.accuracy import (
     run_trial,
     trial_document,
 )
-from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
-from meddelinea.benchmark.given_masks import score_given_masks
+from meddelinea.benchmark.bench_file import BenchFile, GivenMasks, TrainedModel, folder_name
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
-from meddelinea.benchmark.paper_file import GivenMasks, Kind, PaperBench
+from meddelinea.benchmark.paper_file import Kind, PaperBench
 from meddelinea.benchmark.paper_methods import absent_run_files, method_in
 from meddelinea.data.case import Case
 from meddelinea.data.prepare import prepare_store
@@ -115,20 +114,17 @@ def train_and_test(
         for name in due:
             folder = trial_folder(output, title, name)
             try:
-                method = bench.methods[name]
-                if isinstance(method, GivenMasks):
-                    given, organs = method.masks / part.name, read_manifest(shared.store).organs
-                    trial = score_given_masks(given, tested, organs, name, part.name, folder / "masks")
-                else:
-                    absent, after = absent_run_files(method), bench.settings[title].after
-                    if absent is not None:
-                        raise InputRefusedError(absent)
-                    start = None if after is None else model_of(bench, output, after, name)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    contestant = method_in(bench.settings[title], method, folder, start)
-                    own = shared.model_copy(update={"methods": {name: contestant}})
-                    trial = run_trial(own, part, name, tested, folder, progress)
-                write_json(trial_document(trial), folder / RESULT)
+                method, after = bench.methods[name], bench.settings[title].after
+                absent = absent_run_files(method)
+                if absent is not None:
+                    raise InputRefusedError(absent)
+                start = None
+                if after is not None and not isinstance(method, GivenMasks):
+                    start = model_of(bench, output, after, name)
+                folder.mkdir(parents=True, exist_ok=True)
+                contestant = method_in(bench.settings[title], method, folder, start)
+                own = shared.model_copy(update={"methods": {name: contestant}})
+                write_json(trial_document(run_trial(own, part, name, tested, folder, progress)), folder / RESULT)
             except MedDelineaError as error:
                 reasons[title, name] = str(error)
     return reasons
@@ -204,6 +200,8 @@ def model_of(bench: PaperBench, output: Path, title: str, name: str) -> Path:
         If there is none.
     """
     method = bench.methods[name]
+    if isinstance(method, GivenMasks):
+        raise InputRefusedError(f"{method.masks}: masks of {name}, whose model is elsewhere")
     if isinstance(method, TrainedModel):
         return model_folder(method.model)
     folder = last_run(bench, output, title, name) / "pipeline"

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from typer import Argument, Option
 
+from meddelinea.cli.learning_rate import learning_rate
 from meddelinea.cli.options import JsonOption, ModelOption, OverridesOption, names
 from meddelinea.cli.paper import paper
 from meddelinea.cli.progress import reporting, silence_diffusers, status
@@ -23,6 +24,7 @@ from meddelinea.files import write_json, write_text
 
 app = typer.Typer(help="Compare models, settings and machines.", rich_markup_mode=None, no_args_is_help=True)
 app.command("paper")(paper)
+app.command("learning-rate")(learning_rate)
 
 QuietBar = Annotated[bool, Option("--quiet", "-q", help="Hide the progress bar.")]
 

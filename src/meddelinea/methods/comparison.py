@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import ModelMixin
 
-from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.errors import UsageError
+from meddelinea.methods.latent import LatentPipeline
 from meddelinea.methods.network import chosen_sizes
 from meddelinea.methods.protocol import Recipe
 from meddelinea.methods.sampled import SampledPipeline
@@ -25,7 +25,7 @@ SHARED_PARTS: Mapping[str, tuple[type[Any] | None, ...]] = {
 }
 
 
-class ComparisonPipeline(SampledPipeline):
+class ComparisonPipeline(LatentPipeline, SampledPipeline):
     """A pipeline with a codec of either kind, networks of its own, and the paper's mask head."""
 
     #: Its sizes by the name of a preset.
@@ -45,18 +45,8 @@ class ComparisonPipeline(SampledPipeline):
     def new(cls, recipe: Recipe) -> Self:
         """A codec that is there, with networks and a mask head that reads its colours, see `SlicePipeline`."""
         codec = load_any_codec(recipe.codec)
-        colours = palette(len(recipe.organs) + 1)
-        return cls(
-            codec=codec,
-            **cls.networks_for(recipe, codec),
-            mask_head=PlainMaskHead.of_codec(codec, colours),
-            **cls.sampling(recipe),
-            organs=list(recipe.organs),
-            default_steps=recipe.steps,
-            neighbours=recipe.neighbours,
-            neighbour_pairs=recipe.neighbour_pairs,
-            colours=colours.tolist(),
-        )
+        head = PlainMaskHead.of_codec(codec, palette(len(recipe.organs) + 1))
+        return cls._made(recipe, {"codec": codec, **cls.networks_for(recipe, codec), "mask_head": head})
 
     @classmethod
     def networks_for(cls, recipe: Recipe, codec: Codec) -> dict[str, ModelMixin]:
@@ -72,14 +62,6 @@ class ComparisonPipeline(SampledPipeline):
         if recipe.dit:
             raise UsageError("model.dit: this method stands on no trained network but the codec; set it to null")
         return cls.build(chosen_sizes(cls.presets, recipe.preset, recipe.sizes), codec)
-
-    @classmethod
-    def sampling(cls, recipe: Recipe) -> dict[str, Any]:
-        """What a new pipeline is given to sample with: a scheduler, and what its network predicts."""
-        return {
-            "scheduler": make_scheduler(recipe.scheduler),
-            "prediction_type": recipe.objective.prediction_type,
-        }
 
     @classmethod
     def parameter_count(cls, preset: str, organs: int) -> int:

@@ -62,12 +62,4 @@ class ConcatenatedPipeline(ComparisonPipeline):
         colours: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(codec=codec, denoiser=denoiser, mask_head=mask_head, scheduler=scheduler)
-        self.register_to_config(
-            organs=organs or [],
-            prediction_type=prediction_type,
-            default_steps=default_steps,
-            neighbours=neighbours,
-            neighbour_pairs=neighbour_pairs,
-            colours=colours,
-        )
+        self._keep(locals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from meddelinea.methods.latent import LatentPipeline
 from meddelinea.methods.protocol import Recipe
@@ -61,6 +61,11 @@ class ControlledPipeline(LatentPipeline):
     def multiple(self) -> int:
         """Rows and columns of an image are multiples of it."""
         return FACTOR * int(self.dit.config.patch_size)
+
+    @classmethod
+    def new(cls, recipe: Recipe) -> Self:
+        """A codec and a DiT that are there, with a new control branch and mask head, see `SlicePipeline`."""
+        return cls._made(recipe, build_parts(recipe)._asdict())
 
     @classmethod
     def check_sizes(cls, preset: str, sizes: Mapping[str, Any]) -> None:

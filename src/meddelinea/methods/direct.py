@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from meddelinea.diffusion.losses import PixelLoss, segmentation_loss
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.diffusion.schedule import TIMESTEPS
-from meddelinea.methods.controlled import ControlledPipeline, build_parts
+from meddelinea.methods.controlled import ControlledPipeline
 from meddelinea.methods.protocol import Batch, Recipe, Sampler
-from meddelinea.models.codec import Codec, palette
+from meddelinea.models.codec import Codec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -64,21 +63,7 @@ class DirectPipeline(ControlledPipeline):
         colours: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head)
-        self.register_to_config(
-            organs=organs or [], neighbours=neighbours, neighbour_pairs=neighbour_pairs, colours=colours
-        )
-
-    @classmethod
-    def new(cls, recipe: Recipe) -> Self:
-        """A codec and a DiT that are there, with a new control branch and mask head, see `SlicePipeline`."""
-        return cls(
-            **build_parts(recipe)._asdict(),
-            organs=list(recipe.organs),
-            neighbours=recipe.neighbours,
-            neighbour_pairs=recipe.neighbour_pairs,
-            colours=palette(len(recipe.organs) + 1).tolist(),
-        )
+        self._keep(locals())
 
     def for_training(self, recipe: Recipe) -> Direct:
         """The components as a method; base and encoder are frozen."""

@@ -24,6 +24,7 @@ METHODS: Mapping[str, str] = {
     "dynunet": "meddelinea.methods.dynunet.DynUNetPipeline",
     "transunet": "meddelinea.methods.transunet.TransUNetPipeline",
     "synergynet": "meddelinea.methods.synergynet.SynergyNetPipeline",
+    "medsam": "meddelinea.methods.medsam.MedSAMPipeline",
     "medsegdiff": "meddelinea.methods.medsegdiff.MedSegDiffPipeline",
     "dit": "meddelinea.methods.dit.DiTSlicePipeline",
     "stable_diffusion": "meddelinea.methods.stable_diffusion.StableDiffusionSlicePipeline",
@@ -116,8 +117,13 @@ def read_index(folder: Path) -> Index:
 
 
 def _part(named: object, role: str, classes: tuple[type[Any] | None, ...], path: Path) -> type[Any] | None:
-    """The class of a part that an entry of `model_index.json` names, one of `classes`."""
+    """The class of a part that an entry of `model_index.json` names: one of `classes`, or of models that need none."""
+    from meddelinea.methods.pipeline import SlicePipeline
+
     library, name = named if isinstance(named, list) and len(named) == 2 else (named, None)
+    method = method_of(name) if SlicePipeline in classes and isinstance(name, str) else None
+    if method is not None and method != "medsam" and METHODS[method] == f"{library}.{name}":
+        return pipeline_of(method)
     for kind in classes:
         if (library, name) == ((None, None) if kind is None else (_library(kind), kind.__name__)):
             return kind
@@ -155,6 +161,7 @@ def load_pipeline(folder: Path) -> SlicePipeline:
     from torch import nn
 
     from meddelinea.diffusion.sampling import load_scheduler
+    from meddelinea.methods.pipeline import SlicePipeline
     from meddelinea.models.component import load_component
 
     index = read_index(folder)
@@ -162,6 +169,10 @@ def load_pipeline(folder: Path) -> SlicePipeline:
     for role, kind in index.parts.items():
         if kind is None or issubclass(kind, nn.Module):
             parts[role] = None if kind is None else load_component(folder / role, {kind.__name__: kind})
+        elif issubclass(kind, SlicePipeline):
+            if read_index(folder / role).kind is not kind:
+                raise WeightsMissingError(f"{folder / role}: no {kind.__name__}; install or train the model again")
+            parts[role] = load_pipeline(folder / role)
         else:
             parts[role] = load_scheduler(folder / role, kind, steps=index.settings.get("default_steps", 1))
     pipeline = index.kind(**parts, **index.settings)

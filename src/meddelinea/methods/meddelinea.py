@@ -113,7 +113,11 @@ class MedDelinea(nn.Module):
         def denoise(noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             # All slices are at one timestep. Asked for it once, the network adds up the same for any number of slices.
             output, tokens = self.segmenter(noisy, t[:1], image)  # (B, C, h, w), (B, T, D)
-            return self.prediction.epsilon(output, noisy, t), tokens
+            return self.noise_in(noisy, output, t), tokens
 
         device = image.latent.device
         return sample(denoise, noise, self.scheduler, steps=self.steps, device=device, on_step=on_step)
+
+    def noise_in(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The noise in Z_mt (B, C, h, w) at timesteps (B,), by the network's output (B, C, h, w)."""
+        return self.prediction.epsilon(output, noisy, t)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Self
 
 from diffusers import SchedulerMixin
 
-from meddelinea.diffusion.sampling import SCHEDULER_CLASSES, make_scheduler
-from meddelinea.methods.controlled import ControlledPipeline, build_parts
-from meddelinea.methods.protocol import Recipe
+from meddelinea.diffusion.sampling import SCHEDULER_CLASSES
+from meddelinea.methods.controlled import ControlledPipeline
 from meddelinea.methods.sampled import SampledPipeline
-from meddelinea.models.codec import Codec, palette
+from meddelinea.models.codec import Codec
 from meddelinea.models.control import ControlDiT
 from meddelinea.models.dit import DiT
 from meddelinea.models.mask_head import MaskHead
@@ -55,26 +53,4 @@ class MedDelineaPipeline(ControlledPipeline, SampledPipeline):
         colours: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(codec=codec, dit=dit, control=control, mask_head=mask_head, scheduler=scheduler)
-        self.register_to_config(
-            organs=organs or [],
-            prediction_type=prediction_type,
-            default_steps=default_steps,
-            neighbours=neighbours,
-            neighbour_pairs=neighbour_pairs,
-            colours=colours,
-        )
-
-    @classmethod
-    def new(cls, recipe: Recipe) -> Self:
-        """A codec and a DiT that are there, with a new control branch and mask head, see `SlicePipeline`."""
-        return cls(
-            **build_parts(recipe)._asdict(),
-            scheduler=make_scheduler(recipe.scheduler),
-            organs=list(recipe.organs),
-            prediction_type=recipe.objective.prediction_type,
-            default_steps=recipe.steps,
-            neighbours=recipe.neighbours,
-            neighbour_pairs=recipe.neighbour_pairs,
-            colours=palette(len(recipe.organs) + 1).tolist(),
-        )
+        self._keep(locals())

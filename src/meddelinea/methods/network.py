@@ -112,8 +112,7 @@ class NetworkPipeline(SlicePipeline):
         neighbour_pairs: int = 1,
     ) -> None:
         super().__init__()
-        self.register_modules(network=network)
-        self.register_to_config(organs=organs or [], neighbours=neighbours, neighbour_pairs=neighbour_pairs)
+        self._keep(locals())
 
     @classmethod
     @abstractmethod
@@ -130,12 +129,7 @@ class NetworkPipeline(SlicePipeline):
         """A pipeline with random weights, see `SlicePipeline`."""
         if recipe.codec or recipe.dit:
             raise UsageError("model.codec, model.dit: this network stands on neither; set both to null")
-        return cls(
-            network=cls.build(recipe),
-            organs=list(recipe.organs),
-            neighbours=recipe.neighbours,
-            neighbour_pairs=recipe.neighbour_pairs,
-        )
+        return cls._made(recipe, {"network": cls.build(recipe)})
 
     def change_organs(self, organs: tuple[str, ...]) -> None:
         """Carry the network's output over to other organs, by their names."""

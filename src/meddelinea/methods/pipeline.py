@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -15,12 +16,17 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from meddelinea.diffusion.losses import Objective
+from meddelinea.diffusion.noise import NoiseKey
+from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import TIMESTEPS, PredictionType
 from meddelinea.errors import UsageError
 from meddelinea.labels import canonical_name
 from meddelinea.methods.protocol import Method, Recipe, Sampler
+from meddelinea.models.codec import palette
 
 MaskType = Literal["mask", "probabilities", "logits"]
+#: Images (B, slices, H, W) and the B keys of their noise -> organ ids (B, H, W).
+MaskSource = Callable[[Tensor, Sequence[NoiseKey]], Tensor]
 Whole = Annotated[int, Field(strict=True)]
 Level = Annotated[float, Field(strict=True, ge=-1.0, le=1.0)]
 
@@ -60,7 +66,7 @@ class SegmentationOutput(BaseOutput):
     logits
         (B, L + 1, H, W) float32.
     latents
-        (B, C, H/8, W/8) float32, the mask before it is decoded; of pipelines that sample.
+        (B, C, H/8, W/8) float32, or of pixels (B, L + 1, H, W): the mask before it is decoded, where it is sampled.
     """
 
     masks: Tensor | None = None
@@ -89,6 +95,29 @@ class SlicePipeline(DiffusionPipeline, ABC):
 
     #: Its components, and the classes that each may be of; None where it may be left out.
     known_parts: ClassVar[Mapping[str, tuple[type[Any] | None, ...]]]
+
+    def _keep(self, given: Mapping[str, Any]) -> None:
+        """Register what `__init__` was given, its `locals()`: its components, and all else as settings."""
+        self.register_modules(**{name: given[name] for name in self.known_parts})
+        known = inspect.signature(type(self).__init__).parameters
+        settings = {name: given[name] for name in known if name != "self" and name not in self.known_parts}
+        self.register_to_config(**{**settings, "organs": list(given["organs"] or [])})
+
+    @classmethod
+    def _made(cls, recipe: Recipe, parts: Mapping[str, Any]) -> Self:
+        """A new pipeline of these components, with a scheduler and those settings of a recipe that it has."""
+        asked = {
+            "scheduler": make_scheduler(recipe.scheduler),
+            "organs": list(recipe.organs),
+            "prediction_type": recipe.objective.prediction_type,
+            "default_steps": recipe.steps,
+            "neighbours": recipe.neighbours,
+            "neighbour_pairs": recipe.neighbour_pairs,
+        }
+        known = inspect.signature(cls.__init__).parameters
+        if "colours" in known:  # which cannot be listed where networks are built without memory
+            asked["colours"] = palette(len(recipe.organs) + 1).tolist()
+        return cls(**parts, **{name: value for name, value in asked.items() if name in known})
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -188,6 +217,18 @@ class SlicePipeline(DiffusionPipeline, ABC):
     @abstractmethod
     def change_organs(self, organs: tuple[str, ...]) -> None:
         """Carry the model over to other organs: what it knows of those that it has already, by name, stays."""
+
+    def prompted_by(self, masks: MaskSource) -> Self:
+        """A copy whose boxes are those around masks that it is given: with the true ones, what it reaches at best.
+
+        No model is saved so, and nothing but a benchmark asks for it.
+
+        Raises
+        ------
+        UsageError
+            If the method takes no boxes.
+        """
+        raise UsageError("this method takes no boxes; leave boxes: truth out")
 
     @abstractmethod
     def for_training(self, recipe: Recipe) -> Method:

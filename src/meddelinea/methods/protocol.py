@@ -74,6 +74,7 @@ class Recipe:
     #: Folders of trained components to stand on; None for a method that stands on none.
     codec: Path | None
     dit: Path | None
+    boxes: Path | None = None  # a trained model that draws the boxes of a method that takes some
     trainable_decoder: TrainableDecoder  # how much of the codec's decoder is trained
     base: BaseWeights  # what becomes of the DiT
     objective: Objective  # what it is trained for

@@ -1,22 +1,21 @@
-"""What the pipelines share whose masks are sampled, with diffusion over the latents of a codec."""
+"""What the pipelines share whose masks are sampled, with diffusion over latents or over pixels."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, Self, get_args
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 
 from meddelinea.diffusion.losses import Objective
 from meddelinea.diffusion.noise import Noise, NoiseKey
 from meddelinea.diffusion.sampling import StepCallback, make_scheduler, scheduler_name
 from meddelinea.errors import UsageError
-from meddelinea.methods.latent import LatentPipeline
 from meddelinea.methods.meddelinea import MedDelinea
-from meddelinea.methods.pipeline import MaskType, SegmentationOutput
+from meddelinea.methods.pipeline import MaskType, SegmentationOutput, SlicePipeline
 from meddelinea.methods.protocol import Method, Recipe, Sampler
 from meddelinea.models.segmenter import ImageFeatures, LatentSegmenter
 
@@ -34,11 +33,17 @@ class SampledMethod(Method, Protocol):
     def segmenter(self) -> LatentSegmenter:
         """Its networks."""
 
+    def to(self, device: torch.device) -> Self:
+        """As of every module."""
+
+    def eval(self) -> Self:
+        """As of every module."""
+
     def sample(self, image: ImageFeatures, noise: Noise, on_step: StepCallback) -> tuple[Tensor, Tensor]:
         """Clean latents (B, C, h, w), and tokens for the mask head."""
 
 
-class SampledPipeline(LatentPipeline):
+class SampledPipeline(SlicePipeline):
     """A pipeline that samples masks by a scheduler of diffusers, one of its components; trained as `MedDelinea`."""
 
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
@@ -47,6 +52,10 @@ class SampledPipeline(LatentPipeline):
     def segmenter(self) -> LatentSegmenter:
         """The components put together."""
 
+    def build_method(self, objective: Objective, scheduler: SchedulerMixin, steps: int) -> SampledMethod:
+        """The components as a method that samples so."""
+        return MedDelinea(self.segmenter(), objective, scheduler, steps=steps)
+
     def for_training(self, recipe: Recipe) -> Method:
         """The components as a method that samples as the recipe says; those stay frozen that its network freezes."""
         kind = self.config.prediction_type
@@ -54,9 +63,9 @@ class SampledPipeline(LatentPipeline):
             raise UsageError(f"model.pipeline: it predicts '{kind}'; set objective.prediction_type to that")
         self.register_modules(scheduler=make_scheduler(recipe.scheduler))
         self.register_to_config(default_steps=recipe.steps)
-        segmenter = self.segmenter()
-        segmenter.freeze(recipe.trainable_decoder, recipe.base)
-        return MedDelinea(segmenter, recipe.objective, self.scheduler, steps=recipe.steps)
+        method = self.build_method(recipe.objective, self.scheduler, recipe.steps)
+        method.segmenter.freeze(recipe.trainable_decoder, recipe.base)
+        return method
 
     def sampler(self, steps: int | None = None, scheduler: str | None = None) -> Sampler:
         """The components as a method, on the pipeline's device and in evaluation mode, see `SlicePipeline`."""
@@ -67,7 +76,7 @@ class SampledPipeline(LatentPipeline):
         objective = Objective(prediction_type=self.config.prediction_type)
         steps = int(self.config.default_steps) if steps is None else steps
         chosen = self.scheduler if scheduler is None else make_scheduler(scheduler)
-        return MedDelinea(self.segmenter(), objective, chosen, steps=steps).to(self.device).eval()
+        return self.build_method(objective, chosen, steps).to(self.device).eval()
 
     @property
     def num_timesteps(self) -> int:
@@ -109,7 +118,7 @@ class SampledPipeline(LatentPipeline):
             Called after each step as `callback(pipeline, step, timestep, tensors)`; the tensors in the dictionary that
             it returns take the place of the step's own.
         callback_on_step_end_tensor_inputs
-            Names of the tensors that it is given; there are `latents`, (B, C, H/8, W/8) float32.
+            Names of the tensors that it is given; there are `latents`, float32, of the shape of the noise.
 
         Raises
         ------

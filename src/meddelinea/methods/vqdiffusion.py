@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -184,14 +183,7 @@ class VQDiffusionSlicePipeline(ComparisonPipeline):
         colours: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(codec=codec, codebook=codebook, denoiser=denoiser, mask_head=mask_head)
-        self.register_to_config(
-            organs=organs or [],
-            default_steps=default_steps,
-            neighbours=neighbours,
-            neighbour_pairs=neighbour_pairs,
-            colours=colours,
-        )
+        self._keep(locals())
 
     @classmethod
     def build(cls, sizes: VQDiffusionSizes, codec: Codec) -> dict[str, ModelMixin]:
@@ -219,11 +211,6 @@ class VQDiffusionSlicePipeline(ComparisonPipeline):
             )
         sizes = replace(chosen_sizes(cls.presets, recipe.preset, recipe.sizes), codes=codebook.config.codes)
         return {**cls.build(sizes, codec), "codebook": codebook}
-
-    @classmethod
-    def sampling(cls, recipe: Recipe) -> dict[str, Any]:
-        """It samples in one way, and always predicts clean codes."""
-        return {}
 
     @property
     def multiple(self) -> int:

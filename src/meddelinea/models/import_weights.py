@@ -70,14 +70,14 @@ def import_dit(source: Path) -> DiT:
     """
     if source.is_dir():
         folder, config = _component(source, "transformer", "DiTTransformer2DModel")
-        weights = _original_names(_read_file(_weights_file(folder)), source)
+        weights = _original_names(read_checkpoint(_weights_file(folder)), source)
         weights.pop("pos_embed", None)
         unsaid = [name for name in ("num_attention_heads", "sample_size") if type(config.get(name)) is not int]
         if unsaid:
             raise InputRefusedError(f"{folder}/config.json: no number for {', '.join(unsaid)}; download it again")
         heads, latent_size = config["num_attention_heads"], config["sample_size"]
     else:
-        weights = _read_file(source)
+        weights = read_checkpoint(source)
         heads, latent_size = _told_by_tensors(weights, source)
     try:
         with torch.device("meta"):
@@ -86,7 +86,7 @@ def import_dit(source: Path) -> DiT:
         raise
     except Exception as error:  # whatever sizes that do not fit lead its layers to
         raise InputRefusedError(f"{source}: no DiT has these sizes ({reason_of(error)}); download it again") from error
-    _compare(dit.state_dict(), weights, source)
+    require_keys(dit.state_dict(), weights, source)
     dit.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return dit
 
@@ -102,7 +102,7 @@ def import_vae(source: Path) -> KLCodec:
         If it is no such autoencoder; every missing, unexpected or misshapen key is named.
     """
     folder, config = _component(source, "vae", "AutoencoderKL")
-    weights = _read_file(_weights_file(folder))
+    weights = read_checkpoint(_weights_file(folder))
     known = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
         with torch.device("meta"):
@@ -115,13 +115,21 @@ def import_vae(source: Path) -> KLCodec:
         name: value[:, :, 0, 0] if value.ndim == 4 and ".attentions." in name else value
         for name, value in weights.items()
     }
-    _compare(codec.state_dict(), weights, folder)
+    require_keys(codec.state_dict(), weights, folder)
     codec.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return codec
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name; of a training checkpoint, the averaged ones."""
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name; of a training checkpoint, the averaged ones.
+
+    Raises
+    ------
+    WeightsMissingError
+        If there is no such file.
+    InputRefusedError
+        If it is damaged, or holds anything but plain, finite tensors.
+    """
     if not path.is_file():
         raise WeightsMissingError(f"{path}: no such file; give downloaded weights")
     try:
@@ -265,7 +273,7 @@ def _sizes(weights: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
     }
 
 
-def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
+def require_keys(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
     """Refuse a checkpoint that does not have exactly the keys and shapes of the model."""
     faults = key_faults(*({name: tuple(value.shape) for name, value in each.items()} for each in (expected, found)))
     if faults:

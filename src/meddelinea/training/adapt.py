@@ -234,7 +234,7 @@ class _Runs:
         config = own.changed(
             output=self.work / part.replace(" ", "-"),
             data={"store": self.store, **cases, "resolutions": (), "workers": 0},
-            model={"codec": None, "dit": None, "pipeline": self.base, "trainable_decoder": head},
+            model={"codec": None, "dit": None, "boxes": None, "pipeline": self.base, "trainable_decoder": head},
             optimiser=OptimiserConfig(
                 learning_rate=s.learning_rate,
                 schedule="constant",

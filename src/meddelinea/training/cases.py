@@ -49,7 +49,7 @@ def open_cases(data: DataConfig) -> CaseStores:
 
 def inherited_cases(model: ModelConfig) -> tuple[SeenScan, ...]:
     """The scans that the components were trained on which a run starts from, as far as their folders name them."""
-    folders = [folder for folder in (model.codec, model.dit, model.pipeline) if folder is not None]
+    folders = [folder for folder in (model.codec, model.dit, model.boxes, model.pipeline) if folder is not None]
     named = [TrainingCases.read(folder) for folder in folders if (folder / FILE).is_file()]
     return tuple(scan for cases in named for scan in cases.train)
 

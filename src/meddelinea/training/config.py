@@ -132,6 +132,8 @@ class ModelConfig(Strict):
     dit: Path | None = None
     #: Folder of a whole model of the same method to fine-tune, in place of `codec` and `dit`.
     pipeline: Path | None = None
+    #: Folder of a trained model of another method, whose masks `medsam` draws its boxes around.
+    boxes: Path | None = None
     #: How much of the codec's decoder a model trains, where it has one.
     trainable_decoder: TrainableDecoder = "final_layer"
     #: `frozen`, the paper's; `trained` with the control branch; or `random` weights that stay as they are drawn.
@@ -231,6 +233,8 @@ class RunConfig(Strict):
         method, decoder = self.model.method, self.model.trainable_decoder
         if self.stage == "model" and not self.objective.segmentation and method != "meddelinea":
             raise ValueError(f"{method} has no other loss; leave objective.segmentation: true")
+        if self.model.boxes is not None and method != "medsam":
+            raise ValueError(f"{method} takes no boxes; leave model.boxes out")
         read_from_colours = self.stage == "model" and method == "meddelinea" and decoder == "none"
         if read_from_colours and self.objective.pixel_loss == "bce":
             raise ValueError(

@@ -270,6 +270,7 @@ def _recipe(config: RunConfig, organs: tuple[str, ...]) -> Recipe:
         sizes=config.model.sizes,
         codec=config.model.codec,
         dit=config.model.dit,
+        boxes=config.model.boxes,
         trainable_decoder=config.model.trainable_decoder,
         base=config.model.base,
         objective=config.objective,
