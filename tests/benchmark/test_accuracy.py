@@ -12,7 +12,7 @@ import pytest
 
 from meddelinea.benchmark.accuracy import Accuracy, divide, measure_accuracy
 from meddelinea.benchmark.accuracy_table import accuracy_document, accuracy_lines, accuracy_rows
-from meddelinea.benchmark.bench_file import BenchFile, ReadyMasks, TrainedModel, read_bench_file
+from meddelinea.benchmark.bench_file import BenchFile, GivenMasks, TrainedModel, read_bench_file
 from meddelinea.benchmark.chain import StageCost
 from meddelinea.benchmark.held_out import run_test
 from meddelinea.cli.main import main
@@ -293,16 +293,16 @@ def test_masks_of_another_program_are_scored_as_a_models_are(
     write_volume(turned, masks / "d.nii.gz")
     names = {"background": 0, "spleen": 7, "liver": 9, "gallbladder": 5}
     (masks / "dataset.json").write_text(json.dumps({"labels": names, "channel_names": {"0": "CT"}}))
-    method = ReadyMasks(masks=masks, numbering=str(masks / "dataset.json"), cpu_hours=3.0)
+    method = GivenMasks(masks=masks, cpu_hours=3.0)
     measured = measure_accuracy(bench.model_copy(update={"methods": {"nnU-Net v2": method}}), tmp_path / "out", None)
     (trial,) = measured.trials
     assert [vars(score) for score in trial.report.cases[0].scores] == [vars(s) for s in unet.report.cases[0].scores]
-    assert [(failure.case, "no mask called e" in failure.reason) for failure in trial.report.failures] == [("e", True)]
+    assert [failure.case for failure in trial.report.failures] == ["e"]
     (row,) = rows = accuracy_rows(measured)
     assert (row.parameters, row.seconds, row.cpu_hours) == (None, None, 3.0)
-    assert "| nnU-Net v2 | 1 | - | - | 3.00 | - |" in "\n".join(accuracy_lines(measured, rows))
+    assert "| nnU-Net v2 | 1 | - (-) | - | 3.00 | - |" in "\n".join(accuracy_lines(measured, rows))
     kept = read_volume(tmp_path / "out" / "test" / "nnu-net-v2" / "masks" / "d.nii.gz")
-    np.testing.assert_array_equal(kept.array, made.array)
+    np.testing.assert_array_equal(kept.array, np.array([0, 7, 9, 5])[made.array])
 
 
 def test_boxes_come_from_the_method_before_in_the_chain_or_from_the_truth(bench: BenchFile, tmp_path: Path) -> None:

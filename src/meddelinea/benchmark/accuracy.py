@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meddelinea.benchmark.bench_file import BenchFile, ReadyMasks, TrainedModel, folder_name
+from meddelinea.benchmark.bench_file import BenchFile, GivenMasks, TrainedModel, folder_name
 from meddelinea.benchmark.chain import StageCost, read_chain, train_chain
-from meddelinea.benchmark.held_out import ShowProgress, run_test, score_masks, unwatched
+from meddelinea.benchmark.given_masks import score_given_masks
+from meddelinea.benchmark.held_out import ShowProgress, run_test, unwatched
 from meddelinea.data.case import Case
 from meddelinea.data.datasets import find_cases
 from meddelinea.data.splits import drawn_order
@@ -43,7 +44,8 @@ class Trial:
     #: Names of the method and of the part.
     method: str
     part: str
-    #: Of the whole model, None of masks alone; and those that its last stage trained, None where it did elsewhere.
+    #: Of the whole model, None where it is not here; and those that its last stage trained, None where it was trained
+    #: elsewhere.
     parameters: int | None
     trained_parameters: int | None
     stages: tuple[StageCost, ...]  # what its training took; empty where it was trained elsewhere
@@ -145,8 +147,8 @@ def run_trial(
 ) -> Trial:
     """Train the method of that name on a part, unless it is trained already, and test it; `folder` is for its runs."""
     method, title, organs = bench.methods[name], f"{part.name}, {name}", read_manifest(bench.store).organs
-    if isinstance(method, ReadyMasks):
-        report = score_masks(method, tested, organs, title, progress, folder / "masks")
+    if isinstance(method, GivenMasks):
+        report = score_given_masks(method.masks, tested, organs, folder / "masks")
         return Trial(
             method=name,
             part=part.name,
@@ -163,7 +165,7 @@ def run_trial(
     if isinstance(method, TrainedModel):
         true_boxes = method.boxes == "truth"
         trained, hours = model_folder(method.model), method.cpu_hours
-        sampling = Sampling(steps=method.steps, scheduler=method.scheduler, samples=method.samples)
+        sampling = Sampling(steps=method.steps, samples=method.samples, scheduler=method.scheduler)
     else:
         for stage, step in train_chain(method, folder, bench, part.train):
             progress(f"{title}, {stage}, per cent", round(100 * step.share), 100)

@@ -178,10 +178,10 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
     ]
     by_method = []
     for row in rows:
-        trained = "-" if row.trained_parameters is None else f"{row.trained_parameters / 1e6:.2f}"
+        counts = (row.parameters, row.trained_parameters)
+        whole, trained = ("-" if count is None else f"{count / 1e6:.2f}" for count in counts)
         cells = [
-            *(row.method, str(row.patients)),
-            "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} ({trained})",
+            *(row.method, str(row.patients), f"{whole} ({trained})"),
             "-" if row.slices is None else f"{row.slices:,.0f}",
             "-" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
             "-" if row.seconds is None else f"{row.seconds:.1f}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -28,18 +27,16 @@ class TrainedModel(Strict):
     boxes: Literal["truth"] | None = None
 
 
-class ReadyMasks(Strict):
-    """Masks that another program made of the test cases, such as nnU-Net; what it was trained on is not checked."""
+class GivenMasks(Strict):
+    """Masks that another program made, see `given_masks`; which cases it was trained on is not checked."""
 
-    masks: Path  # folder with a mask of each case, under its name
-    #: What their ids mean where neither a file beside them nor `labels.json` says so, see `evaluation.pairing`.
-    numbering: str | None = None
+    masks: Path  # folder with CASE.nii.gz of each test case
     cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
 
 
 Stages = Annotated[tuple[Path, ...], Field(min_length=1)]
 Contestant = Annotated[
-    Stages | TrainedModel | ReadyMasks,
+    Stages | TrainedModel | GivenMasks,
     BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value),
 ]
 
@@ -96,15 +93,12 @@ def read_bench_file(path: Path) -> BenchFile:
         If a key is unknown or missing, or a value is invalid.
     """
     bench = read_checked(path, BenchFile)
-    return bench.model_copy(update={"methods": run_files_beside(path, bench.methods)})
+    return bench.model_copy(update={"methods": {name: beside(path, method) for name, method in bench.methods.items()}})
 
 
-def run_files_beside(path: Path, methods: Mapping[str, Contestant]) -> dict[str, Contestant]:
-    """The methods of a benchmark's file with their run files where they are: relative to it."""
-    return {
-        name: tuple(path.parent / run for run in method) if isinstance(method, tuple) else method
-        for name, method in methods.items()
-    }
+def beside(path: Path, method: Contestant) -> Contestant:
+    """A method of a benchmark's file with its run files where they are: relative to that file."""
+    return tuple(path.parent / run for run in method) if isinstance(method, tuple) else method
 
 
 File = TypeVar("File", bound=Strict)

@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meddelinea.benchmark.bench_file import ReadyMasks
 from meddelinea.data.case import Case, LabelledScan, read_case
 from meddelinea.data.preprocess import mask_to_model_grid, to_model_grid
 from meddelinea.diffusion.noise import NoiseKey
-from meddelinea.errors import InputRefusedError, MedDelineaError
-from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case, read_mask
+from meddelinea.errors import MedDelineaError
+from meddelinea.evaluation.compare import CaseFailure, CaseResult, Report, evaluate_case
 from meddelinea.evaluation.metrics import NSD_TOLERANCE_MM, score_organ
-from meddelinea.evaluation.pairing import COMPARED_SUFFIXES, read_label_names
-from meddelinea.files import by_stem, write_json
+from meddelinea.files import write_json
 from meddelinea.io.volumes import write_volume
 from meddelinea.labels import organ_ids
 from meddelinea.segmentation.model import Model
@@ -102,53 +100,6 @@ def with_true_boxes(model: Model, labelled: LabelledScan) -> Model:
         return true[[key.slice for key in keys]].to(images.device)
 
     return replace(model, pipeline=model.pipeline.prompted_by(masks))
-
-
-def score_masks(
-    source: ReadyMasks, cases: tuple[Case, ...], organs: tuple[str, ...], name: str, progress: ShowProgress, kept: Path
-) -> Report:
-    """Score masks that another program made as those of a model are scored, and keep them as `run_test` does.
-
-    Parameters
-    ----------
-    source
-        Where they are, each under its case's name: `CASE.nii.gz`, or any other form that is evaluated.
-    organs, name, progress
-        As of `run_test`; an organ that a mask does not name counts as missed.
-    kept
-        Folder for the masks, on the scans' own grids and with one numbering.
-
-    Returns
-    -------
-    The report, whose failures are the cases without a mask that can be compared.
-
-    Raises
-    ------
-    UsageError
-        If nothing says what the ids of a mask mean.
-    InputRefusedError
-        If a mask is there in two forms.
-    """
-    files, ids = by_stem(source.masks, COMPARED_SUFFIXES), organ_ids(organs)
-    kept.mkdir(parents=True, exist_ok=True)
-    write_json({"labels": ids}, kept / "labels.json")
-    results, failures = [], []
-    for done, case in enumerate(cases):
-        progress(f"test {name}", done, len(cases))
-        try:
-            if case.name not in files:
-                raise InputRefusedError(f"{source.masks}: no mask called {case.name}; segment it, and put it there")
-            named = read_label_names(files[case.name], source.numbering).ids
-            mask, labelled = read_mask(files[case.name], tuple(named)), read_case(case, organs)
-            results.append(score_mask(mask, named, labelled, organs))
-        except InputRefusedError as error:
-            failures.append(CaseFailure(case.name, str(error)))
-            continue
-        there = mask.onto(labelled.mask.affine, labelled.mask.array.shape)
-        assert there is not None  # else it could not have been scored
-        array = sum(ids[organ] * (there.array == named[organ]) for organ in organs if organ in named)
-        write_volume(Volume(np.asarray(array, np.uint8), labelled.mask.affine), kept / f"{case.name}.nii.gz")
-    return Report(tuple(results), tuple(failures), NSD_TOLERANCE_MM)
 
 
 def score_scan(

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from meddelinea.benchmark.bench_file import Contestant, folder_name, read_checked, run_files_beside
+from meddelinea.benchmark.bench_file import Contestant, beside, folder_name, read_checked
 from meddelinea.diffusion.sampling import SchedulerName
 from meddelinea.scan import Modality
 from meddelinea.training.config import Minutes, Seed, SplitConfig, Steps, Strict
@@ -97,7 +97,7 @@ class PaperBench(Strict):
     seed: Seed = 0  # of the trainings
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
     #: By name, that of the paper where it has the method: the run files of its stages in their order, beside this file,
-    #: or a model that is trained already. A run file that is absent is reported as such.
+    #: or a model that is trained already, or masks, `FOLDER/SETTING/CASE.nii.gz`. An absent run file is reported.
     methods: Annotated[dict[str, Contestant], Field(min_length=1)]
     settings: Annotated[dict[str, Setting], Field(min_length=1)]
 
@@ -134,4 +134,5 @@ def read_paper_bench(path: Path) -> PaperBench:
         If a key is unknown or missing, or a value is invalid.
     """
     bench = read_checked(path, PaperBench)
-    return bench.model_copy(update={"methods": run_files_beside(path, bench.methods)})
+    methods = {name: beside(path, method) for name, method in bench.methods.items()}
+    return bench.model_copy(update={"methods": methods})

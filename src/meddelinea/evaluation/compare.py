@@ -212,7 +212,7 @@ def _evaluate_pair(
     pair: Pair, predicted: LabelNames, referred: LabelNames, organs: tuple[str, ...] | None, nsd_tolerance_mm: float
 ) -> FilesResult:
     compared = _compared_organs(predicted.ids, referred.ids, organs)
-    prediction, reference = read_mask(pair.prediction, compared), read_mask(pair.reference, compared)
+    prediction, reference = _read_mask(pair.prediction, compared), _read_mask(pair.reference, compared)
     if may_be_cropped(pair.prediction) or may_be_cropped(pair.reference):
         prediction, reference = _continued(pair, prediction, reference)
     try:
@@ -233,7 +233,7 @@ def _evaluate_pair(
     )
 
 
-def read_mask(path: Path, organs: tuple[str, ...]) -> Volume:
+def _read_mask(path: Path, organs: tuple[str, ...]) -> Volume:
     """Label ids of a mask, those of a DICOM-SEG or a `.seg.nrrd` being its segment numbers; of the latter `organs`."""
     if is_seg_nrrd(path):
         return read_seg_nrrd(path, organs)

@@ -126,7 +126,7 @@ class MedSAMPipeline(SlicePipeline):
     known_parts = MappingProxyType({"network": (SAM,), "prompter": (SlicePipeline,)})
     presets: ClassVar[Mapping[str, SAMSizes]] = {
         "small": SAMSizes(
-            image_size=192, patch_size=8, width=128, depth=4, heads=4, window=8, global_blocks=(1, 3),
+            image_size=192, patch_size=12, width=192, depth=4, heads=4, window=8, global_blocks=(1, 3),
             decoder_width=64, decoder_hidden=256,
         ),
         # SAM's with ViT-B, which MedSAM starts from.
