@@ -119,7 +119,8 @@ def test_it_is_transformers_on_copied_weights(prompter: Path) -> None:
 
 
 def test_it_has_the_size_that_is_published() -> None:
-    assert MedSAMPipeline.parameter_count("paper", 13) == 93_735_728  # ViT-B
+    """ViT-B; transformers 5 counts the 256 fixed positions too."""
+    assert MedSAMPipeline.parameter_count("paper", 13) in (93_735_472, 93_735_728)
 
 
 # The method
