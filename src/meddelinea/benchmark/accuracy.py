@@ -23,6 +23,8 @@ from meddelinea.segmentation.model import load_model, model_folder
 from meddelinea.segmentation.sampling import Sampling
 
 RESULT = "result.json"
+#: What cases are for.
+ROLES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Accuracy:
     patients: Mapping[str, str]  # whom each case shows
     parts: tuple[Part, ...]  # how the cases were divided
     #: Processor time of each training, and the seed of trainings and of the bootstrap, as in the benchmark's file.
-    cpu_minutes: float
+    cpu_minutes: float | None
     seed: int
     trials: tuple[Trial, ...]  # one for each method and part that is finished
 
@@ -112,7 +114,7 @@ def measure_accuracy(
     chosen = tuple(name for name in bench.methods if methods is None or name in methods)
 
     # What can be refused is refused before hours of training.
-    _claim(output, bench, parts)
+    claim(output / "bench.json", {**bench.model_dump(mode="json", exclude={"methods", *ROLES}), "parts": parts})
     for method in (bench.methods[name] for name in chosen):
         if isinstance(method, TrainedModel):
             for part in due:
@@ -124,7 +126,7 @@ def measure_accuracy(
             if not (folder / RESULT).is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 tested = tuple(cases[case] for case in part.test)
-                write_json(trial_document(_run_trial(bench, part, name, tested, folder, progress)), folder / RESULT)
+                write_json(trial_document(run_trial(bench, part, name, tested, folder, progress)), folder / RESULT)
 
     # All that is on disk by now, of other processes too.
     paths = [output / part.name / folder_name(name) / RESULT for name in bench.methods for part in parts]
@@ -134,21 +136,21 @@ def measure_accuracy(
         parts=parts,
         cpu_minutes=bench.cpu_minutes,
         seed=bench.seed,
-        trials=tuple(_read_trial(path) for path in paths if path.is_file()),
+        trials=tuple(read_trial(path) for path in paths if path.is_file()),
     )
 
 
-def _run_trial(
+def run_trial(
     bench: BenchFile, part: Part, name: str, tested: tuple[Case, ...], folder: Path, progress: ShowProgress
 ) -> Trial:
-    """Train the method of that name on a part, unless it is trained already, and test it."""
+    """Train the method of that name on a part, unless it is trained already, and test it; `folder` is for its runs."""
     method, title = bench.methods[name], f"{part.name}, {name}"
     stages: tuple[StageCost, ...] = ()
     parameters: int | None = None
     sampling = None
     if isinstance(method, TrainedModel):
         trained, hours = model_folder(method.model), method.cpu_hours
-        sampling = Sampling(steps=method.steps, samples=method.samples)
+        sampling = Sampling(steps=method.steps, samples=method.samples, scheduler=method.scheduler)
     else:
         for stage, step in train_chain(method, folder, bench, part.train):
             progress(f"{title}, {stage}, per cent", round(100 * step.share), 100)
@@ -157,7 +159,8 @@ def _run_trial(
     refuse_leak(trained, tested, bench.store)
 
     model = load_model(trained)
-    report, seconds = run_test(model, tested, read_manifest(bench.store).organs, title, progress, sampling)
+    organs = read_manifest(bench.store).organs
+    report, seconds = run_test(model, tested, organs, title, progress, folder / "masks", sampling)
     return Trial(
         method=name,
         part=part.name,
@@ -181,7 +184,8 @@ def divide(bench: BenchFile, patients: Mapping[str, str], folds: int | None) -> 
         If there are fewer patients than folds, no test case, or a patient in both `train` and `test`.
     """
     if folds is None:
-        both = sorted({patients[name] for name in bench.train} & {patients[name] for name in bench.test})
+        trained = (*bench.train, *bench.validation)
+        both = sorted({patients[name] for name in trained} & {patients[name] for name in bench.test})
         if both or not bench.test:
             fault = f"patients {', '.join(both)} are in train and in test" if both else "no test case"
             raise UsageError(f"{fault}; name other cases in the benchmark's test")
@@ -213,7 +217,8 @@ def trial_document(trial: Trial) -> dict[str, Any]:
     return plain({**vars(trial), "report": report_document(trial.report)})
 
 
-def _read_trial(path: Path) -> Trial:
+def read_trial(path: Path) -> Trial:
+    """The trial that `trial_document` made this file of."""
     content = read_json(path)
     content["stages"] = tuple(StageCost(**stage) for stage in content["stages"])
     content["report"] = read_report_document(content["report"])
@@ -224,25 +229,25 @@ def bench_cases(bench: BenchFile) -> dict[str, Case]:
     """The benchmark's cases by name."""
     found = find_cases(bench.format, bench.source)
     cases = {case.name: case for case in found.cases}
-    for name in (*bench.train, *bench.test):
+    names = (*bench.train, *bench.validation, *bench.test)
+    for name in names:
         if name not in cases:
             reason = found.broken.get(name, "no such case")
             raise InputRefusedError(f"{bench.source}: {name}: {reason}; name others in the benchmark's train and test")
-    return {name: cases[name] for name in (*bench.train, *bench.test)}
+    return {name: cases[name] for name in names}
 
 
-def _claim(output: Path, bench: BenchFile, parts: tuple[Part, ...]) -> None:
-    """Write what all trials of the folder share, or see that they share it."""
-    shared = plain({**bench.model_dump(mode="json", exclude={"methods", "train", "test"}), "parts": parts})
-    path = output / "bench.json"
+def claim(path: Path, shared: Mapping[str, Any]) -> None:
+    """Write what all trials of a folder share to a file, or see that they share it."""
+    document = plain(shared)
     if path.is_file():
         there = read_json(path)
-        odd = [key for key in shared if there.get(key) != shared[key]]
+        odd = [key for key in document if there.get(key) != document[key]]
         if odd:
-            raise UsageError(f"{output}: a benchmark with other {', '.join(odd)}; choose another output")
+            raise UsageError(f"{path.parent}: a benchmark with other {', '.join(odd)}; choose another output")
         return
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(shared, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(document, path)
 
 
 def refuse_leak(model: Path, tested: tuple[Case, ...], store: Path) -> None:

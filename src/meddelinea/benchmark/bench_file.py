@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from meddelinea.diffusion.sampling import SchedulerName
 from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import InputRefusedError, UsageError, first_fault, reason_of
 from meddelinea.training.config import Minutes, Seed, Strict
@@ -18,9 +20,10 @@ class TrainedModel(Strict):
 
     model: str
     cpu_hours: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
-    #: How its masks are sampled: steps, its own number where absent, and masks drawn of each slice and averaged.
+    #: How its masks are sampled: steps and scheduler, its own where absent, and masks drawn of each slice and averaged.
     steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] | None = None
     samples: Annotated[int, Field(ge=1, le=1024)] = 1
+    scheduler: SchedulerName | None = None
 
 
 Stages = Annotated[tuple[Path, ...], Field(min_length=1)]
@@ -37,9 +40,11 @@ class BenchFile(Strict):
     source: Path
     store: Path  # slice store of its training cases, from `meddelinea prepare`
     #: Names of cases; no patient may be in both.
-    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()  # measured during the last stage as its run file says, and not chosen by
     test: tuple[str, ...] = ()
-    cpu_minutes: Minutes  # processor time that each method is trained for, all of its stages together
+    #: Processor time that each method is trained for, all of its stages together; what the run files say where None.
+    cpu_minutes: Minutes | None
     seed: Seed = 0  # of the trainings and of the bootstrap
     #: By name: the run files of its stages in their order, beside this file; or a model that is trained already,
     #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`. The others are compared with the first.
@@ -47,7 +52,7 @@ class BenchFile(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> BenchFile:
-        names = (*self.train, *self.test)
+        names = (*self.train, *self.validation, *self.test)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"cases {', '.join(twice)} are named twice")
@@ -72,14 +77,26 @@ def read_bench_file(path: Path) -> BenchFile:
     UsageError
         If a key is unknown or missing, or a value is invalid.
     """
+    bench = read_checked(path, BenchFile)
+    return bench.model_copy(update={"methods": run_files_beside(path, bench.methods)})
+
+
+def run_files_beside(path: Path, methods: Mapping[str, Contestant]) -> dict[str, Contestant]:
+    """The methods of a benchmark's file with their run files where they are: relative to it."""
+    return {
+        name: method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
+        for name, method in methods.items()
+    }
+
+
+File = TypeVar("File", bound=Strict)
+
+
+def read_checked(path: Path, kind: type[File]) -> File:
+    """A YAML file as an object of that kind; refused as `read_bench_file` says."""
     try:
-        bench = BenchFile.model_validate(yaml.safe_load(path.read_text()))
+        return kind.model_validate(yaml.safe_load(path.read_text()))
     except ValidationError as error:
         raise UsageError(f"{path}: {first_fault(error)}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputRefusedError(f"{path}: not a readable YAML file ({reason_of(error)})") from error
-    methods = {
-        name: method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
-        for name, method in bench.methods.items()
-    }
-    return bench.model_copy(update={"methods": methods})

@@ -32,7 +32,8 @@ def train_chain(
 
     Finished stages are kept, a stopped one is resumed. Stages without `cpu_minutes` take their steps. Those with it
     share what is left of the budget in proportion of it, so that the same files fit any budget; the last has all that
-    is left then. Validation and test cases of the files are not used. `read_chain` says what came of it.
+    is left then. Without a budget each takes what its file says. Cases of the files are not used, and the benchmark's
+    validation cases only in a stage that trains a whole model. `read_chain` says what came of it.
 
     Parameters
     ----------
@@ -54,12 +55,14 @@ def train_chain(
         another has, or `folder` holds runs of other settings.
     """
     runs = [load_config(path) for path in run_files]
-    shares = [run.cpu_minutes or 0.0 for run in runs]
+    budget = bench.cpu_minutes
+    shares = [0.0 if budget is None else run.cpu_minutes or 0.0 for run in runs]
     if any(shares) and not shares[-1]:
         raise UsageError(f"{run_files[-1]}: no cpu_minutes; expected its share of the time, as of the stages before it")
     if runs[-1].stage != "model":
         raise UsageError(f"{run_files[-1]}: stage '{runs[-1].stage}' leaves no whole model; expected 'model' as last")
-    shares[-1] = shares[-1] or 1.0
+    if budget is not None:
+        shares[-1] = shares[-1] or 1.0
     results: dict[str, Path] = {}
     used = 0.0
     for number, (path, output) in enumerate(zip(run_files, _outputs(run_files, folder), strict=True)):
@@ -68,7 +71,7 @@ def train_chain(
             data={
                 "store": bench.store,
                 "train": train_on,
-                "validation": (),
+                "validation": bench.validation if runs[number].stage == "model" else (),
                 "test": (),
                 "split": None,
                 "train_share": 1.0,
@@ -76,11 +79,11 @@ def train_chain(
             model=_parts(results),
             seed=bench.seed,
         )
-        if shares[number]:
-            left = bench.cpu_minutes - used
+        if budget is not None and shares[number]:
+            left = budget - used
             if left <= 0:
                 raise UsageError(
-                    f"{path}: the stages before it took {used:.1f} of {bench.cpu_minutes:g} CPU minutes; give more, "
+                    f"{path}: the stages before it took {used:.1f} of {budget:g} CPU minutes; give more, "
                     "or shorten them"
                 )
             minutes = left * shares[number] / sum(shares[number:])

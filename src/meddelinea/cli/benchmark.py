@@ -15,12 +15,14 @@ from rich.console import Console
 from typer import Argument, Option
 
 from meddelinea.cli.options import JsonOption, ModelOption, OverridesOption, names
+from meddelinea.cli.paper import paper
 from meddelinea.cli.progress import reporting, silence_diffusers, status
 from meddelinea.cli.table import plain_table
 from meddelinea.errors import InputRefusedError, PartialFailureError, UsageError
 from meddelinea.files import write_json, write_text
 
 app = typer.Typer(help="Compare models, settings and machines.", rich_markup_mode=None, no_args_is_help=True)
+app.command("paper")(paper)
 
 QuietBar = Annotated[bool, Option("--quiet", "-q", help="Hide the progress bar.")]
 
