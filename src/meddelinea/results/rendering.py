@@ -25,7 +25,9 @@ MARGIN = 2
 Colours = Mapping[int, tuple[int, int, int]]
 
 
-def surface_view(mask: Volume, colours: Colours, azimuth_deg: float, pixels: int = 240) -> NDArray[np.uint8]:
+def surface_view(
+    mask: Volume, colours: Colours, azimuth_deg: float, pixels: int = 240, frame: Volume | None = None
+) -> NDArray[np.uint8]:
     """Parallel projection of the bodies of a mask, each bounded where its smoothed share of a place is one half.
 
     Parameters
@@ -38,6 +40,9 @@ def surface_view(mask: Volume, colours: Colours, azimuth_deg: float, pixels: int
         Where the eye stands: 0 in front of the patient, 90 at the patient's left, 180 behind.
     pixels
         Width of the picture. It holds the bodies turned about the head in any way: views from all sides have one scale.
+    frame
+        A mask on the same grid whose bodies, of any id, the picture holds in their place: masks that are drawn with one
+        frame have one scale.
 
     Returns
     -------
@@ -53,11 +58,12 @@ def surface_view(mask: Volume, colours: Colours, azimuth_deg: float, pixels: int
 
     # View axes (right, away from the eye, up) in the patient's (right, front, head), the eye turned about the head.
     spacing_mm = np.array(mask.spacing_mm)
-    low = np.min([[side.start for side in box] for box in boxes.values()], axis=0)
-    high = np.max([[side.stop for side in box] for box in boxes.values()], axis=0)
+    framed = ids if frame is None else thinned(frame).reorient("RAS").array
+    (held,) = ndimage.find_objects((framed > 0).view(np.uint8))
+    low, high = (np.array([getattr(side, end) for side in held]) for end in ("start", "stop"))
     extent_mm = (high - low) * spacing_mm
     step_mm = float(np.linalg.norm(extent_mm[:2])) / pixels
-    depth_mm = max(step_mm, float(spacing_mm.min()))  # surfaces lie between the samples along the line of sight
+    depth_mm = max(step_mm, THINNED_MM)  # surfaces lie between the samples along the line of sight
     turn = np.deg2rad(azimuth_deg)
     axes = np.array([[-np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), -np.cos(turn), 0.0], [0.0, 0.0, 1.0]]).T
     to_voxel = axes * (step_mm, depth_mm, step_mm) / spacing_mm[:, None]
@@ -73,6 +79,8 @@ def surface_view(mask: Volume, colours: Colours, azimuth_deg: float, pixels: int
         corners = np.linalg.solve(to_voxel, (box_corners(first, first + body.shape - 1) - to_middle).T).T
         start = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, None)
         stop = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, size)
+        if (start >= stop).any():  # outside the frame
+            continue
         offset = to_middle + to_voxel @ start - first
         share = ndimage.affine_transform(body, to_voxel, offset, tuple(stop - start), order=1)
         hit, depth = _first_surface(share)
