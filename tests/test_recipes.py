@@ -258,7 +258,7 @@ def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet") for ending in ("", "-coarse")}
-    assert set(BENCHMARK) == {"accuracy", "first-fold", "paper-form", *both}
+    assert set(BENCHMARK) == {"accuracy", "first-fold", "paper", "paper-form", "paper-small", *both}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {

@@ -29,7 +29,8 @@ from meddelinea.diffusion.sampling import SchedulerName
 from meddelinea.scan import Modality
 from meddelinea.training.config import Minutes, Seed, SplitConfig, Steps, Strict
 
-Kind = Literal["pretrained", "fine-tuned", "zero-shot", "few-shot", "ablation"]
+#: A setting for `curves` is trained for figures alone.
+Kind = Literal["pretrained", "fine-tuned", "zero-shot", "few-shot", "ablation", "curves"]
 Cases = tuple[str, ...]
 
 
@@ -81,7 +82,7 @@ class Setting(Strict):
             raise ValueError("expected either names of cases or a split")
         if not self.test and self.split is None:
             raise ValueError("no test case; name some in test")
-        if self.kind != "pretrained" and self.kind != "ablation" and self.after is None:
+        if self.kind in ("fine-tuned", "zero-shot", "few-shot") and self.after is None:
             raise ValueError(f"a {self.kind} setting starts from another; name it in after")
         if not self.trains and self.after is None:
             raise ValueError("nothing is trained, and no setting named whose models are tested; set train or after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from meddelinea.benchmark.accuracy import (
     RESULT,
@@ -39,13 +39,20 @@ SETTING = "setting.json"
 Place = tuple[str, str]
 
 
+class TestCase(NamedTuple):
+    """A test case of a setting."""
+
+    patient: str
+    modality: Modality
+
+
 @dataclass(frozen=True)
 class Measured:
     """What there is of a benchmark, by setting and method."""
 
     trials: Mapping[Place, Trial]
     missing: Mapping[Place, str]  # why there is no trial
-    modalities: Mapping[str, Mapping[str, Modality]]  # of the cases of each setting that was begun
+    cases: Mapping[str, Mapping[str, TestCase]]  # the test cases of each setting that was begun, by name
 
 
 def places_of(bench: PaperBench, kinds: Collection[Kind]) -> tuple[Place, ...]:
@@ -60,7 +67,8 @@ def places_of(bench: PaperBench, kinds: Collection[Kind]) -> tuple[Place, ...]:
 
 def default_of(bench: PaperBench, name: str) -> str | None:
     """What ablations of a method are compared with: the first setting that it is pre-trained in."""
-    return next((title for title, method in places_of(bench, ("pretrained",)) if method == name), None)
+    titles = (title for title, setting in bench.settings.items() if setting.kind == "pretrained")
+    return next((title for title in titles if name in bench.methods_of(title)), None)
 
 
 def train_and_test(
@@ -127,19 +135,24 @@ def read_measured(bench: PaperBench, output: Path, reasons: Mapping[Place, str])
     UsageError
         If `output` holds results of other settings under the same names.
     """
-    trials, missing, modalities = {}, {}, {}
+    trials, missing, cases = {}, {}, {}
     for title in bench.settings:
         about = output / folder_name(title) / SETTING
         if about.is_file():
-            claim(about, _shared(bench, title))
-            modalities[title] = {name: case["modality"] for name, case in read_json(about)["cases"].items()}
+            claim(about, setting_document(bench, title))
+            known = read_json(about)["cases"].items()
+            tested = {
+                name: TestCase(case["patient"], case["modality"]) for name, case in known if case["role"] == "test"
+            }
+            cases[title] = tested
         for name in bench.methods_of(title):
             path = trial_folder(output, title, name) / RESULT
             if path.is_file():
                 trials[title, name] = read_trial(path)
             else:
-                missing[title, name] = reasons.get((title, name), "not trained and tested yet")
-    return Measured(trials, missing, modalities)
+                why = reasons.get((title, name)) or _absent(bench.methods[name])
+                missing[title, name] = why or "not trained and tested yet"
+    return Measured(trials, missing, cases)
 
 
 def trial_folder(output: Path, title: str, name: str) -> Path:
@@ -243,11 +256,11 @@ def open_setting(
         for role in ROLES
         for name in parts[role]
     }
-    claim(output / folder_name(title) / SETTING, {**_shared(bench, title), "cases": about})
+    claim(output / folder_name(title) / SETTING, {**setting_document(bench, title), "cases": about})
     return shared, replace(part, name=folder_name(title)), tuple(cases[name] for name in part.test)
 
 
-def _shared(bench: PaperBench, title: str) -> dict[str, Any]:
+def setting_document(bench: PaperBench, title: str) -> dict[str, Any]:
     """What all methods of a setting share, as the file says it."""
     setting = bench.settings[title]
     return {
@@ -260,23 +273,29 @@ def _shared(bench: PaperBench, title: str) -> dict[str, Any]:
 def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Contestant:
     """What a method is in a setting: a model to test as it is, or the run files of the stages to train."""
     setting, method = bench.settings[title], bench.methods[name]
+    absent = _absent(method)
+    if absent is not None:
+        raise InputRefusedError(absent)
     start = None if setting.after is None else model_of(bench, output, setting.after, name)
     if isinstance(method, TrainedModel):
         if setting.trains and start is not None:
             raise UsageError(f"{method.model}: no run file says how it is trained on")
         changes = {} if start is None else {"model": str(start), "scheduler": setting.scheduler or method.scheduler}
         return method.model_copy(update=changes)
-    absent = [str(path) for path in method if not path.is_file()]
-    if absent:
-        raise InputRefusedError(f"there is no run file {', '.join(absent)}")
     if not setting.trains:
         return TrainedModel(model=str(start), scheduler=setting.scheduler)
     folder = trial_folder(output, title, name)
     stages = method if start is None else method[-1:]
-    return tuple(_changed(path, setting, folder, start) for path in stages)
+    return tuple(changed_run_file(path, setting, folder, start) for path in stages)
 
 
-def _changed(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
+def _absent(method: Contestant) -> str | None:
+    """What of a method's run files is not there, if anything."""
+    absent = [] if isinstance(method, TrainedModel) else [str(path) for path in method if not path.is_file()]
+    return f"there is no run file {', '.join(absent)}" if absent else None
+
+
+def changed_run_file(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
     """The run file of a stage; of one that trains a whole model, in `folder`, with the setting's changes over it."""
     changes = dict(setting.changes)
     if setting.steps is not None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
+from meddelinea.benchmark.accuracy import Accuracy, Trial
+from meddelinea.benchmark.accuracy_table import accuracy_rows
 from meddelinea.benchmark.bench_file import folder_name
 from meddelinea.benchmark.paper_file import Kind, PaperBench
-from meddelinea.benchmark.paper_run import Measured, Place, default_of, places_of
+from meddelinea.benchmark.paper_run import Measured, Place, TestCase, default_of, places_of
 from meddelinea.benchmark.published import Published, published
 from meddelinea.benchmark.speed import Speeds
-from meddelinea.evaluation.compare import Report
+from meddelinea.data.mixing import mixing_warnings
 from meddelinea.evaluation.summary import summarise
 from meddelinea.labels import PAPER_ORGANS
 from meddelinea.scan import Modality
@@ -37,6 +40,8 @@ class Column:
 SCORES = (
     Column("rank", "#", 0),
     Column("dice", "mDSC %", 2),
+    Column("low", "from", 1),
+    Column("high", "to", 1),
     Column("hd95", "mHD95 mm", 2),
     Column("hd95_pooled", "pooled mm", 2),
     Column("assd", "mASSD mm", 2),
@@ -133,17 +138,19 @@ def make_table(
     elif number == 8:
         sections = _by_modality(bench, measured)
     else:
-        figures = scores if about.columns is SCORES else dice_by_organ
-        sections = [_section(bench, measured, title, figures) for title in dict.fromkeys(title for title, _ in places)]
+        titles = dict.fromkeys(title for title, _ in places)
+        sections = [_section(bench, measured, title, columns=about.columns) for title in titles]
     trials = [(place, measured.trials[place]) for place in places if place in measured.trials]
+    lacking = [] if places else [f"no {' or '.join(about.kinds)} setting in the file"]
     untimed = () if number != 4 or speeds is None else speeds.failed.items()
     return Table(
         number=number,
         title=about.title,
         columns=about.columns,
         sections=tuple(_beside(number, sections) if beside_paper else (_ranked(section) for section, _ in sections)),
-        notes=_notes(number, speeds, beside_paper=beside_paper),
+        notes=(*_notes(number, speeds, beside_paper=beside_paper), *_shared_scans(bench, places)),
         missing=(
+            *lacking,
             *(f"{', '.join(place)}: {measured.missing[place]}" for place in places if place in measured.missing),
             *(f"{name}: {reason}" for name, reason in untimed),
         ),
@@ -155,12 +162,30 @@ def make_table(
     )
 
 
-def scores(report: Report) -> Cells:
-    """Means over the paper's organs of those that are labelled, and how many distances they leave out."""
-    summary = summarise(report)
+def scores(trial: Trial, patients: Mapping[str, str], seed: int) -> Cells:
+    """Means over the paper's organs of those that are labelled, and how many distances they leave out.
+
+    Parameters
+    ----------
+    patients
+        Whom a case shows: the interval of the mean Dice is over them, drawn by the seed.
+    """
+    summary = summarise(trial.report)
     means = summary.mean_over_paper_organs
+    cases = [case.case for case in trial.report.cases]
+    accuracy = Accuracy(
+        organs=tuple(organ.organ for organ in summary.organs),
+        patients={case: patients.get(case, case) for case in cases},
+        parts=(),
+        cpu_minutes=None,
+        seed=seed,
+        trials=(trial,),
+    )
+    (row,) = accuracy_rows(accuracy)
     return {
         "dice": 100.0 * means.dice,
+        "low": 100.0 * row.paper_organs.dice.low,
+        "high": 100.0 * row.paper_organs.dice.high,
         "hd95": means.hd95_mm,
         "hd95_pooled": means.hd95_pooled_mm,
         "assd": means.assd_mm,
@@ -169,9 +194,10 @@ def scores(report: Report) -> Cells:
     }
 
 
-def dice_by_organ(report: Report) -> Cells:
+def dice_by_organ(trial: Trial) -> Cells:
     """Dice of each of the paper's organs that is labelled in any case."""
-    return {organ.organ: 100.0 * organ.dice for organ in summarise(report).organs if organ.organ in PAPER_ORGANS}
+    organs = summarise(trial.report).organs
+    return {organ.organ: 100.0 * organ.dice for organ in organs if organ.organ in PAPER_ORGANS}
 
 
 #: A section of measured rows, and what of the paper it corresponds to.
@@ -182,19 +208,19 @@ def _section(
     bench: PaperBench,
     measured: Measured,
     title: str,
-    figures: Callable[[Report], Cells],
     modality: Modality | None = None,
+    *,
+    columns: tuple[Column, ...] = SCORES,
 ) -> _Made:
     """A setting, a row a method; of the cases of one modality where it is given."""
-    setting = bench.settings[title]
+    setting, known = bench.settings[title], measured.cases.get(title, {})
     rows = []
     for name in bench.methods_of(title):
         trial = measured.trials.get((title, name))
-        report = None if trial is None else trial.report
-        if report is not None and modality is not None:
-            known = measured.modalities.get(title, {})
-            report = replace(report, cases=tuple(case for case in report.cases if known.get(case.case) == modality))
-        rows.append(Row(name, {} if report is None else figures(report)))
+        if trial is not None and modality is not None:
+            cases = tuple(case for case in trial.report.cases if known[case.case].modality == modality)
+            trial = replace(trial, report=replace(trial.report, cases=cases))
+        rows.append(Row(name, {} if trial is None else _cells(trial, known, bench.seed, columns)))
 
     def published_as(part: Published) -> bool:
         return (part.kind, part.dataset, part.share, part.modality) == (
@@ -206,6 +232,12 @@ def _section(
     return Section(words, tuple(rows)), published_as
 
 
+def _cells(trial: Trial, known: Mapping[str, TestCase], seed: int, columns: tuple[Column, ...] = SCORES) -> Cells:
+    if columns is ORGANS:
+        return dice_by_organ(trial)
+    return scores(trial, {name: case.patient for name, case in known.items()}, seed)
+
+
 def _by_modality(bench: PaperBench, measured: Measured) -> list[_Made]:
     """Zero-shot settings by modality; of a modality that they lack, the own test of the pre-trained models."""
     made: list[_Made] = []
@@ -214,13 +246,18 @@ def _by_modality(bench: PaperBench, measured: Measured) -> list[_Made]:
             kind: [
                 title
                 for title, setting in bench.settings.items()
-                if setting.kind == kind and modality in measured.modalities.get(title, {}).values()
+                if setting.kind == kind and modality in _modalities(measured, title)
             ]
             for kind in ("zero-shot", "pretrained")
         }
         for title in tested["zero-shot"] or tested["pretrained"]:
-            made.append(_section(bench, measured, title, scores, modality))
+            made.append(_section(bench, measured, title, modality))
     return made
+
+
+def _modalities(measured: Measured, title: str) -> set[Modality]:
+    """Of the test cases of a setting, as far as it was begun."""
+    return {case.modality for case in measured.cases.get(title, {}).values()}
 
 
 def _by_ablation(bench: PaperBench, measured: Measured, places: tuple[Place, ...]) -> list[_Made]:
@@ -233,10 +270,15 @@ def _by_ablation(bench: PaperBench, measured: Measured, places: tuple[Place, ...
         for title in titles:
             trial = measured.trials.get((title, method))
             name = title if bench.settings[title].kind == "ablation" else "default"
-            rows.append(Row(name, {} if trial is None else scores(trial.report)))
-        is_papers = folder_name(method) == "meddelinea"
-        made.append((Section(method, tuple(rows)), lambda part, d=datasets, p=is_papers: p and d == {part.dataset}))
+            known = measured.cases.get(title, {})
+            rows.append(Row(name, {} if trial is None else _cells(trial, known, bench.seed)))
+        of = datasets if folder_name(method) == "meddelinea" else set()
+        made.append((Section(method, tuple(rows)), partial(_is_of, of)))
     return made
+
+
+def _is_of(datasets: set[str], part: Published) -> bool:
+    return datasets == {part.dataset}
 
 
 def _by_cost(speeds: Speeds | None, methods: tuple[str, ...]) -> list[_Made]:
@@ -295,7 +337,8 @@ def _notes(number: int, speeds: Speeds | None, *, beside_paper: bool) -> tuple[s
             "Means over those of the paper's eight organs that a dataset labels. mHD95: the larger of both directions' "
             "95th percentiles; pooled: that of both directions' distances together. An organ that was missed or "
             "invented has Dice 0 and infinite distances, which are counted and left out of the means.",
-            "#: place by mDSC among the measured methods.",
+            "#: place by mDSC among the measured rows. from, to: its 95 % interval by the bootstrap over patients, too "
+            "narrow where these are few.",
         ]
     if number == 4:
         timed = "not timed yet" if speeds is None else f"timed on {speeds.machine}; volume: {speeds.volume}"
@@ -306,3 +349,17 @@ def _notes(number: int, speeds: Speeds | None, *, beside_paper: bool) -> tuple[s
     if beside_paper:
         notes.append("Rows of the paper are its own figures, on its own data and machine, and in no mean or rank.")
     return tuple(notes)
+
+
+def _shared_scans(bench: PaperBench, places: tuple[Place, ...]) -> list[str]:
+    """Warnings where models are tested on a dataset that shares scans with one that they were trained on."""
+    warnings: list[str] = []
+    for title in dict.fromkeys(title for title, _ in places):
+        trained: set[str] = set()
+        earlier: str | None = title
+        while earlier is not None:
+            setting = bench.settings[earlier]
+            trained |= {bench.datasets[setting.dataset].format} if setting.trains else set()
+            earlier = setting.after
+        warnings += mixing_warnings(trained, {bench.datasets[bench.settings[title].dataset].format})
+    return list(dict.fromkeys(warnings))

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
 from meddelinea.cli.options import names
 from meddelinea.cli.progress import reporting
-from meddelinea.cli.table import plain_table
 from meddelinea.errors import PartialFailureError
 
 if TYPE_CHECKING:
-    from meddelinea.benchmark.paper_tables import Table
+    from meddelinea.benchmark.paper_tables import Table as PaperTable
 
 #: The colour of the paper's own figures.
 PAPER_STYLE = "magenta"
@@ -60,14 +60,18 @@ def paper(
         )
 
 
-def _print(table: Table, console: Console) -> None:
+def _print(table: PaperTable, console: Console) -> None:
     """A table, the paper's rows in a colour of their own, and what there is to say of it."""
     from meddelinea.benchmark.paper_written import cell, remarks, row_name
 
     console.print(Text(f"Table {table.number}: {table.title}", "bold"))
     for section in table.sections:
         console.print()
-        shown = plain_table(section.title, *(column.heading for column in table.columns))
+        console.print(Text(section.title, "underline"))
+        shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns
+        shown.add_column("")
+        for column in table.columns:
+            shown.add_column(column.heading.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
         for row in section.rows:
             cells = (Text(text) for text in (row_name(row), *(cell(row, column) for column in table.columns)))
             shown.add_row(*cells, style=PAPER_STYLE if row.paper else "")

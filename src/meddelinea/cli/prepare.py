@@ -6,7 +6,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -23,6 +23,9 @@ def prepare(
     spacing_mm: Annotated[float, Option(metavar="MM", min=0.1, help="Width of a pixel in millimetres.")] = 1.5,
     organs: Annotated[
         str | None, Option(metavar="NAME,NAME", show_default="all of the dataset", help="Organs, such as liver,spleen.")
+    ] = None,
+    modality: Annotated[
+        Literal["CT", "MR"] | None, Option("--modality", help="Take these scans only, of a dataset that has both.")
     ] = None,
     workers: Annotated[
         int | None, Option(metavar="N", min=1, show_default="one per core", help="Worker processes.")
@@ -54,6 +57,7 @@ def prepare(
             layout,
             source,
             store,
+            modality=modality,
             organs=wanted,
             preprocessing=Preprocessing(size=size, spacing_mm=spacing_mm),
             verify=verify,

@@ -23,6 +23,7 @@ from meddelinea.files import write_json
 from meddelinea.labels import ORGANS, organ_ids
 from meddelinea.pool.local import in_this_process
 from meddelinea.pool.pool import Engine, Progress
+from meddelinea.scan import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def prepare_store(
     store: Path,
     *,
     only: tuple[str, ...] | None = None,
+    modality: Modality | None = None,
     organs: tuple[str, ...] | None = None,
     preprocessing: Preprocessing | None = None,
     verify: bool = False,
@@ -65,6 +67,8 @@ def prepare_store(
         Folder of the store; made if absent, added to if present.
     only
         Names of the cases to take; all by default.
+    modality
+        Take the cases of this modality alone.
     organs
         Names behind the mask ids 1..L of the store; the dataset's own by default.
     verify
@@ -79,10 +83,13 @@ def prepare_store(
     UsageError
         If the layout or an organ is unknown, or the store holds other organs or another preprocessing.
     InputRefusedError
-        If no case is found.
+        If no case is found, or none of that modality.
     """
     found = find_cases(layout, source)
-    labelled = organs_of(found.cases)
+    wanted = tuple(case for case in found.cases if modality in (None, case.modality))
+    if modality is not None and not wanted:
+        raise InputRefusedError(f"{source}: no scan is {modality}; expected the other one", parameter="modality")
+    labelled = organs_of(wanted)
     organs = organs or labelled
     organ_ids(organs)  # refuses an organ that is named twice
     unknown = [organ for organ in organs if organ not in labelled and organ not in ORGANS]
@@ -91,7 +98,7 @@ def prepare_store(
     preprocessing = preprocessing or Preprocessing()
     begin_store(store, organs, preprocessing)
     became: dict[str, list[str]] = {"stored": [], "present": [], "repaired": []}
-    cases = [case for case in found.cases if only is None or case.name in only]
+    cases = [case for case in wanted if only is None or case.name in only]
     failed = {name: reason for name, reason in found.broken.items() if only is None or name in only}
     make = partial(_Preparer, store=store, organs=organs, preprocessing=preprocessing, verify=verify)
     with closing(engine(make, cases, lambda *step: None)) as outcomes:
