@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -107,32 +107,40 @@ def attention_of(pipeline: SlicePipeline, images: Tensor, key: NoiseKey, block: 
     Raises
     ------
     InputRefusedError
-        If the model has neither a control branch nor a base of transformer blocks.
+        If a transformer has no such block.
     """
-    branches = dict(_attention(pipeline, block))
-    if not branches:
-        raise InputRefusedError("it has no diffusion transformer, whose attention is drawn")
+    layers = {name: _layer(name, blocks, block) for name, blocks in attention_layers(pipeline).items()}
     seen: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, inputs: tuple[Tensor]) -> None:
         (seen[module],) = inputs
 
-    with ExitStack() as hooks:  # the model is as it was once its inputs are known
-        for attention in branches.values():
+    with ExitStack() as hooks:  # which leave the model as it was
+        for _, attention in layers.values():
             hooks.enter_context(attention.register_forward_pre_hook(keep))
         pipeline.sampler().method.segment(images.to(pipeline.device), [key])
     grid = (images.shape[2] // pipeline.multiple, images.shape[3] // pipeline.multiple)
-    return [BranchAttention(name, each.weights(seen[each])[0].cpu().numpy(), grid) for name, each in branches.items()]
+    return [
+        BranchAttention(f"{name}\n{place}", attention.weights(seen[attention])[0].cpu().numpy(), grid)
+        for name, (place, attention) in layers.items()
+    ]
 
 
-def _attention(pipeline: SlicePipeline, block: int) -> Iterator[tuple[str, Attention]]:
-    """The attention layers of a block, by the names of their branches; the control branch first."""
-    for name, kind in (("control branch", ControlDiT), ("base", DiT)):
-        for network in pipeline.networks:
-            if isinstance(network, kind):
-                blocks: nn.ModuleList = network.blocks
-                number = range(len(blocks))[block] + 1
-                yield f"{name}\nblock {number} of {len(blocks)}", blocks[block].attn
+def attention_layers(pipeline: SlicePipeline) -> dict[str, list[Attention]]:
+    """The attention of each block of a model's diffusion transformers, the control branch first."""
+    return {
+        name: [block.attn for block in network.blocks]
+        for name, kind in (("control branch", ControlDiT), ("base", DiT))
+        for network in pipeline.networks
+        if isinstance(network, kind)
+    }
+
+
+def _layer(name: str, layers: list[Attention], block: int) -> tuple[str, Attention]:
+    """What a block is called, and its attention."""
+    if not -len(layers) <= block < len(layers):
+        raise InputRefusedError(f"block {block + 1}: the {name} has 1 to {len(layers)}", parameter="block")
+    return f"block {range(len(layers))[block] + 1} of {len(layers)}", layers[block]
 
 
 def attention_figure(query: Query, branches: Sequence[BranchAttention]) -> Figure:

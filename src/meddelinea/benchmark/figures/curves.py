@@ -8,7 +8,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from meddelinea.benchmark.figures.page import TYPE_POINTS, legend_below, line_of, new_page
 from meddelinea.training.curves import WINDOW_SHARE, points, smoothed
@@ -29,19 +29,23 @@ def curves_figure(logs: Mapping[str, Sequence[Row]], quantity: Quantity) -> Figu
         `total`, the loss, as a moving average over a twentieth of the run; or `dice`, wherever it was validated.
     """
     figure = new_page(2.9)
+    figure.get_layout_engine().set(wspace=0.05)
     by_step, by_hour = figure.subplots(1, 2, sharey=True)
     keys = []
     for place, (method, log) in enumerate(logs.items()):
         colour, stroke = line_of(place)
         style = {"color": colour, "linestyle": stroke, "linewidth": 1.2}
+        if not len(points(log, quantity)[0]):
+            continue
         keys.append(Line2D([], [], label=method, **style))
         for axes, clock, unit in ((by_step, "step", 1.0), (by_hour, "cpu_seconds", 3600.0)):
             reached, values = points(log, quantity, by=clock)
             if quantity == "total":
-                values = smoothed(values, max(1, round(WINDOW_SHARE * len(values))))
-                axes.plot(reached / unit, values, **style)
+                window = max(1, round(WINDOW_SHARE * len(values)))
+                whole = slice(window // 2, len(values) - window // 2)  # where the average is over a whole window
+                axes.plot(reached[whole] / unit, smoothed(values, window)[whole], **style)
             else:
-                axes.plot(reached / unit, values, marker="o", markersize=2.2, clip_on=False, **style)
+                axes.plot(reached / unit, values, marker="o", markersize=2.2, **style)
     _finish(by_step, "optimiser steps")
     _finish(by_hour, "hours of processor time")
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -50,6 +54,7 @@ def curves_figure(logs: Mapping[str, Sequence[Row]], quantity: Quantity) -> Figu
         by_step.set_ylim(0.0, 1.0)
     elif any(line.get_ydata().size for line in by_step.lines):
         by_step.set_yscale("log")  # losses of unlike methods are of unlike size
+        by_step.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         by_step.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         by_step.yaxis.set_minor_formatter(NullFormatter())
     legend_below(figure, keys, columns=5)

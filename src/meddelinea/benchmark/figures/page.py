@@ -72,20 +72,24 @@ def legend_below(figure: Figure, keys: Sequence[Line2D | Patch], columns: int) -
     )
 
 
-def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write a figure into a file of each format, each complete or not at all, the same bytes every time.
+def require_formats(formats: Sequence[str]) -> None:
+    """Refuse a format that is none of `FORMATS`, before any work.
 
     Raises
     ------
     UsageError
-        If a format is none of `FORMATS`.
+        If one is not, or there is none.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        given = ", ".join(unknown) or "nothing"
-        raise UsageError(f"formats: {given}; expected some of {', '.join(FORMATS)}", parameter="formats")
+        given = ", ".join(unknown) or "none"
+        raise UsageError(f"{given}; expected some of {', '.join(FORMATS)}", parameter="formats")
+
+
+def write_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Write a figure into a file of each format, each complete or not at all, the same bytes every time."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    undated: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     written = []
     for name in formats:
         path = stem.with_name(f"{stem.name}.{name}")
