@@ -1,6 +1,7 @@
 """The paper's comparisons on small scans: settings build on each other, are kept, and what is missing is said."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,32 @@ def test_a_dataset_that_is_not_at_hand_stops_no_other(paper_file: Path, tmp_path
     missing = read(tmp_path / "out" / "tables" / "table-2.json")["missing"]
     assert any("MR zero-shot, UNet" in line and "no such folder" in line for line in missing)
     assert trial_of(tmp_path / "out", "CT", "UNet") is not None
+
+
+def test_masks_of_another_program_are_scored_alike(paper_file: Path, done: Path, tmp_path: Path) -> None:
+    """Those of `UNet`, as nnU-Net leaves masks: with a `dataset.json` that names their ids."""
+    theirs = tmp_path / "nnunet" / "ct"
+    shutil.copytree(trial_folder(done, "CT", "UNet") / "masks", theirs)
+    labels = read(theirs / "labels.json")["labels"]
+    (theirs / "labels.json").unlink()
+    (theirs / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+    content = yaml.safe_load(paper_file.read_text())
+    content["methods"] = {"nnU-Net": {"masks": str(tmp_path / "nnunet")}}
+    content["settings"] = {title: content["settings"][title] for title in ("CT", "MR zero-shot")}
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    words = ("benchmark", "paper", tmp_path / "paper.yaml", tmp_path / "out", "-q", "--table")
+    assert meddelinea(*words, 1) == 0
+    ours, given = trial_of(done, "CT", "UNet"), trial_of(tmp_path / "out", "CT", "nnU-Net")
+    assert ours is not None
+    assert given is not None
+    assert repr(given.report) == repr(ours.report)
+    assert meddelinea(*words, 4) == 0
+    assert read(tmp_path / "out" / "tables" / "table-4.json")["missing"] == ["nnU-Net: not timed"]
+    assert meddelinea(*words, 2) == 4
+    (missing,) = read(tmp_path / "out" / "tables" / "table-2.json")["missing"]
+    assert "mr-zero-shot: no such folder" in missing
+    (trial_folder(tmp_path / "out", "CT", "nnU-Net") / "result.json").unlink()
+    (theirs / "e.nii.gz").unlink()
+    assert meddelinea(*words, 1) == 4
+    (failed,) = read(tmp_path / "out" / "tables" / "table-1.json")["failed"]
+    assert failed.startswith("CT, nnU-Net, e: ")

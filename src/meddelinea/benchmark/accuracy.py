@@ -43,8 +43,9 @@ class Trial:
     #: Names of the method and of the part.
     method: str
     part: str
-    #: Of the whole model, and those that its last stage trained; None where it was trained elsewhere.
-    parameters: int
+    #: Of the whole model, None where it is not here; and those that its last stage trained, None where it was trained
+    #: elsewhere.
+    parameters: int | None
     trained_parameters: int | None
     stages: tuple[StageCost, ...]  # what its training took; empty where it was trained elsewhere
     cpu_hours: float | None  # of all stages; None where nobody states it

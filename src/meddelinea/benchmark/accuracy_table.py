@@ -62,7 +62,7 @@ class MethodRow:
     cases: int
     failures: int
     #: As of a trial.
-    parameters: int
+    parameters: int | None
     trained_parameters: int | None
     #: Of a training, all stages together: the mean over the parts; None where it is not known.
     steps: float | None
@@ -178,9 +178,10 @@ def accuracy_lines(accuracy: Accuracy, rows: tuple[MethodRow, ...]) -> list[str]
     ]
     by_method = []
     for row in rows:
-        trained = "-" if row.trained_parameters is None else f"{row.trained_parameters / 1e6:.2f}"
+        counts = (row.parameters, row.trained_parameters)
+        whole, trained = ("-" if count is None else f"{count / 1e6:.2f}" for count in counts)
         cells = [
-            *(row.method, str(row.patients), f"{row.parameters / 1e6:.2f} ({trained})"),
+            *(row.method, str(row.patients), f"{whole} ({trained})"),
             "-" if row.slices is None else f"{row.slices:,.0f}",
             "-" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
             f"{row.seconds:.1f}",

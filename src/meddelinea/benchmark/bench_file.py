@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -78,15 +77,12 @@ def read_bench_file(path: Path) -> BenchFile:
         If a key is unknown or missing, or a value is invalid.
     """
     bench = read_checked(path, BenchFile)
-    return bench.model_copy(update={"methods": run_files_beside(path, bench.methods)})
+    return bench.model_copy(update={"methods": {name: beside(path, method) for name, method in bench.methods.items()}})
 
 
-def run_files_beside(path: Path, methods: Mapping[str, Contestant]) -> dict[str, Contestant]:
-    """The methods of a benchmark's file with their run files where they are: relative to it."""
-    return {
-        name: method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
-        for name, method in methods.items()
-    }
+def beside(path: Path, method: Contestant) -> Contestant:
+    """A method of a benchmark's file with its run files where they are: relative to that file."""
+    return method if isinstance(method, TrainedModel) else tuple(path.parent / run for run in method)
 
 
 File = TypeVar("File", bound=Strict)

@@ -82,7 +82,7 @@ def _speeds(bench: PaperBench, output: Path, progress: ShowProgress, *, anew: bo
     for name in bench.methods:
         title = default_of(bench, name)
         trial = None if title is None else trial_of(output, title, name)
-        if title is not None and trial is not None:
+        if title is not None and trial is not None and trial.parameters is not None:
             models[name] = (model_of(bench, output, title, name), trial.trained_parameters)
             titles.append(title)
     if not models or (speeds is not None and {*speeds.models, *speeds.failed} == models.keys()):

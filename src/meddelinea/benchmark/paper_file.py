@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from meddelinea.benchmark.bench_file import Contestant, folder_name, read_checked, run_files_beside
+from meddelinea.benchmark.bench_file import Contestant, beside, folder_name, read_checked
 from meddelinea.diffusion.sampling import SchedulerName
 from meddelinea.scan import Modality
 from meddelinea.training.config import Minutes, Seed, SplitConfig, Steps, Strict
@@ -32,6 +32,12 @@ from meddelinea.training.config import Minutes, Seed, SplitConfig, Steps, Strict
 #: A setting for `curves` is trained for figures alone.
 Kind = Literal["pretrained", "fine-tuned", "zero-shot", "few-shot", "ablation", "curves"]
 Cases = tuple[str, ...]
+
+
+class GivenMasks(Strict):
+    """A method of another program, by its masks: `FOLDER/SETTING/CASE.nii.gz`, see `given_masks`."""
+
+    masks: Path
 
 
 class Dataset(Strict):
@@ -97,8 +103,8 @@ class PaperBench(Strict):
     seed: Seed = 0  # of the trainings
     datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
     #: By name, that of the paper where it has the method: the run files of its stages in their order, beside this file,
-    #: or a model that is trained already. A run file that is absent is reported as such.
-    methods: Annotated[dict[str, Contestant], Field(min_length=1)]
+    #: or a model that is trained already, or masks. A run file that is absent is reported as such.
+    methods: Annotated[dict[str, Contestant | GivenMasks], Field(min_length=1)]
     settings: Annotated[dict[str, Setting], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -134,4 +140,8 @@ def read_paper_bench(path: Path) -> PaperBench:
         If a key is unknown or missing, or a value is invalid.
     """
     bench = read_checked(path, PaperBench)
-    return bench.model_copy(update={"methods": run_files_beside(path, bench.methods)})
+    methods = {
+        name: method if isinstance(method, GivenMasks) else beside(path, method)
+        for name, method in bench.methods.items()
+    }
+    return bench.model_copy(update={"methods": methods})

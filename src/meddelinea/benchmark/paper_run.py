@@ -20,8 +20,9 @@ from meddelinea.benchmark.accuracy import (
     trial_document,
 )
 from meddelinea.benchmark.bench_file import BenchFile, Contestant, TrainedModel, folder_name
+from meddelinea.benchmark.given_masks import score_given_masks
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
-from meddelinea.benchmark.paper_file import Kind, PaperBench, Setting
+from meddelinea.benchmark.paper_file import GivenMasks, Kind, PaperBench, Setting
 from meddelinea.data.case import Case
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.preprocess import Preprocessing
@@ -95,7 +96,7 @@ def train_and_test(
     wanted = list(places)
     for title, name in wanted:
         after = bench.settings[title].after
-        if after is not None and (after, name) not in wanted:
+        if after is not None and (after, name) not in wanted and not isinstance(bench.methods[name], GivenMasks):
             wanted.append((after, name))
     reasons: dict[Place, str] = {}
     for title in bench.settings:
@@ -114,9 +115,16 @@ def train_and_test(
         for name in due:
             folder = trial_folder(output, title, name)
             try:
-                own = shared.model_copy(update={"methods": {name: _contestant(bench, output, title, name)}})
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(trial_document(run_trial(own, part, name, tested, folder, progress)), folder / RESULT)
+                method = bench.methods[name]
+                if isinstance(method, GivenMasks):
+                    given, organs = method.masks / part.name, read_manifest(shared.store).organs
+                    trial = score_given_masks(given, tested, organs, name, part.name, folder / "masks")
+                else:
+                    contestant = _contestant(bench, output, title, name, method)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    own = shared.model_copy(update={"methods": {name: contestant}})
+                    trial = run_trial(own, part, name, tested, folder, progress)
+                write_json(trial_document(trial), folder / RESULT)
             except MedDelineaError as error:
                 reasons[title, name] = str(error)
     return reasons
@@ -177,8 +185,8 @@ def last_run(bench: PaperBench, output: Path, title: str, name: str) -> Path:
     setting, method = bench.settings[title], bench.methods[name]
     if not setting.trains and setting.after is not None:
         return last_run(bench, output, setting.after, name)
-    if isinstance(method, TrainedModel):
-        raise InputRefusedError(f"{method.model}: trained elsewhere; no run of {name} is here")
+    if not isinstance(method, tuple):
+        raise InputRefusedError(f"{name}: trained elsewhere; no run of it is here")
     stages = method if setting.after is None else method[-1:]
     return trial_folder(output, title, name) / f"{len(stages)}-{stages[-1].stem}"
 
@@ -270,9 +278,9 @@ def setting_document(bench: PaperBench, title: str) -> dict[str, Any]:
     }
 
 
-def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Contestant:
+def _contestant(bench: PaperBench, output: Path, title: str, name: str, method: Contestant) -> Contestant:
     """What a method is in a setting: a model to test as it is, or the run files of the stages to train."""
-    setting, method = bench.settings[title], bench.methods[name]
+    setting = bench.settings[title]
     absent = _absent(method)
     if absent is not None:
         raise InputRefusedError(absent)
@@ -289,9 +297,9 @@ def _contestant(bench: PaperBench, output: Path, title: str, name: str) -> Conte
     return tuple(changed_run_file(path, setting, folder, start) for path in stages)
 
 
-def _absent(method: Contestant) -> str | None:
+def _absent(method: Contestant | GivenMasks) -> str | None:
     """What of a method's run files is not there, if anything."""
-    absent = [] if isinstance(method, TrainedModel) else [str(path) for path in method if not path.is_file()]
+    absent = [str(path) for path in method if not path.is_file()] if isinstance(method, tuple) else []
     return f"there is no run file {', '.join(absent)}" if absent else None
 
 

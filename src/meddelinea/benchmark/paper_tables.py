@@ -142,7 +142,10 @@ def make_table(
         sections = [_section(bench, measured, title, columns=about.columns) for title in titles]
     trials = [(place, measured.trials[place]) for place in places if place in measured.trials]
     lacking = [] if places else [f"no {' or '.join(about.kinds)} setting in the file"]
-    untimed = () if number != 4 or speeds is None else speeds.failed.items()
+    untimed = {} if number != 4 or speeds is None else dict(speeds.failed)
+    if number == 4:
+        timed = () if speeds is None else speeds.models
+        untimed |= {name: "not timed" for (_, name), _ in trials if name not in (*timed, *untimed)}
     return Table(
         number=number,
         title=about.title,
@@ -152,7 +155,7 @@ def make_table(
         missing=(
             *lacking,
             *(f"{', '.join(place)}: {measured.missing[place]}" for place in places if place in measured.missing),
-            *(f"{name}: {reason}" for name, reason in untimed),
+            *(f"{name}: {reason}" for name, reason in untimed.items()),
         ),
         failed=tuple(
             f"{', '.join(place)}, {failure.case}: {failure.reason}"
