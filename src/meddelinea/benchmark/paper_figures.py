@@ -145,7 +145,8 @@ def _cases(
 ) -> list[FigureCase]:
     """The cases of a figure, each with the masks that there are."""
     titles = list(dict.fromkeys(title for title, _ in places))
-    organs, cases = organs_of(bench, titles), []
+    organs = organs_of(bench, titles)
+    cases: list[FigureCase] = []
     if choice.organ is not None and organs:
         organ_id(organs, choice.organ)
     for title in titles:

@@ -107,7 +107,7 @@ def _first_surface(share: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArr
     here, before = (np.take_along_axis(share, np.maximum(at, 0), axis=1) for at in (after, after - 1))
     rise = np.maximum(here - before, 1e-6)
     depth = after - np.where(after > 0, np.clip((here - 0.5) / rise, 0.0, 1.0), 0.0)
-    return inside.any(axis=1), depth[:, 0]
+    return np.asarray(inside.any(axis=1)), depth[:, 0]
 
 
 def _brightness(depth: NDArray[np.float64], inside: NDArray[np.bool_], smoothing: float) -> NDArray[np.float64]:

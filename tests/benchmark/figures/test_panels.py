@@ -1,5 +1,7 @@
 """Panels: methods in columns, cases in rows, each cell with its own mask, and the region where they are wrong."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -68,4 +70,4 @@ def test_many_methods_are_no_smaller_than_can_be_read_on_the_page() -> None:
     assert sizes[0] == pytest.approx(sizes[1])
     many.canvas.draw()
     boxes = [axes.title.get_window_extent() for axes in many.axes[:12]]
-    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))

@@ -32,10 +32,10 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STROKES = ("-", "--", ":")
 
 
-def new_page(height_inches: float, width_inches: float = PAGE_INCHES) -> Figure:
-    """An empty figure; what is drawn on it is laid out so that nothing overlaps."""
+def new_page(height_inches: float, width_inches: float = PAGE_INCHES, gap: float = 0.0) -> Figure:
+    """An empty figure; what is drawn on it is laid out so that nothing overlaps, axes `gap` of their width apart."""
     figure = Figure(figsize=(width_inches, height_inches), dpi=PRINT_DPI)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=gap, hspace=0.0)
     FigureCanvasAgg(figure)
     return figure
 

@@ -118,7 +118,7 @@ def _body(row: PanelRow) -> Box:
 def _aspect(cut: Section) -> float:
     """Height over width in millimetres."""
     rows, columns = cut.image.shape
-    return rows * cut.pixel_mm[1] / (columns * cut.pixel_mm[0])
+    return float(rows * cut.pixel_mm[1] / (columns * cut.pixel_mm[0]))
 
 
 def _draw(axis: Axes, row: PanelRow, title: str, labels: Mapping[str, int], line_width: float) -> None:

@@ -59,7 +59,8 @@ def surfaces_figure(
     views = []
     for row in rows:
         drawn = np.isin(np.stack([row.truth.array, *(mask.array for mask in row.masks.values())]), list(organs))
-        frame = Volume(drawn.any(axis=0).view(np.uint8), row.truth.affine)
+        held = np.asarray(drawn.any(axis=0))
+        frame = Volume(held.view(np.uint8), row.truth.affine)
         views.append([_view(row, title, labels, errors, azimuth_deg, frame) for title in titles])
     ratios = [max(view.shape[0] / view.shape[1] for view in line if view is not None) for line in views]
     keys = [Patch(color=organ_colour(name), label=name) for name, index in labels.items() if _in_any(rows, index)]
