@@ -8,7 +8,8 @@ import pytest
 from meddelinea.benchmark.bench_file import read_bench_file
 from meddelinea.benchmark.paper import make_tables
 from meddelinea.benchmark.paper_file import read_paper_bench
-from meddelinea.benchmark.paper_run import changed_run_file, default_of
+from meddelinea.benchmark.paper_methods import changed_run_file
+from meddelinea.benchmark.paper_run import default_of
 from meddelinea.benchmark.published import published
 from meddelinea.training.run_file import load_config
 

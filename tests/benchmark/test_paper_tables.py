@@ -9,7 +9,8 @@ import pytest
 
 from meddelinea.benchmark.paper import make_tables
 from meddelinea.benchmark.paper_file import PaperBench, read_paper_bench
-from meddelinea.benchmark.paper_tables import TABLES, Row, Section, Table
+from meddelinea.benchmark.paper_rows import Row, Section
+from meddelinea.benchmark.paper_tables import TABLES, Table
 from meddelinea.benchmark.paper_written import table_lines
 from meddelinea.benchmark.published import published
 from meddelinea.benchmark.speed import Speed, Speeds, speeds_document

@@ -19,20 +19,20 @@ from meddelinea.benchmark.accuracy import (
     run_trial,
     trial_document,
 )
-from meddelinea.benchmark.bench_file import BenchFile, Contestant, TrainedModel, folder_name
+from meddelinea.benchmark.bench_file import BenchFile, TrainedModel, folder_name
 from meddelinea.benchmark.given_masks import score_given_masks
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
-from meddelinea.benchmark.paper_file import GivenMasks, Kind, PaperBench, Setting
+from meddelinea.benchmark.paper_file import GivenMasks, Kind, PaperBench
+from meddelinea.benchmark.paper_methods import absent_run_files, method_in
 from meddelinea.data.case import Case
 from meddelinea.data.prepare import prepare_store
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.splits import Split, few_shot, split_by_patient
 from meddelinea.data.store import read_manifest
-from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
+from meddelinea.errors import InputRefusedError, MedDelineaError
 from meddelinea.files import read_json, write_json
 from meddelinea.scan import Modality
 from meddelinea.segmentation.model import model_folder
-from meddelinea.training.run_file import load_config
 
 SETTING = "setting.json"
 
@@ -120,8 +120,12 @@ def train_and_test(
                     given, organs = method.masks / part.name, read_manifest(shared.store).organs
                     trial = score_given_masks(given, tested, organs, name, part.name, folder / "masks")
                 else:
-                    contestant = _contestant(bench, output, title, name, method)
+                    absent, after = absent_run_files(method), bench.settings[title].after
+                    if absent is not None:
+                        raise InputRefusedError(absent)
+                    start = None if after is None else model_of(bench, output, after, name)
                     folder.mkdir(parents=True, exist_ok=True)
+                    contestant = method_in(bench.settings[title], method, folder, start)
                     own = shared.model_copy(update={"methods": {name: contestant}})
                     trial = run_trial(own, part, name, tested, folder, progress)
                 write_json(trial_document(trial), folder / RESULT)
@@ -158,7 +162,7 @@ def read_measured(bench: PaperBench, output: Path, reasons: Mapping[Place, str])
             if path.is_file():
                 trials[title, name] = read_trial(path)
             else:
-                why = reasons.get((title, name)) or _absent(bench.methods[name])
+                why = reasons.get((title, name)) or absent_run_files(bench.methods[name])
                 missing[title, name] = why or "not trained and tested yet"
     return Measured(trials, missing, cases)
 
@@ -276,43 +280,3 @@ def setting_document(bench: PaperBench, title: str) -> dict[str, Any]:
         "dataset": bench.datasets[setting.dataset].model_dump(mode="json", exclude={"source"}),
         "seed": bench.seed,
     }
-
-
-def _contestant(bench: PaperBench, output: Path, title: str, name: str, method: Contestant) -> Contestant:
-    """What a method is in a setting: a model to test as it is, or the run files of the stages to train."""
-    setting = bench.settings[title]
-    absent = _absent(method)
-    if absent is not None:
-        raise InputRefusedError(absent)
-    start = None if setting.after is None else model_of(bench, output, setting.after, name)
-    if isinstance(method, TrainedModel):
-        if setting.trains and start is not None:
-            raise UsageError(f"{method.model}: no run file says how it is trained on")
-        changes = {} if start is None else {"model": str(start), "scheduler": setting.scheduler or method.scheduler}
-        return method.model_copy(update=changes)
-    if not setting.trains:
-        return TrainedModel(model=str(start), scheduler=setting.scheduler)
-    folder = trial_folder(output, title, name)
-    stages = method if start is None else method[-1:]
-    return tuple(changed_run_file(path, setting, folder, start) for path in stages)
-
-
-def _absent(method: Contestant | GivenMasks) -> str | None:
-    """What of a method's run files is not there, if anything."""
-    absent = [str(path) for path in method if not path.is_file()] if isinstance(method, tuple) else []
-    return f"there is no run file {', '.join(absent)}" if absent else None
-
-
-def changed_run_file(path: Path, setting: Setting, folder: Path, start: Path | None) -> Path:
-    """The run file of a stage; of one that trains a whole model, in `folder`, with the setting's changes over it."""
-    changes = dict(setting.changes)
-    if setting.steps is not None:
-        changes |= {"steps": setting.steps, "cpu_minutes": None, "minutes": None}
-    if start is not None:
-        changes["model"] = {**changes.get("model", {}), "pipeline": str(start), "codec": None, "dit": None}
-    if not changes or load_config(path).stage != "model":
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    changed = folder / path.name
-    write_json({"extends": str(path.resolve()), **changes}, changed)
-    return changed

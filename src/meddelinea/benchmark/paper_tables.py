@@ -7,73 +7,19 @@ their own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from meddelinea.benchmark.accuracy import Accuracy, Trial
-from meddelinea.benchmark.accuracy_table import accuracy_rows
 from meddelinea.benchmark.bench_file import folder_name
 from meddelinea.benchmark.paper_file import Kind, PaperBench
-from meddelinea.benchmark.paper_run import Measured, Place, TestCase, default_of, places_of
+from meddelinea.benchmark.paper_rows import COSTS, ORGANS, SCORES, Cells, Column, Row, Section, costs, ranked, row_cells
+from meddelinea.benchmark.paper_run import Measured, Place, default_of, places_of
 from meddelinea.benchmark.published import Published, published
 from meddelinea.benchmark.speed import Speeds
 from meddelinea.data.mixing import mixing_warnings
-from meddelinea.evaluation.summary import summarise
-from meddelinea.labels import PAPER_ORGANS
 from meddelinea.scan import Modality
-
-Cells = Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its key in JSON and CSV, its heading, and the decimals of its values."""
-
-    key: str
-    heading: str
-    digits: int
-
-
-SCORES = (
-    Column("rank", "#", 0),
-    Column("dice", "mDSC %", 2),
-    Column("low", "from", 1),
-    Column("high", "to", 1),
-    Column("hd95", "mHD95 mm", 2),
-    Column("hd95_pooled", "pooled mm", 2),
-    Column("assd", "mASSD mm", 2),
-    Column("infinite", "infinite", 0),
-    Column("cases", "cases", 0),
-)
-ORGANS = tuple(Column(organ, organ, 2) for organ in PAPER_ORGANS)
-COSTS = (
-    Column("parameters", "parameters M", 2),
-    Column("trained", "trained M", 2),
-    Column("steps", "steps", 0),
-    Column("seconds", "s / image", 4),
-    Column("batch_seconds", "of 16", 4),
-    Column("volume_seconds", "s / volume", 2),
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method, or a setting of Table 5; `paper` marks the paper's own figures."""
-
-    name: str
-    cells: Cells
-    paper: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """Rows that are compared with each other."""
-
-    title: str
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +96,7 @@ def make_table(
         number=number,
         title=about.title,
         columns=about.columns,
-        sections=tuple(_beside(number, sections) if beside_paper else (_ranked(section) for section, _ in sections)),
+        sections=tuple(_beside(number, sections) if beside_paper else (ranked(section) for section, _ in sections)),
         notes=(*_notes(number, speeds, beside_paper=beside_paper), *_shared_scans(bench, places)),
         missing=(
             *lacking,
@@ -163,44 +109,6 @@ def make_table(
             for failure in trial.report.failures
         ),
     )
-
-
-def scores(trial: Trial, patients: Mapping[str, str], seed: int) -> Cells:
-    """Means over the paper's organs of those that are labelled, and how many distances they leave out.
-
-    Parameters
-    ----------
-    patients
-        Whom a case shows: the interval of the mean Dice is over them, drawn by the seed.
-    """
-    summary = summarise(trial.report)
-    means = summary.mean_over_paper_organs
-    cases = [case.case for case in trial.report.cases]
-    accuracy = Accuracy(
-        organs=tuple(organ.organ for organ in summary.organs),
-        patients={case: patients.get(case, case) for case in cases},
-        parts=(),
-        cpu_minutes=None,
-        seed=seed,
-        trials=(trial,),
-    )
-    (row,) = accuracy_rows(accuracy)
-    return {
-        "dice": 100.0 * means.dice,
-        "low": 100.0 * row.paper_organs.dice.low,
-        "high": 100.0 * row.paper_organs.dice.high,
-        "hd95": means.hd95_mm,
-        "hd95_pooled": means.hd95_pooled_mm,
-        "assd": means.assd_mm,
-        "infinite": means.infinite_distances,
-        "cases": summary.cases_measured,
-    }
-
-
-def dice_by_organ(trial: Trial) -> Cells:
-    """Dice of each of the paper's organs that is labelled in any case."""
-    organs = summarise(trial.report).organs
-    return {organ.organ: 100.0 * organ.dice for organ in organs if organ.organ in PAPER_ORGANS}
 
 
 #: A section of measured rows, and what of the paper it corresponds to.
@@ -223,7 +131,7 @@ def _section(
         if trial is not None and modality is not None:
             cases = tuple(case for case in trial.report.cases if known[case.case].modality == modality)
             trial = replace(trial, report=replace(trial.report, cases=cases))
-        rows.append(Row(name, {} if trial is None else _cells(trial, known, bench.seed, columns)))
+        rows.append(Row(name, {} if trial is None else row_cells(trial, known, bench.seed, columns)))
 
     def published_as(part: Published) -> bool:
         return (part.kind, part.dataset, part.share, part.modality) == (
@@ -233,12 +141,6 @@ def _section(
 
     words = title if modality is None else f"{modality}: {title}"
     return Section(words, tuple(rows)), published_as
-
-
-def _cells(trial: Trial, known: Mapping[str, TestCase], seed: int, columns: tuple[Column, ...] = SCORES) -> Cells:
-    if columns is ORGANS:
-        return dice_by_organ(trial)
-    return scores(trial, {name: case.patient for name, case in known.items()}, seed)
 
 
 def _by_modality(bench: PaperBench, measured: Measured) -> list[_Made]:
@@ -274,7 +176,7 @@ def _by_ablation(bench: PaperBench, measured: Measured, places: tuple[Place, ...
             trial = measured.trials.get((title, method))
             name = title if bench.settings[title].kind == "ablation" else "default"
             known = measured.cases.get(title, {})
-            rows.append(Row(name, {} if trial is None else _cells(trial, known, bench.seed)))
+            rows.append(Row(name, {} if trial is None else row_cells(trial, known, bench.seed)))
         of = datasets if folder_name(method) == "meddelinea" else set()
         made.append((Section(method, tuple(rows)), partial(_is_of, of)))
     return made
@@ -290,14 +192,7 @@ def _by_cost(speeds: Speeds | None, methods: tuple[str, ...]) -> list[_Made]:
         speed = None if speeds is None else speeds.models.get(name)
         cells: Cells = {}
         if speed is not None:
-            cells = {
-                "parameters": speed.parameters / 1e6,
-                "trained": None if speed.trained is None else speed.trained / 1e6,
-                "steps": speed.steps,
-                "seconds": speed.image_seconds,
-                "batch_seconds": speed.batch_seconds,
-                "volume_seconds": speed.volume_seconds,
-            }
+            cells = costs(speed)
         rows.append(Row(name, cells))
     return [(Section("inference", tuple(rows)), lambda part: True)]
 
@@ -306,7 +201,7 @@ def _beside(number: int, sections: list[_Made]) -> Iterator[Section]:
     """The sections with the paper's figures under the measured ones, and those of the paper that have no other."""
     left = list(published(number))
     for section, published_as in sections:
-        section = _ranked(section)
+        section = ranked(section)
         part = next((part for part in left if published_as(part)), None)
         if part is None:
             yield section
@@ -319,18 +214,6 @@ def _beside(number: int, sections: list[_Made]) -> Iterator[Section]:
         yield replace(section, rows=(*rows, *theirs.values()))
     for part in left:
         yield Section(part.title, tuple(Row(name, part.cells(name), paper=True) for name in part.rows))
-
-
-def _ranked(section: Section) -> Section:
-    """The section with the place of each measured row by its Dice."""
-    known = [dice for row in section.rows if not row.paper and (dice := row.cells.get("dice")) is not None]
-    best = sorted((dice for dice in known if not math.isnan(dice)), reverse=True)
-
-    def ranked(row: Row) -> Row:
-        dice = row.cells.get("dice")
-        return replace(row, cells={"rank": best.index(dice) + 1, **row.cells}) if dice in best else row
-
-    return replace(section, rows=tuple(ranked(row) for row in section.rows))
 
 
 def _notes(number: int, speeds: Speeds | None, *, beside_paper: bool) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.benchmark.markdown import table as markdown
-from meddelinea.benchmark.paper_tables import Column, Row, Table
+from meddelinea.benchmark.paper_rows import Column, Row
+from meddelinea.benchmark.paper_tables import Table
 from meddelinea.evaluation.summary import plain
 from meddelinea.files import write_json, write_text
 from meddelinea.tables import write_table
