@@ -14,6 +14,7 @@ from meddelinea.labels import (
     ABDOMENATLAS_1_0,
     ABDOMENATLAS_1_1,
     AMOS,
+    BTCV,
     NUMBERINGS,
     ORGANS,
     LabelIds,
@@ -123,6 +124,29 @@ def test_organs_can_be_told_apart() -> None:
     assert len({organ.snomed_code for organ in ORGANS.values()}) == len(ORGANS)
     for a, b in combinations(ORGANS.values(), 2):
         assert np.linalg.norm(np.subtract(a.colour, b.colour)) > 45, (a.name, b.name)
+
+
+#: How linear RGB looks without the cones for green (Machado et al. 2009, severity 1), and its place in CIE XYZ.
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+)
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colours: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """CIE Lab of sRGB colours (n, 3), 0 to 255, as they are `seen`."""
+    share = colours / 255.0
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    ratios = np.clip(linear @ seen.T, 0.0, 1.0) @ XYZ.T / XYZ.sum(axis=1)
+    f = np.where(ratios > 0.008856, np.cbrt(ratios), 7.787 * ratios + 16.0 / 116.0)
+    return np.stack([116.0 * f[:, 1] - 16.0, 500.0 * (f[:, 0] - f[:, 1]), 200.0 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("seen", [np.eye(3), DEUTERANOPIA], ids=["usual", "deuteranopia"])
+def test_the_colours_of_abdominal_organs_differ_for_every_eye(seen: np.ndarray) -> None:
+    places = lab(np.array([ORGANS[name].colour for name in BTCV.values()], float), seen)
+    for (a, one), (b, other) in combinations(zip(BTCV.values(), places, strict=True), 2):
+        assert np.linalg.norm(one - other) > 13, (a, b)
 
 
 def test_ids_are_translated_by_name() -> None:

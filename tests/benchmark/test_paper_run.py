@@ -152,6 +152,38 @@ def test_what_is_done_is_kept(
         assert ("DDIM, paper" if number == 5 else "MedDelinea, paper") in shown
 
 
+def test_the_figures_of_a_run(paper_file: Path, done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("benchmark", "paper", paper_file, done, "--no-train", "--format", "svg", "-q")
+    said = {}
+    for number in (1, 4, 7, 8):
+        assert meddelinea(*words, "--figure", number) == 0
+        said[number] = capsys.readouterr().out.splitlines()
+        assert said[number][-1] == str(done / "figures" / f"figure-{number}.svg")
+    assert "CT, nnFormer: no run here that measured it" in said[1]
+    assert "MR zero-shot, nnFormer: no mask of m2" in said[4]
+    assert "CT, UNet: no diffusion transformer" in said[7]
+    assert meddelinea(*words, "--figure", 3) == 3  # its fine-tuned and zero-shot settings are of MR
+    assert "nothing to draw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("choice", "code", "words"),
+    [
+        (("--figure", 6, "--organ", "rectum"), 3, "rectum: expected one of"),
+        (("--figure", 6, "--case", "d", "--slice", 99), 3, "slice 99; expected 0 to"),
+        (("--figure", 7, "--point", "9"), 2, "expected a column and a row"),
+        (("--figure", 2, "--format", "tiff"), 2, "expected some of png, svg, pdf (--format)"),
+        (("--figure", 1, "--table", 1), 2, "a table or a figure, not both"),
+        (("--errors",), 2, "name its number"),
+    ],
+)
+def test_what_a_figure_cannot_show_is_refused(
+    paper_file: Path, done: Path, capsys: pytest.CaptureFixture[str], choice: tuple[Any, ...], code: int, words: str
+) -> None:
+    assert meddelinea("benchmark", "paper", paper_file, done, "--no-train", "-q", *choice) == code
+    assert words in capsys.readouterr().err
+
+
 def test_a_changed_setting_is_no_result_of_the_old_one(paper_file: Path, done: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(paper_file.read_text())
     content["settings"]["CT"]["test"] = ["c"]

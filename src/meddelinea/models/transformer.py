@@ -104,7 +104,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, heads, T, d)
+        q, k, v = self.queries_keys_values(x)  # (B, heads, T, d) each
         if x.device.type != "cpu":
             attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, d)
         else:  # in float32: on a CPU the gradient takes three to eight times as long in bfloat16
@@ -112,6 +112,19 @@ class Attention(nn.Module):
                 attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
                 attended = attended.to(q.dtype)  # (B, heads, T, d)
         return self.proj(attended.transpose(1, 2).reshape(B, T, D))  # (B, T, D)
+
+    def queries_keys_values(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, D) -> (3, B, heads, T, d), d = D / heads."""
+        B, T, D = x.shape
+        return self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each token attends to each other one, (B, heads, T, T) float32: rows, of a query each, sum to 1.
+
+        Computed anew for whoever looks at them; `forward`, which never holds them, multiplies them with the values.
+        """
+        q, k, _ = self.queries_keys_values(x).float()  # (B, heads, T, d) each
+        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)  # (B, heads, T, T)
 
 
 class MLP(nn.Module):

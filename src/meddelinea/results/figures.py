@@ -117,7 +117,7 @@ def preview(scan: Scan, mask: Volume, labels: Mapping[str, int], path: Path, tit
     if scan.volume.shape != mask.shape:
         raise InputRefusedError(f"the mask is {mask.shape} voxels, the scan {scan.volume.shape}; expected equal")
     image, mask = scan.volume.reorient("LAS"), mask.reorient("LAS")
-    window = _window(image, scan.modality)
+    window = grey_window(image, scan.modality)
     axial = telling_slices(mask.array, 2, AXIAL_LEVELS)[::-1]  # from the head down, as one pages through a scan
     (coronal,) = telling_slices(mask.array, 1, 1)
     (sagittal,) = telling_slices(mask.array, 0, 1)
@@ -157,7 +157,7 @@ def plane_pictures(scan: Scan, mask: Volume, labels: Mapping[str, int]) -> dict[
         As of `preview`, with shapes that are equal.
     """
     image, mask = scan.volume.reorient("LAS"), mask.reorient("LAS")
-    window = _window(image, scan.modality)
+    window = grey_window(image, scan.modality)
     pictures = {}
     for axis, plane in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
         (index,) = telling_slices(mask.array, axis, 1)
@@ -175,7 +175,7 @@ def plane_pictures(scan: Scan, mask: Volume, labels: Mapping[str, int]) -> dict[
     return pictures
 
 
-def _window(image: Volume, modality: Modality | None) -> tuple[float, float]:
+def grey_window(image: Volume, modality: Modality | None) -> tuple[float, float]:
     """Grey values that are black and white."""
     if modality != "MR":
         return WINDOW_HU
@@ -189,14 +189,16 @@ def _height_mm(volume: Volume, index: int) -> float:
     return float((volume.affine @ np.array([i, j, index, 1.0]))[2])
 
 
-def _colour(name: str) -> tuple[float, float, float]:
-    """The organ's colour, each channel 0 to 1."""
+def organ_colour(name: str) -> tuple[float, float, float]:
+    """RGB of an organ, each channel 0 to 1."""
     red, green, blue = colour_of(name)
     return red / 255, green / 255, blue / 255
 
 
-def _draw(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float, float]) -> None:
-    """Draw one plane in millimetres: the scan, each organ faintly filled and outlined, and the border letters."""
+def draw_section(
+    ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float, float], line_width: float = 1.3
+) -> None:
+    """Draw one plane in millimetres: the scan, and each organ faintly filled and outlined."""
     rows, columns = cut.image.shape
     extent = (0.0, columns * cut.pixel_mm[0], 0.0, rows * cut.pixel_mm[1])
     ax.imshow(cut.image, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent, aspect="equal")
@@ -206,15 +208,22 @@ def _draw(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float
         inside = cut.mask == index
         if not inside.any():
             continue
-        colour = _colour(name)
+        colour = organ_colour(name)
         fill[inside] = (*colour, 0.28)
         if min(rows, columns) > 1 and not inside.all():
             # Only where it is, one pixel around included: the picture keeps the grid of each contour until it is saved.
             held = [np.flatnonzero(inside.any(axis=axis)) for axis in (0, 1)]
             across, up = (slice(max(0, int(at[0]) - 1), int(at[-1]) + 2) for at in held)
             outline = inside[up, across].astype(float)
-            ax.contour(centres[0][across], centres[1][up], outline, levels=[0.5], colors=[colour], linewidths=1.3)
+            ax.contour(
+                centres[0][across], centres[1][up], outline, levels=[0.5], colors=[colour], linewidths=line_width
+            )
     ax.imshow(fill, origin="lower", extent=extent, aspect="equal", interpolation="nearest")
+
+
+def _draw(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float, float]) -> None:
+    """Draw one plane as `draw_section` does, and the border letters."""
+    draw_section(ax, cut, labels, window)
     left, right = (0.01, 0.5, "left", "center"), (0.99, 0.5, "right", "center")
     bottom, top = (0.5, 0.01, "center", "bottom"), (0.5, 0.99, "center", "top")
     for letter, (x, y, horizontal, vertical) in zip(cut.letters, (left, right, bottom, top), strict=True):
@@ -244,7 +253,7 @@ def _legend(ax: Axes, mask: Volume, labels: Mapping[str, int]) -> None:
         text = f"{counts[index] * mask.voxel_ml:,.1f} ml" if found else "not found"
         ink = "white" if found else "0.6"
         ax.add_patch(
-            Rectangle((0.04, y - 0.3 * step), 0.05, 0.6 * step, color=_colour(name), alpha=1 if found else 0.35)
+            Rectangle((0.04, y - 0.3 * step), 0.05, 0.6 * step, color=organ_colour(name), alpha=1 if found else 0.35)
         )
         ax.text(0.13, y, name, color=ink, fontsize=14, va="center")
         ax.text(0.96, y, text, color=ink, fontsize=14, va="center", ha="right")

@@ -40,7 +40,8 @@ def write_scan_report(path: Path, result: Result, card: str) -> None:
     """
     scan, mask, labels = result.scan, result.mask, result.labels
     pictures = {plane: _embedded(png) for plane, png in plane_pictures(scan, mask, labels).items()}
-    views = {title: _embedded(_png(surface_view(mask, labels, azimuth_deg))) for title, azimuth_deg in VIEWS.items()}
+    bodies = {index: colour_of(organ) for organ, index in labels.items()}
+    views = {title: _embedded(_png(surface_view(mask, bodies, azimuth_deg))) for title, azimuth_deg in VIEWS.items()}
     environment = Environment(
         loader=PackageLoader("meddelinea.results", "."), autoescape=True, undefined=StrictUndefined
     )

@@ -34,6 +34,13 @@ def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return mean
 
 
+def points(log: Sequence[Row], key: str, by: str = "step") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the rows that hold a finite `key` say of `by`, and of `key`."""
+    found = np.array([(row[by], row[key]) for row in log if by in row and np.isfinite(row.get(key, np.nan))])
+    places, values = found.reshape(-1, 2).T
+    return places, values
+
+
 def learning_curves(runs: Sequence[Path]) -> Figure:
     """Loss and validation Dice against optimiser steps, of the output folders of training runs.
 
@@ -94,15 +101,8 @@ def _names(runs: Sequence[Path]) -> list[str]:
     raise InputRefusedError(f"{', '.join(map(str, runs))}: one run is named twice; expected each once")
 
 
-def _points(log: list[Row], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps and values of the rows that hold a finite `key`."""
-    points = np.array([(row["step"], row[key]) for row in log if np.isfinite(row.get(key, np.nan))])
-    steps, values = points.reshape(-1, 2).T
-    return steps, values
-
-
 def _draw_loss(axes: Axes, log: list[Row], key: str, label: str) -> None:
-    steps, values = _points(log, key)
+    steps, values = points(log, key)
     if not (values > 0).any():  # a run that only measured a model, or a loss that is switched off
         return
     (raw,) = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
@@ -111,7 +111,7 @@ def _draw_loss(axes: Axes, log: list[Row], key: str, label: str) -> None:
 
 
 def _draw_dice(axes: Axes, log: list[Row], key: str, label: str) -> None:
-    steps, values = _points(log, key)
+    steps, values = points(log, key)
     if len(steps):
         axes.plot(steps, values, marker="o", markersize=4, label=label, clip_on=False)
 
