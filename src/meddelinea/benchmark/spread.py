@@ -192,7 +192,7 @@ def answers(
     model: Model, slices: NDArray[np.float32], indices: Sequence[int], *, key: str, steps: int | None, seed: int
 ) -> Iterator[Tensor]:
     """A model's shares (n, L + 1, H, W) of n slices of a scan (S, H, W), again and again."""
-    method, sampling_steps, _ = model.pipeline.sampler(steps)
+    method, sampling_steps, *_ = model.pipeline.sampler(steps)
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     case, last = int(key[:16], 16), len(slices) - 1
     for number in range(MOST_PASSES):
