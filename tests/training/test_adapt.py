@@ -44,7 +44,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scored(monkeypatch: pytest.MonkeyPatch, score: Callable[[int, tuple[str, ...]], float]) -> None:
     """Let validation return a score of the step (0 for the base) and of the cases that are measured."""
 
-    def dice(predict: Any, known: Any, *, store: SliceStore, config: Any, device: Any) -> dict[str, float]:
+    def dice(predict: Any, known: Any, *, store: SliceStore, config: Any, **_: Any) -> dict[str, float]:
         log = config.output / "metrics.jsonl"
         step = len(log.read_text().splitlines()) + 1 if config.steps else 0
         value = score(step, tuple(case.name for case in store.cases))

@@ -195,7 +195,7 @@ def answers(
     model: Model, slices: NDArray[np.float32], indices: Sequence[int], *, key: str, sampling: Sampling
 ) -> Iterator[Tensor]:
     """A model's shares (n, L + 1, H, W) of n slices of a scan (S, H, W), again and again."""
-    method, sampling_steps, _ = _sampler(model, sampling)
+    method, sampling_steps, *_ = _sampler(model, sampling)
     seed = sampling.seed
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     case, last = int(key[:16], 16), len(slices) - 1

@@ -39,7 +39,7 @@ def random_appearance(images: Tensor, masks: Tensor, keys: Sequence[tuple[int, .
     images
         (B, C, H, W) in [-1, 1], -1 being air; the channels, a slice and its neighbours, are changed alike.
     masks
-        (B, H, W) organ ids of the middle channel.
+        (B, H, W) organ ids of the middle channel, or (B, C, H, W) of all.
     keys
         B keys; a slice's appearance, and whether it is drawn, depends on its key alone.
     share

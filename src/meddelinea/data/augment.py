@@ -151,14 +151,14 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int) -> tuple[Tenso
     images
         (B, C, H, W) in [-1, 1].
     masks
-        (B, H, W) organ ids; moved by nearest neighbour.
+        (B, H, W) organ ids, or (B, C, H, W) of each channel; moved by nearest neighbour.
     side
         Rows and columns of the result.
 
     Returns
     -------
-    The images (B, C, side, side), clipped to [-1, 1], and the masks (B, side, side); -1 (air) and 0 (background) where
-    the slice does not reach.
+    The images (B, C, side, side), clipped to [-1, 1], and the masks (B, side, side) or (B, C, side, side); -1 (air) and
+    0 (background) where the slice does not reach.
     """
     B, C = images.shape[:2]
     grid = F.affine_grid(drawn.affine, [B, C, side, side], align_corners=False)
@@ -169,7 +169,9 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int) -> tuple[Tenso
         grid = grid + smooth.permute(0, 2, 3, 1)
     # Shifted by one, so that the zeros beyond the border mean air.
     moved = F.grid_sample(images + 1.0, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1.0
-    ids = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0]
+    stacked = masks.view(B, -1, *masks.shape[-2:]).float()  # (B, 1 or C, H, W)
+    ids = F.grid_sample(stacked, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    ids = ids.view(*masks.shape[:-2], side, side)
     if drawn.appearance:
         moved = random_appearance(moved, ids.long(), drawn.keys, drawn.appearance)
     column = (slice(None), None, None, None)
@@ -187,5 +189,6 @@ def apply(drawn: Drawn, images: Tensor, masks: Tensor, side: int) -> tuple[Tenso
     if (drawn.radius < CORNER).any():
         across = (torch.arange(side) + 0.5) * 2.0 / side - 1.0
         outside = across.square()[None, :, None] + across.square()[None, None, :] > drawn.radius.square()[:, None, None]
-        changed, ids = changed.masked_fill(outside[:, None], -1.0), ids.masked_fill(outside, 0)
+        changed = changed.masked_fill(outside[:, None], -1.0)
+        ids = ids.masked_fill(outside.view(B, *[1] * (ids.ndim - 3), side, side), 0)
     return changed, ids

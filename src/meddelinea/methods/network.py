@@ -65,12 +65,19 @@ class PixelClassifier(nn.Module):
         return {"segmentation": loss, "total": loss}
 
     def segmentation(self, outputs: Sequence[Tensor], masks: Tensor) -> Tensor:
-        """L_seg of logits (B, L + 1, H, W), (B, L + 1, H/2, W/2), ... against masks (B, H, W), scalar."""
+        """L_seg of logits (B, L + 1, H, W), (B, L + 1, H/2, W/2), ... against masks (B, H, W), scalar.
+
+        Both may have a depth before H.
+        """
         ones = torch.ones(len(masks), device=masks.device)
         total = torch.zeros((), device=masks.device)
         for logits, weight in zip(outputs, supervision_weights(len(outputs)), strict=True):
             mask = F.interpolate(masks[:, None].float(), logits.shape[2:], mode="nearest-exact")  # (B, 1, H, W), ...
-            total = total + weight * segmentation_loss(logits, mask[:, 0].long(), ones, pixel_loss=self.pixel_loss)
+            rows, ids = (
+                logits.flatten(2, -2),
+                mask[:, 0].long().flatten(1, -2),
+            )  # with all rows of a depth
+            total = total + weight * segmentation_loss(rows, ids, ones, pixel_loss=self.pixel_loss)
         return total
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from meddelinea.diffusion.sampling import make_scheduler
 from meddelinea.diffusion.schedule import TIMESTEPS, PredictionType
 from meddelinea.errors import UsageError
 from meddelinea.labels import canonical_name
-from meddelinea.methods.protocol import Method, Recipe, Sampler
+from meddelinea.methods.protocol import Method, Patch, Recipe, Sampler
 from meddelinea.models.codec import palette
 
 MaskType = Literal["mask", "probabilities", "logits"]
@@ -133,6 +133,11 @@ class SlicePipeline(DiffusionPipeline, ABC):
     def neighbour_pairs(self) -> int:
         """Pairs of neighbours in an image's channels, 2 pairs + 1 in all."""
         return int(self.config.neighbour_pairs)
+
+    @property
+    def patch(self) -> Patch | None:
+        """What it sees of a scan at a time; None where it segments slice by slice."""
+        return None
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -15,11 +15,18 @@ from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.models.segmenter import BaseWeights, TrainableDecoder
 
 
+class Patch(NamedTuple):
+    """What a network in three dimensions sees of a scan at a time."""
+
+    depth: int  # consecutive slices
+    side: int  # rows and columns
+
+
 class Batch(NamedTuple):
     """A training batch; the random numbers come with it, so that a loss is a function of its batch."""
 
-    images: Tensor  # (B, slices, H, W) in [-1, 1]
-    masks: Tensor  # (B, H, W) organ ids
+    images: Tensor  # (B, slices, H, W) in [-1, 1]; of patches (B, depth, side, side)
+    masks: Tensor  # (B, H, W) organ ids; of patches (B, depth, side, side)
     noise: Tensor  # (B, C, H/8, W/8) standard normal, C the stage's `noise_channels`
     uniform: Tensor  # (B,) in [0, 1), from which the timestep is made
 
@@ -40,8 +47,8 @@ class Method(Protocol):
         Parameters
         ----------
         images
-            (B, slices, H, W) in [-1, 1]: each slice in the middle of its neighbours. A network in three dimensions
-            takes these slices as its slab.
+            (B, slices, H, W) in [-1, 1]: each slice in the middle of its neighbours. Where `Sampler.depth` is above 1,
+            the B slices are consecutive ones of a scan, from the feet to the head, and segmented as a volume.
         noise
             B keys, all that is random in a mask: the same key gives the same mask.
 
@@ -57,6 +64,7 @@ class Sampler(NamedTuple):
     method: Method
     steps: int | None  # None where the method does not sample: steps, scheduler and samples then change nothing
     scheduler: str | None  # a name of `SCHEDULERS`, or a scheduler's class; None where the method does not sample
+    depth: int = 1  # consecutive slices that it segments together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +103,8 @@ class Stage(nn.Module, ABC):
     organs: tuple[str, ...]
     #: Channels of the noise in its loss; 0 where there is none.
     noise_channels: int
+    #: What it is trained on; whole slices, each by itself, where None.
+    patch: Patch | None = None
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

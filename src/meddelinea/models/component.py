@@ -31,6 +31,7 @@ MOST, MOST_ITEMS = 1 << 20, 16
 MOST_REPEATED = 256
 REPEATED = (
     "depth", "encoder_blocks", "decoder_blocks", "layers_per_block", "transformer_layers_per_block", "units",
+    "blocks",
 )  # fmt: skip
 
 Kind = TypeVar("Kind", bound=nn.Module)

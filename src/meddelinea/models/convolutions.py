@@ -12,6 +12,16 @@ from torch import Tensor, nn
 LEAK = 0.01
 
 
+def set_channels_last(module: nn.Module) -> None:
+    """Lay out the weights of 2D convolutions with channels last, in place; they are computed as they were.
+
+    Over few channels they run up to twice as fast on a CPU so.
+    """
+    for weight in module.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with group norm beside a skip, (B, C, H, W) -> the same; starts as the identity."""
 

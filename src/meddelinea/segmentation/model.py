@@ -237,6 +237,7 @@ def load_model(model: str | Path | ModelFiles = "small", device: str = "auto") -
     import torch
 
     from meddelinea.methods.known import load_pipeline
+    from meddelinea.models.convolutions import set_channels_last
 
     require_device(device)
     model_files = model if isinstance(model, ModelFiles) else read_model_files(model)
@@ -250,8 +251,7 @@ def load_model(model: str | Path | ModelFiles = "small", device: str = "auto") -
             model_files.folder, f"preprocessing.json: size {size}; its networks need a multiple of {pipeline.multiple}"
         )
     for network in pipeline.networks:
-        # Convolutions over few channels run up to twice as fast so.
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        set_channels_last(network)
     pipeline.to("cuda" if available and device != "cpu" else "cpu")
     return Model(model_files, pipeline)
 

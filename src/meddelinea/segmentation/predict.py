@@ -18,6 +18,7 @@ from meddelinea.data.preprocess import neighbour_offsets, to_model_grid, to_sour
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import InputRefusedError, WeightsMissingError
 from meddelinea.methods.protocol import Sampler
+from meddelinea.methods.windows import blended_slabs
 from meddelinea.scan import Scan
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.confidence import OrganConfidence, Shares
@@ -84,7 +85,8 @@ def segment(
     """Segment the organs of a scan.
 
     Slices are sampled a batch at a time and only their ids are kept, and the mask is drawn a few slices at a time:
-    beside the scan and its mask, memory grows neither with the number of organs nor with that of slices.
+    beside the scan and its mask, memory grows neither with the number of organs nor with that of slices. A method that
+    segments `depth` slices together needs up to eight times the shares of so many, 4 (L + 1) bytes for each pixel.
     The noise is keyed by the scan's grey values, the seed and the slice: the same scan gives the same mask in any axis
     order, file format or batch size.
 
@@ -176,7 +178,8 @@ def sample_shares(
         The model's, as `sampling` asks for it.
     sampling
         How many samples are drawn with which seed, and how many slices are taken at a time: fewer where the model knows
-        so many organs that their shares would exceed `SHARES_BYTES`.
+        so many organs that their shares would exceed `SHARES_BYTES`, and as many as the sampler's `depth` where that is
+        above 1.
     case
         The scan's `fingerprint`, which keys the noise.
 
@@ -188,10 +191,8 @@ def sample_shares(
     key = int(case[:16], 16)
     slices = grid.slices()  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
-    share_bytes = 4 * (len(model.files.labels) + 1) * slices.shape[1] * slices.shape[2]
-    batch_size = max(1, min(sampling.batch_size, SHARES_BYTES // share_bytes))
-    for start in range(0, len(slices), batch_size):
-        chunk = range(start, min(start + batch_size, len(slices)))
+
+    def shares_of(chunk: range) -> Tensor:
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(model.pipeline.device)
         shares = torch.zeros((), device=images.device)
         for sample in range(samples):
@@ -203,7 +204,16 @@ def sample_shares(
                     "take other settings, or install or train the model again"
                 )
             shares = shares + logits.softmax(dim=1) / samples  # (B, L + 1, rows, columns)
-        yield chunk, shares
+        return shares
+
+    if sampler.depth > 1:
+        yield from blended_slabs(shares_of, len(slices), sampler.depth)
+        return
+    share_bytes = 4 * (len(model.files.labels) + 1) * slices.shape[1] * slices.shape[2]
+    batch_size = max(1, min(sampling.batch_size, SHARES_BYTES // share_bytes))
+    for start in range(0, len(slices), batch_size):
+        chunk = range(start, min(start + batch_size, len(slices)))
+        yield chunk, shares_of(chunk)
 
 
 def finer_mask(ids: NDArray[np.uint8], grid: Volume) -> Volume:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from meddelinea.data.augment import Key, apply, draw, zoom
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.methods.protocol import Batch
+from meddelinea.methods.protocol import Batch, Patch
 from meddelinea.models.codec import FACTOR
 from meddelinea.training.config import DataConfig
 
@@ -31,7 +31,7 @@ class TrainingBatches(Dataset[Batch]):
     InputRefusedError
         If slices with organs are asked for and no case holds an organ.
     UsageError
-        If a resolution is not the store's size over a whole number.
+        If a resolution is not the store's size over a whole number, or smaller than a patch.
     """
 
     store: SliceStore
@@ -43,10 +43,15 @@ class TrainingBatches(Dataset[Batch]):
     #: Which of P processes this is.
     rank: int
     processes: int
+    #: What a sample is: a patch about the drawn slice, or the slice itself where None.
+    patch: Patch | None = None
 
     def __post_init__(self) -> None:
         store, config = self.store, self.config
         self.factors = shrink_factors(config, store.manifest.preprocessing.size)
+        smallest = self._size // max(self.factors)
+        if self.patch is not None and self.patch.side > smallest:
+            raise UsageError(f"model.sizes: patches of {self.patch.side} pixels in slices of {smallest}")
         held = np.concatenate([store.organ_pixels(case) > 0 for case in range(len(store.cases))])  # (slices, L)
         # 32 bits: a store of millions of slices is held by each process.
         self.by_organ = [np.flatnonzero(column).astype(np.uint32) for column in held.T if column.any()]
@@ -56,6 +61,10 @@ class TrainingBatches(Dataset[Batch]):
             )
         weights = np.where(held.any(axis=1), 1.0, config.empty_share)
         self.cumulative = np.cumsum(weights / weights.sum())
+
+    @property
+    def _size(self) -> int:
+        return self.store.manifest.preprocessing.size
 
     def _pick(self, rng: np.random.Generator) -> tuple[int, int]:
         by_organ, which, where = rng.random(3)
@@ -84,25 +93,52 @@ class TrainingBatches(Dataset[Batch]):
         mean: NDArray[np.float32] = np.mean(slab, axis=0, dtype=np.float32)
         return mean
 
+    def _slab(
+        self, case: int, index: int, thickness: int, *, depth: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Grey levels and organ ids (depth, size, size) of slices about one; a scan's last ones stand for those beyond.
+
+        It reaches beyond the scan only where that is shorter, and then as far on either side.
+        """
+        span, slices = thickness * depth, self.store.cases[case].slices
+        room = slices - span
+        first = min(max(index - span // 2, 0), room) if room > 0 else -(-room // 2)
+        places = [first + thickness * level for level in range(depth)]
+        image = [
+            np.mean([self.store.image(case, place + i, 0, 0)[0] for i in range(thickness)], axis=0, dtype=np.float32)
+            for place in places
+        ]
+        middles = [min(max(place + (thickness - 1) // 2, 0), slices - 1) for place in places]
+        return np.stack(image), np.stack([self.store.mask(case, middle) for middle in middles])
+
     def __getitem__(self, step: int) -> Batch:
-        images, masks, keys, noise, uniform = [], [], [], [], []
+        images, masks, keys, centres, noise, uniform = [], [], [], [], [], []
         total = self.batch_size * self.processes
         factor = self.factors[step % len(self.factors)]
-        side = self.config.crop or self.store.manifest.preprocessing.size // factor
+        crop = self.config.crop if self.patch is None else self.patch.side
+        side = crop or self._size // factor
         for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
             rng = self._rng(step, position)
             case, index = self._pick(rng)
-            images.append(self._image(case, index, self._thickness(step, position)))
-            masks.append(self.store.mask(case, index))
-            keys.append((self.seed, step * total + position, case, index))
+            key = (self.seed, step * total + position, case, index)
+            thickness = self._thickness(step, position)
+            if self.patch is None:
+                image, mask = self._image(case, index, thickness), self.store.mask(case, index)
+            else:
+                image, mask = self._slab(case, index, thickness, depth=self.patch.depth)
+            images.append(image)
+            masks.append(mask)
+            keys.append(key)
+            centres.append(_centre(mask, key) if crop else torch.zeros(2))
             noise.append(rng.standard_normal((self.noise_channels, side // FACTOR, side // FACTOR), dtype=np.float32))
             # Stratified over the global batch: a batch covers the timesteps evenly.
             uniform.append((position + rng.random()) / total)
         pixels = shrink(torch.from_numpy(np.stack(images)), factor)
         drawn = draw(self.config.augmentation, keys)
-        if self.config.crop:
-            centres = torch.stack([_centre(mask, key) for mask, key in zip(masks, keys, strict=True)])
-            drawn = zoom(drawn, centres, self.config.crop / pixels.shape[2])
+        if crop:
+            share = crop / pixels.shape[2]
+            within = 1.0 if self.patch is None else 1.0 - share  # as windows lie when a scan is segmented
+            drawn = zoom(drawn, torch.stack(centres).clamp(-within, within), share)
         moved, ids = apply(drawn, pixels, torch.from_numpy(np.stack(masks)), side)
         return Batch(moved, ids, torch.from_numpy(np.stack(noise)), torch.tensor(uniform, dtype=torch.float32))
 
@@ -128,9 +164,9 @@ def shrink(images: Tensor, factor: int) -> Tensor:
 
 
 def _centre(mask: NDArray[np.uint8], key: Key) -> Tensor:
-    """Where a crop is taken: a random organ pixel, or any pixel of a slice without organs; (column, row), -1 to 1."""
+    """Where a crop is taken: a random organ pixel, or any pixel where there are no organs; (column, row), -1 to 1."""
     rng = np.random.default_rng((*key, 1))
     candidates = np.flatnonzero(mask)
     place = candidates[rng.integers(len(candidates))] if len(candidates) else rng.integers(mask.size)
-    row, column = divmod(int(place), mask.shape[1])
-    return torch.tensor([2.0 * column / mask.shape[1] - 1.0, 2.0 * row / mask.shape[0] - 1.0])
+    *_, row, column = (int(along) for along in np.unravel_index(place, mask.shape))
+    return torch.tensor([2.0 * column / mask.shape[-1] - 1.0, 2.0 * row / mask.shape[-2] - 1.0])

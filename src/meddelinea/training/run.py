@@ -105,6 +105,7 @@ class Run:
             seed=config.seed,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
+            patch=self.stage.patch,
         )
         self.batches: Iterator[Batch] = iter(())
 
@@ -265,7 +266,12 @@ class Run:
         self.ema.copy_to(self.parameters)
         self.stage.eval()
         figures = validation_dice(
-            self.stage.predict, self.stage.organs, store=cases, config=self.config, device=self.device
+            self.stage.predict,
+            self.stage.organs,
+            store=cases,
+            config=self.config,
+            device=self.device,
+            depth=1 if self.stage.patch is None else self.stage.patch.depth,
         )
         figures |= image_psnr(self.stage.read_back, store=cases, config=self.config, device=self.device)
         self.stage.train()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from meddelinea.data.store import SliceStore
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.labels import PAPER_ORGANS
+from meddelinea.methods.windows import blended_slabs
 from meddelinea.training.batches import shrink, shrink_factors
 from meddelinea.training.config import RunConfig
 
 Predict = Callable[[Tensor, Tensor, list[NoiseKey]], Tensor | None]
+LogitsOf = Callable[[Sequence[int]], Tensor | None]
+Answers = Iterator[tuple[Sequence[int], Tensor | None]]
 ReadBack = Callable[[Tensor], Tensor | None]
 
 BATCH = 16
@@ -45,7 +49,13 @@ def image_psnr(read_back: ReadBack, *, store: SliceStore, config: RunConfig, dev
 
 @torch.no_grad()
 def validation_dice(
-    predict: Predict, known: tuple[str, ...], *, store: SliceStore, config: RunConfig, device: torch.device
+    predict: Predict,
+    known: tuple[str, ...],
+    *,
+    store: SliceStore,
+    config: RunConfig,
+    device: torch.device,
+    depth: int = 1,
 ) -> dict[str, float]:
     """Dice of each organ, over the voxels of a case and then averaged over the cases that hold the organ.
 
@@ -59,6 +69,8 @@ def validation_dice(
         Organs behind the logits' channels 1..L; an organ of the store that is not among them scores 0.
     store
         The cases.
+    depth
+        Consecutive slices that are segmented together. Above 1 all are segmented, and every `stride`-th is measured.
 
     Returns
     -------
@@ -70,20 +82,25 @@ def validation_dice(
     factor = shrink_factors(config.data, store.manifest.preprocessing.size)[0]
     reach, pairs = config.data.neighbours, config.data.neighbour_pairs
 
+    def masks_of(case: int, chunk: Sequence[int]) -> Tensor:
+        masks = torch.from_numpy(np.stack([store.mask(case, i) for i in chunk])).long().to(device)
+        return masks[:, factor // 2 :: factor, factor // 2 :: factor]
+
+    def logits_of(case: int, chunk: Sequence[int]) -> Tensor | None:
+        pixels = torch.from_numpy(np.stack([store.image(case, i, reach, pairs) for i in chunk]))
+        keys = [NoiseKey(config.seed, case, i, 0) for i in chunk]
+        return predict(shrink(pixels.to(device), factor), masks_of(case, chunk), keys)
+
     # Of each case the overlap and the sizes of each organ, in pixels of the slices that are measured.
     rows = []
     for case, stored in enumerate(store.cases):
         overlap, found_size, true_size = np.zeros((3, len(organs)))
-        indices = list(range(0, stored.slices, config.validation.stride))
-        for chunk in (indices[i : i + BATCH] for i in range(0, len(indices), BATCH)):
-            pixels = torch.from_numpy(np.stack([store.image(case, i, reach, pairs) for i in chunk]))
-            masks = torch.from_numpy(np.stack([store.mask(case, i) for i in chunk])).long().to(device)
-            masks = masks[:, factor // 2 :: factor, factor // 2 :: factor]
-            keys = [NoiseKey(config.seed, case, i, 0) for i in chunk]
-            logits = predict(shrink(pixels.to(device), factor), masks, keys)
+        measured = range(0, stored.slices, config.validation.stride)
+        answers = _slice_by_slice if depth == 1 else partial(_slab_by_slab, depth=depth, slices=stored.slices)
+        for chunk, logits in answers(partial(logits_of, case), measured):
             if logits is None:
                 return {}
-            found = to_store[logits.argmax(dim=1)]
+            masks, found = masks_of(case, chunk), to_store[logits.argmax(dim=1)]
             overlap += _pixels(torch.where(found == masks, masks, 0), len(organs))
             found_size += _pixels(found, len(organs))
             true_size += _pixels(masks, len(organs))
@@ -106,3 +123,22 @@ def validation_dice(
 def _pixels(ids: Tensor, organs: int) -> NDArray[np.int64]:
     """Pixels of each id 1..L."""
     return torch.bincount(ids.flatten(), minlength=organs + 1).cpu().numpy()[1:]
+
+
+def _slice_by_slice(logits_of: LogitsOf, measured: range) -> Answers:
+    """The logits of slices, some at a time."""
+    for chunk in (measured[i : i + BATCH] for i in range(0, len(measured), BATCH)):
+        yield chunk, logits_of(chunk)
+
+
+def _slab_by_slab(logits_of: LogitsOf, measured: range, *, depth: int, slices: int) -> Answers:
+    """The shares of slices that are segmented with their neighbours; those that are not measured are left out."""
+
+    def shares_of(slab: range) -> Tensor:
+        logits = logits_of(slab)
+        assert logits is not None, "a stage that is trained on patches makes masks"
+        return logits.softmax(dim=1)
+
+    for slab, shares in blended_slabs(shares_of, slices, depth):
+        if chunk := [index for index in slab if index in measured]:
+            yield chunk, shares[[index - slab.start for index in chunk]]
