@@ -150,5 +150,5 @@ def transformers_sam() -> Any:
     try:
         from transformers.models.sam import modeling_sam
     except ImportError as error:
-        raise UsageError(f"this network is transformers' ({error}); pip install 'meddelinea[baselines]'") from error
+        raise UsageError(f"this network is transformers' ({error}); pip install 'meddelinea[medsam]'") from error
     return modeling_sam
