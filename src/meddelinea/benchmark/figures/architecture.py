@@ -82,7 +82,7 @@ def architecture_figure(sizes: Sizes) -> Figure:
     _box(axes, (0.1, 4.0), (1.7, 1.3), f"slice $I_O$\n{shape['image']}", PLAIN)
     _box(axes, (2.5, 4.0), (2.0, 1.3), f"encoder\n$Z_o$: {shape['image latent']}", FROZEN)
     _box(axes, (5.2, 4.0), (1.9, 1.3), f"zero convolution\n{count['zero convolution']}", TRAINED)
-    text = f"control branch, of both\n{K} blocks, {count['control']}\ntokens {shape['tokens']}"
+    text = f"Control DiT $P_\\phi$\n{K} blocks, {count['control']}\ntokens {shape['tokens']}"
     _box(axes, (7.9, 3.8), (3.0, 1.7), text, TRAINED)
     # The mask's way, below: noisy latent, frozen base, Tweedie, decoder.
     _box(axes, (0.1, 0.3), (1.7, 1.3), f"mask $I_M$\n{shape['image']}", PLAIN)
@@ -91,7 +91,7 @@ def architecture_figure(sizes: Sizes) -> Figure:
         axes,
         (7.9, 0.1),
         (3.0, 1.7),
-        f"base $\\epsilon_\\theta$\n{N} blocks, {count['base']}\ntokens {shape['tokens']}",
+        f"DiT $\\epsilon_\\theta$\n{N} blocks, {count['base']}\ntokens {shape['tokens']}",
         FROZEN,
     )
     _box(axes, (11.6, 2.2), (1.8, 1.3), f"decoder,\nits final layer\n{count['mask head']}", TRAINED)
@@ -99,13 +99,19 @@ def architecture_figure(sizes: Sizes) -> Figure:
 
     for start, end in (((1.8, 4.65), (2.5, 4.65)), ((4.5, 4.65), (5.2, 4.65)), ((7.1, 4.65), (7.9, 4.65))):
         _arrow(axes, start, end)
-    for start, end in (((1.8, 0.95), (2.5, 0.95)), ((4.5, 0.95), (7.9, 0.95)), ((6.6, 0.95), (7.9, 4.0))):
+    for start, end in (((1.8, 0.95), (2.5, 0.95)), ((4.5, 0.95), (7.9, 0.95)), ((7.4, 4.2), (7.9, 4.2))):
         _arrow(axes, start, end)
-    for start, end in (((9.1, 3.8), (9.1, 1.8)), ((10.9, 0.95), (12.5, 2.2)), ((12.5, 3.5), (12.5, 4.1))):
+    for start, end in (
+        ((9.1, 3.8), (9.1, 1.8)),
+        ((10.9, 0.95), (11.6, 0.95)),
+        ((12.5, 1.6), (12.5, 2.2)),
+        ((12.5, 3.5), (12.5, 4.1)),
+    ):
         _arrow(axes, start, end)
+    axes.plot([7.4, 7.4], [0.95, 4.2], linewidth=0.8, color="0.25")  # the noisy latent goes to both
     text = f"2 features a block,\neach by a zero layer\nof {count['zero layer']}, added after\nattention and MLP"
     axes.text(9.2, 2.8, text, fontsize=TYPE_POINTS - 1, va="center")
-    axes.text(12.0, 0.95, f"Eq. (1): $\\hat Z_{{m_0}}$\n{shape['noise']}", fontsize=TYPE_POINTS, va="center")
+    _box(axes, (11.6, 0.3), (1.8, 1.3), f"Eq. (1)\n$\\hat Z_{{m_0}}$: {shape['noise']}", PLAIN)
     stem = f"; image stem in the control branch {count['image stem']}" if "image stem" in count else ""
     title = f"preset {sizes.preset}: codec {count['codec']}; a block {count['block']}{stem}"
     axes.text(0.1, 5.95, title, fontsize=TYPE_POINTS, va="center")
