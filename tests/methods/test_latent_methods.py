@@ -147,7 +147,12 @@ def test_all_that_is_trained_has_a_gradient_and_nothing_else(method: str, codec:
 
 @pytest.mark.parametrize(
     ("method", "steps", "rate"),
-    [("dit", 70, 5e-3), ("stable_diffusion", 60, 5e-3), ("controlnet", 60, 5e-3), ("vqdiffusion", 160, 3e-3)],
+    [
+        ("dit", 70, 5e-3),
+        pytest.param("stable_diffusion", 60, 5e-3, marks=pytest.mark.slow),
+        pytest.param("controlnet", 60, 5e-3, marks=pytest.mark.slow),
+        pytest.param("vqdiffusion", 160, 3e-3, marks=pytest.mark.slow),
+    ],
 )
 def test_one_slice_is_learnt(method: str, steps: int, rate: float, codec: Path) -> None:
     pipeline = new(method, codec, steps=2)

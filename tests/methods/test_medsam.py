@@ -142,13 +142,14 @@ def test_a_batch_without_organs_can_be_trained_on(prompter: Path) -> None:
     assert not any(parameter.grad.any() for parameter in method.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.slow
 def test_one_slice_is_learnt_by_heart(prompter: Path) -> None:
     pipeline = tiny(prompter)
     method = pipeline.for_training(recipe(prompter)).train()
     given = batch(method)
     given = Batch(*(value[2:3] for value in given))  # with all organs
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 3e-3)
-    for _ in range(60):
+    for _ in range(150):
         optimiser.zero_grad()
         method.loss(given)["total"].backward()
         optimiser.step()

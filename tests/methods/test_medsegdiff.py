@@ -175,6 +175,7 @@ def test_a_slice_has_the_same_mask_alone_in_a_batch_and_in_any_order(scheduler: 
     assert not torch.allclose(method.segment(images[:1], KEYS[1:2]), together[:1], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_one_slice_is_learnt_by_heart() -> None:
     images, masks = (torch.from_numpy(array[3:4]) for array in blobs(32)["a"])  # with all organs
     images, masks = images[:, None].repeat(1, 3, 1, 1), masks.long()

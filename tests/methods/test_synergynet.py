@@ -66,6 +66,7 @@ def test_both_codes_and_features_reach_the_mask() -> None:
     assert not torch.allclose(joined[..., 0, 0], joined[..., 2, 3], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_several_codes_are_in_use_after_training() -> None:
     """A codebook that collapses to one code is the failure that it is known for."""
     sizes = {"widths": [8, 16, 16, 16], "heads": 2, "codes": 32}

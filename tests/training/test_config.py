@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from meddelinea.benchmark.bench_file import read_bench_file
+from meddelinea.benchmark.paper_file import read_paper_bench
 from meddelinea.errors import InputRefusedError, MedDelineaError, UsageError
 from meddelinea.training.config import RunConfig
 from meddelinea.training.run_file import load_config
@@ -40,7 +41,10 @@ def test_the_least_run_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml")), ids=str)
 def test_every_recipe_is_valid(recipe: Path) -> None:
-    if "methods" in yaml.safe_load(recipe.read_text()):  # a benchmark of run files
+    content = yaml.safe_load(recipe.read_text())
+    if "settings" in content:  # the paper's comparisons
+        read_paper_bench(recipe)
+    elif "methods" in content:  # a benchmark of run files
         read_bench_file(recipe)
     else:
         load_config(recipe)

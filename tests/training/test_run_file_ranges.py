@@ -36,7 +36,7 @@ LEAST: Document = {"stage": "base", "output": "out", "steps": 10, "data": {"stor
 SPLIT: Document = {**LEAST, "data": {"store": "s", "split": {"train": 0.5}}}
 SPLIT: Document = {**LEAST, "data": {"store": "s", "split": {"train": 0.5}}}
 #: Settings whose values are names that only the user knows.
-FREE = {"output", "store", "train", "validation", "test", "codec", "dit", "pipeline"}
+FREE = {"output", "store", "train", "validation", "test", "codec", "dit", "boxes", "pipeline"}
 
 
 class Setting(NamedTuple):
