@@ -52,6 +52,8 @@ COMMANDS = {
     "robustness": ("benchmark", "robustness", ".", "out", "--format", "btcv"),
     "accuracy": ("benchmark", "accuracy", "absent.yaml", "out", "--test"),
     "calibration": ("benchmark", "calibration", "absent.yaml", "out"),
+    "paper": ("benchmark", "paper", "absent.yaml", "out"),
+    "learning-rate": ("benchmark", "learning-rate", "absent.yaml", "out"),
     "prior": ("benchmark", "prior", ".", "-o", "out", "--cases", "a"),
     "spread": ("benchmark", "spread", ".", "-o", "out", "--source", ".", "--format", "btcv", "--cases", "a"),
     "store": ("benchmark", "store", "."),

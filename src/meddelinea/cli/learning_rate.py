@@ -21,7 +21,7 @@ def learning_rate(
     cpu_minutes: Annotated[float | None, Option(metavar="X", min=0.01, help="Replace the file's time.")] = None,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Hide the progress bar.")] = False,
 ) -> None:
-    """Find each method's learning rate on a fold of the training cases.
+    """Find each method's learning rate on a fold.
 
     Each method is trained with each rate for the same processor time on two thirds of the training patients, and tested
     on the others; the test cases are not touched. Finished trainings are kept, so the command can be stopped and

@@ -13,7 +13,6 @@ from typer import Argument, Option
 from meddelinea.cli.options import names
 from meddelinea.cli.progress import reporting
 from meddelinea.errors import PartialFailureError, UsageError
-from meddelinea.labels import canonical_name
 
 if TYPE_CHECKING:
     from meddelinea.benchmark.paper_tables import Table as PaperTable
@@ -60,6 +59,7 @@ def paper(
     with reporting(hidden=quiet) as report:
         from meddelinea.benchmark.paper_figures import Choice, make_figure
         from meddelinea.benchmark.paper_file import read_paper_bench
+        from meddelinea.labels import canonical_name
 
         bench = read_paper_bench(bench_file)
         chosen = names(methods, "methods")
