@@ -22,7 +22,7 @@ import pytest
 from meddelinea.errors import InputRefusedError, PartialFailureError, UsageError, WeightsMissingError
 from meddelinea.pool import pool
 from meddelinea.pool.cluster import on_cluster
-from meddelinea.pool.local import in_this_process, on_this_machine
+from meddelinea.pool.local import _Process, in_this_process, on_this_machine
 from meddelinea.pool.pool import Outcome, Progress, WorkerDiedError
 from support.ray_cluster import run_on_cluster
 from support.waiting import PATIENCE, wait_until
@@ -185,6 +185,26 @@ def test_workers_that_are_stopped_leave_whole_files(tmp_path: Path) -> None:
     assert {path.read_text() for path in files} == {"half and half"}
     time.sleep(0.2)
     assert len(list(tmp_path.glob("*.out"))) == len(files)  # nobody goes on
+
+
+class Deaf:
+    """FAKE: does nothing, in a process that no signal ends, as one that comes just before a read does not."""
+
+    def __init__(self, threads: int | None) -> None:
+        self.writing = threading.Lock()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def __call__(self, item: Item, progress: Progress) -> str:
+        return "done"
+
+
+def test_a_worker_that_missed_its_signal_ends_all_the_same() -> None:
+    worker = _Process(Deaf, None, lambda *step: None)
+    assert worker.submit(Item("a")).result(PATIENCE).answer == "done"
+    stopping = threading.Thread(target=worker.stop, daemon=True)
+    stopping.start()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
 
 
 def test_an_interrupt_from_the_keyboard_leaves_whole_files(tmp_path: Path) -> None:

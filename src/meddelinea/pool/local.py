@@ -66,6 +66,8 @@ class _Process(Generic[Item, Answer]):
 
     def stop(self) -> None:
         self._process.terminate()  # it finishes what it is writing
+        with suppress(OSError):  # a signal that comes just before a read does not end it: a message does
+            self._pipe.send(None)
         self._process.join()
         remove_abandoned_folders()  # it may have been killed
         self._listener.join()
@@ -121,6 +123,8 @@ def _serve(make: Make[Item, Answer], threads: int | None, pipe: Connection) -> N
         return
 
     def finish(*_: object) -> None:
+        for asked in TERMINATIONS:  # or one that comes now would wait for the lock that this thread holds
+            signal.signal(asked, signal.SIG_IGN)
         with work.writing:
             remove_own_folders()
             os._exit(0)
@@ -130,8 +134,7 @@ def _serve(make: Make[Item, Answer], threads: int | None, pipe: Connection) -> N
             signal.signal(asked, finish)
     executor = ThreadPoolExecutor()  # no more threads than the parent has items pending here
     with suppress(EOFError, OSError):  # the parent is gone
-        while True:
-            item = pipe.recv()
+        while (item := pipe.recv()) is not None:
             executor.submit(lambda item: send(attempt(work, item, lambda *step: send(step))), item)
     finish()
 
