@@ -6,8 +6,9 @@ import re
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from meddelinea.locks import LOCK_FILE, LockedError, locked
@@ -18,21 +19,28 @@ TERMINATIONS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if n
 _PREFIX = "meddelinea-unpacked-"
 #: Those of this process.
 _OWN: set[Path] = set()
+#: Held while a folder and its lock are made or removed: one of the two without the other is taken for somebody else's.
+_CHANGING = threading.RLock()
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """An empty folder, removed afterwards. A process that is killed leaves its own to `remove_abandoned_folders`."""
     remove_abandoned_folders()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, locked(Path(name) / LOCK_FILE, wait=True):
-        place = Path(name) / "files"
-        place.mkdir()
-        _OWN.add(place)
+    with ExitStack() as stack:
+        with _CHANGING:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
+            stack.enter_context(locked(folder / LOCK_FILE, wait=True))
+            place = folder / "files"
+            place.mkdir()
+            _OWN.add(place)
         try:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)  # while it is locked: nothing is left that nobody would remove
-            _OWN.discard(place)
+            with _CHANGING:
+                _OWN.discard(place)
+                stack.close()
 
 
 def remove_abandoned_folders() -> None:
@@ -49,8 +57,10 @@ def remove_abandoned_folders() -> None:
 def remove_own_folders() -> None:
     """Remove what this process, which is about to end, has unpacked: it will not leave `temporary_folder`.
 
-    The folders' locks stay, so that `remove_abandoned_folders` finds what a thread that unpacks still puts there.
+    The folders' locks stay, and no thread removes one from now on, so that `remove_abandoned_folders` finds what a
+    thread that unpacks still puts there.
     """
+    _CHANGING.acquire()
     for place in tuple(_OWN):
         while place.exists():
             shutil.rmtree(place, ignore_errors=True)

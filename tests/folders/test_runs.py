@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from meddelinea.folders.found import find_scans
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.locks import LOCK_FILE
 from meddelinea.segmentation.sampling import Sampling
+from meddelinea.temporary import remove_abandoned_folders
 from meddelinea.volume import Volume
 from support.tiny_models import write_model
 from support.waiting import wait_until
@@ -273,6 +275,33 @@ def test_unpacked_files_do_not_outlive_a_signal(
     assert process.returncode == (130 if kind == "INT" else -number)
     assert b"Traceback" not in err
     assert not list(scratch.glob("meddelinea-*"))
+
+
+def test_a_process_that_ends_leaves_no_folder_without_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that unpacks finds its files gone and would take the rest apart, and the end may come in between."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # read anew
+    program = (
+        "import os, threading\n"
+        "from meddelinea.temporary import remove_own_folders, temporary_folder\n"
+        "begun, gone = threading.Event(), threading.Event()\n"
+        "def unpack():\n"
+        "    with temporary_folder():\n"
+        "        begun.set()\n"
+        "        gone.wait()\n"
+        "thread = threading.Thread(target=unpack)\n"
+        "thread.start()\n"
+        "begun.wait()\n"
+        "remove_own_folders()\n"
+        "gone.set()\n"
+        "thread.join(0.5)\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    (folder,) = tmp_path.glob("meddelinea-unpacked-*")
+    assert [file.name for file in folder.iterdir()] == [LOCK_FILE]
+    remove_abandoned_folders()
+    assert not folder.exists()
 
 
 def test_folders_of_killed_processes_are_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
