@@ -1,5 +1,6 @@
 """From a scan to the model's grid and back: the same in every orientation and format, and nothing lost on the way."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from meddelinea.data.preprocess import (
     ORIENTATION,
     Preprocessing,
+    intensity_window,
     mask_to_model_grid,
     to_model_grid,
     to_source_grid,
@@ -106,11 +108,32 @@ def test_the_window_maps_to_minus_one_and_one_and_clips() -> None:
 def test_an_mr_is_windowed_by_its_own_percentiles() -> None:
     levels = np.arange(101) * 10.0  # a slice each, so that the k-th percentile is 10 k
     scan = Volume(np.broadcast_to(levels, (20, 20, 101)), np.diag([2.0, 2.0, 3.0, 1.0]))
-    middle = Preprocessing(size=12, spacing_mm=2.0, percentiles=(10, 90))
+    middle = Preprocessing(size=12, spacing_mm=2.0, percentiles=(10, 90), percentiles_of="scan")
     expected = np.clip((levels - 100) / 400 - 1, -1, 1)
     np.testing.assert_allclose(to_model_grid(as_mr(scan), middle).array[6, 6], expected, atol=1e-5)
     louder = Volume(7 * scan.array + 3000, scan.affine)
     np.testing.assert_allclose(to_model_grid(as_mr(louder), middle).array[6, 6], expected, atol=1e-5)
+
+
+def test_air_around_the_patient_does_not_change_an_mr_window() -> None:
+    rng = np.random.default_rng(0)
+    tissue = rng.uniform(100.0, 1000.0, (40, 40, 20)).astype(np.float32)
+    windows = {}
+    for margin in (2, 30):
+        air = np.abs(rng.normal(0.0, 8.0, (40 + 2 * margin, 40 + 2 * margin, 20))).astype(np.float32)
+        air[margin : margin + 40, margin : margin + 40] = tissue
+        scan = as_mr(Volume(air, np.eye(4)))
+        windows[margin] = [intensity_window(scan, Preprocessing(percentiles_of=of)) for of in ("body", "scan")]
+    np.testing.assert_allclose(windows[2][0], np.percentile(tissue, (0.5, 99.5)), rtol=0.01)
+    np.testing.assert_allclose(windows[30][0], windows[2][0], rtol=0.01)
+    assert windows[30][1][1] < windows[2][1][1] - 10  # as it was
+
+
+def test_a_description_without_percentiles_of_means_the_whole_scan() -> None:
+    content = asdict(Preprocessing())
+    assert Preprocessing.from_json(content).percentiles_of == "body"
+    del content["percentiles_of"]
+    assert Preprocessing.from_json(content).percentiles_of == "scan"
 
 
 def test_the_body_is_in_the_centre_whatever_lies_beside_it() -> None:

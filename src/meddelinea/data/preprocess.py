@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ ORIENTATION = "LPS"
 OBLIQUE_DEG = 5.0
 
 BODY_SEARCH_MM = 4.0
-
+#: Up to this share of the range between a window's ends a grey value is air.
+AIR_SHARE = 0.05
 
 Millimetres = Annotated[float, Field(strict=True, ge=0.01, le=100.0)]
 Level = Annotated[float, Field(strict=True)]
@@ -45,6 +46,8 @@ class Preprocessing:
     slice_mm: Millimetres = 3.0
     window_hu: tuple[Level, Level] = (-125.0, 275.0)  # CT values mapped to -1 and 1; values beyond are clipped
     percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)  # the same for an MR, as percentiles of its voxels
+    #: Of which voxels: those of the patient, so that the share of air in a scan does not matter, or all.
+    percentiles_of: Literal["body", "scan"] = "body"
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("window_hu", self.window_hu), ("percentiles", self.percentiles)):
@@ -57,13 +60,14 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
-        """From what `dataclasses.asdict` and JSON made of one.
+        """From what `dataclasses.asdict` and JSON made of one; one without `percentiles_of` is of the whole scan.
 
         Raises
         ------
         KeyError, ValueError
-            If a key is missing, or a value out of range.
+            If another key is missing, or a value out of range.
         """
+        content = {"percentiles_of": "scan", **content}
         return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
@@ -73,7 +77,11 @@ def intensity_window(scan: Scan, preprocessing: Preprocessing) -> tuple[float, f
         return preprocessing.window_hu
     array = scan.volume.array
     step = max(1, round((array.size / 2e6) ** (1 / 3)))
-    low, high = np.percentile(array[::step, ::step, ::step], preprocessing.percentiles)
+    few = array[::step, ::step, ::step]
+    if preprocessing.percentiles_of == "body":
+        darkest, brightest = np.percentile(few, (0.5, 99.5))
+        few = few[few >= darkest + AIR_SHARE * (brightest - darkest)]
+    low, high = np.percentile(few, preprocessing.percentiles)
     return float(low), float(max(high, low + 1e-6))
 
 
@@ -87,7 +95,7 @@ def to_model_grid(scan: Scan, preprocessing: Preprocessing) -> Volume:
     i_mm, j_mm, k_mm = canonical.spacing_mm
     columns, rows = (max(1, int(preprocessing.spacing_mm / mm + 0.05)) for mm in (i_mm, j_mm))
     coarse = block_mean(canonical, (columns, rows, max(1, round(preprocessing.slice_mm / k_mm))))
-    affine, shape = _model_grid(coarse, preprocessing, low + 0.05 * (high - low))
+    affine, shape = _model_grid(coarse, preprocessing, low + AIR_SHARE * (high - low))
     model = resample_linear(coarse, affine, shape, outside=low)
     scaled = np.clip((model.array - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
     return Volume(scaled.astype(np.float32, copy=False), affine)
