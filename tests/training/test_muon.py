@@ -44,6 +44,16 @@ def test_singular_values_become_about_one_and_vectors_stay(shape: tuple[int, int
     torch.testing.assert_close(inner, torch.diag_embed(diagonal), atol=1e-4, rtol=0.0)
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_shorter_way_of_float32_gives_what_the_iterations_give(power: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    u, _, vh = torch.linalg.svd(torch.randn(2, 48, 200, generator=generator, dtype=torch.float64), full_matrices=False)
+    wide = u * torch.arange(1.0, 49.0) ** -power @ vh  # singular values as gradients have them
+    expected = orthogonal(wide)  # in float64 step by step
+    torch.testing.assert_close(orthogonal(wide.float()), expected.float(), atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(orthogonal(wide.float().mT), expected.float().mT, atol=1e-3, rtol=0.0)
+
+
 def test_a_kernel_is_the_matrix_of_its_output_channels_and_none_decays_alone() -> None:
     kernel = nn.Parameter(torch.randn(4, 2, 3, 3))
     before, kernel.grad = kernel.detach().clone(), torch.randn(4, 2, 3, 3)

@@ -77,7 +77,25 @@ def orthogonal(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.transpose(1, 2) if tall else matrices).contiguous()  # (k, r, s), r <= s
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
-        square = x @ x.transpose(1, 2)  # (k, r, r)
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=B, alpha=C), x, beta=A)  # (k, r, s)
+    if x.dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1]:
+        x = _factor(x @ x.transpose(1, 2)) @ x  # (k, r, s)
+    else:
+        for _ in range(ITERATIONS):
+            square = x @ x.transpose(1, 2)  # (k, r, r)
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=B, alpha=C), x, beta=A)  # (k, r, s)
     return x.transpose(1, 2) if tall else x
+
+
+def _factor(square: Tensor) -> Tensor:
+    """What the iterations multiply a wide x by, from x x^T (k, r, r) alone: half of the work, and exact in float32.
+
+    Each iterate is a polynomial in x x^T times x. In bfloat16 the squares of small singular values would be lost.
+    """
+    factor: Tensor | None = None
+    for _ in range(ITERATIONS):
+        step = torch.baddbmm(square, square, square, beta=B, alpha=C)  # (k, r, r)
+        step.diagonal(dim1=1, dim2=2).add_(A)
+        factor = step if factor is None else step @ factor  # (k, r, r)
+        square = step @ square @ step  # (k, r, r)
+    assert factor is not None
+    return factor
