@@ -355,10 +355,11 @@ REFUSALS = [
     BadScan("noise", nifti(noise()), "not_hounsfield", "an MR, or another scale"),
     BadScan("a CT for an MR model", nifti(body()), "looks_like_ct", "air near", "MR"),
     BadScan("a mask for an MR model", nifti(MASK), "label_mask", "0 to 3", "MR"),
-    BadScan("a scan of either kind", nifti(body()), "modality_unknown", "CT or MR", "both"),
+    BadScan("an MR for a model of both", nifti(echoes()), "modality_unknown", "CT or MR", "both"),
 ]
 
 WARNINGS = [
+    BadScan("a CT for a model of both", nifti(body()), "modality_assumed", "taken for one", "both"),
     BadScan(
         "a MetaImage without directions", reworded(metaimage, b"TransformMatrix", b"Comment"), "no_geometry", "axes"
     ),

@@ -31,7 +31,8 @@ def examine(scan: Scan, limits: ScanLimits, modality: Modality | None = None) ->
     """The scan with its modality decided, and with all that a user should know of it in `findings`, refusals first.
 
     The one place where a modality is decided: it is what the file says, else what the user says, else the only one that
-    the model was trained on. Where that leaves it open, the scan is refused.
+    the model was trained on, else CT where the values are Hounsfield units. Where that leaves it open, the scan is
+    refused.
 
     Parameters
     ----------
@@ -53,6 +54,9 @@ def examine(scan: Scan, limits: ScanLimits, modality: Modality | None = None) ->
         )
     only = limits.modalities[0] if len(limits.modalities) == 1 else None
     scan = replace(scan, modality=scan.modality or modality or only)
+    if scan.modality is None and "CT" in limits.modalities and _is_hounsfield(scan.volume.array):
+        message = "the file names no modality; its values are those of a CT, so it is taken for one"
+        scan = replace(scan, modality="CT", findings=(*scan.findings, warn("modality_assumed", message)))
     found = [*scan.findings, *_grid(scan.volume, limits), *_values(scan, limits)]
     return replace(scan, findings=tuple(sorted(found, key=lambda finding: finding.level != "refuse")))
 
@@ -209,6 +213,16 @@ def _values(scan: Scan, limits: ScanLimits) -> list[Finding]:
             findings += metal(_dense_ml(scan.volume), limits.dense_ml)
         findings += _border(scan.volume, limits)
     return findings
+
+
+def _is_hounsfield(array: NDArray[Any]) -> bool:
+    """Whether nothing about the grey values contradicts a CT."""
+    if array.dtype.kind not in "iuf":
+        return False
+    sample, lowest, highest = _sample(array), float(array.min()), float(array.max())
+    if not np.isfinite([lowest, highest]).all() or lowest == highest:
+        return False
+    return all(finding.level == "warn" for finding in check_grey_values(sample, lowest, highest, "CT"))
 
 
 def _other_scale(findings: list[Finding], values: NDArray[np.float64], limits: ScanLimits) -> list[Finding]:
