@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from meddelinea.data.store import read_manifest
 from meddelinea.errors import InputRefusedError
-from meddelinea.training.cases import choose_cases, mixed_datasets
+from meddelinea.scan import Modality
+from meddelinea.training.cases import choose_cases, mixed_datasets, model_limits
 from support.tiny_models import CASES, blobs, change_cases, run_config, write_store
 from support.training_runs import control_config, train
 
@@ -31,6 +33,19 @@ def test_training_cases_are_inherited(store: Path, parts: dict[str, Path], tmp_p
     config = run_config("model", store, tmp_path / "second", model={"pipeline": first}, data={"train": CASES[2:]})
     cases = json.loads((train(config) / "pipeline" / "training_cases.json").read_text())
     assert [case["name"] for case in cases["train"]] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "appearance", "expected"),
+    [("CT", 0.0, ("CT",)), ("CT", 0.5, ("CT", "MR")), ("MR", 0.5, ("MR",))],
+)
+def test_a_model_of_cts_of_random_appearance_takes_mrs_too(
+    store: Path, tmp_path: Path, modality: Modality, appearance: float, expected: tuple[Modality, ...]
+) -> None:
+    config = run_config("codec", store, tmp_path / "run", data={"augmentation": {"appearance": appearance}})
+    manifest = read_manifest(store)
+    cases = [replace(case, modality=modality) for case in manifest.cases]
+    assert model_limits(config, cases, manifest.preprocessing).modalities == expected
 
 
 def test_a_run_that_mixes_datasets_which_share_scans_is_told(

@@ -57,9 +57,12 @@ def inherited_cases(model: ModelConfig) -> tuple[SeenScan, ...]:
 def model_limits(config: RunConfig, cases: Sequence[StoredCase], preprocessing: Preprocessing) -> ScanLimits:
     """Which scans the model of a run takes.
 
-    Those like its training cases; and what the model that it starts from takes, where that takes all of these.
+    Those like its training cases, MRs too where the appearance of CTs is drawn at random; and what the model that it
+    starts from takes, where that takes all of these.
     """
     limits, base = limits_of(cases, preprocessing), config.model.pipeline
+    if config.data.augmentation.appearance and "CT" in limits.modalities:
+        limits = replace(limits, modalities=("CT", "MR"))
     if base is None or not (base / "preprocessing.json").is_file():
         return limits
     earlier = ScanLimits.read(base)
