@@ -15,7 +15,7 @@ from meddelinea.errors import MedDelineaError
 from meddelinea.methods.protocol import Batch
 from meddelinea.training import clock, engine
 from meddelinea.training.config import OptimiserConfig
-from meddelinea.training.run import learning_rate_factor
+from meddelinea.training.run import Run, learning_rate_factor
 from meddelinea.training.stages import BaseStage
 from support.tiny_models import CASES, SIDE, blobs, run_config, write_store
 from support.training_runs import control_config, metrics, read_checkpoint, train
@@ -68,6 +68,24 @@ def test_a_tensorboard_log_appears(parts: dict[str, Path]) -> None:
     pytest.importorskip("tensorboard")
     run = parts["dit"].parent
     assert list(run.rglob("events.out.tfevents.*"))
+
+
+def test_half_precision_does_not_round_what_is_trained_on(
+    store: Path, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(control_config(store, parts, tmp_path / "run", precision="bf16"))
+    run.open()
+    seen: list[Batch] = []
+    forward = run.stage.forward
+
+    def watched(batch: Batch) -> dict[str, Tensor]:
+        seen.append(batch)
+        return forward(batch)
+
+    monkeypatch.setattr(run.stage, "forward", watched)
+    run.step()
+    for drawn, expected in zip(seen[0], run.dataset[0], strict=True):
+        assert torch.equal(drawn, expected)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -191,8 +191,9 @@ class Run:
         # Gradients, averaged over micro-steps and processes, and clipped.
         for _ in range(self.config.accumulation):
             with self.accelerator.accumulate(self.wrapped):
+                batch = next(self.batches)  # made by this process: outside of autocast, which would round its pixels
                 with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                    parts = self.wrapped(next(self.batches))
+                    parts = self.wrapped(batch)
                 self.accelerator.backward(self.scaler.scale(parts["total"]))
             for name, value in parts.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / self.config.accumulation
