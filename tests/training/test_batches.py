@@ -17,6 +17,9 @@ from meddelinea.training.config import DataConfig
 from support.tiny_models import CASES, SIDE, write_blobs, write_store
 from support.tiny_models import blobs as make_blobs
 
+#: No augmentation.
+STILL = dict.fromkeys((field.name for field in fields(Augmentation)), 0.0)
+
 
 @pytest.fixture(scope="module")
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,8 +29,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batches(
     root: Path, batch_size: int, *, rank: int = 0, processes: int = 1, seed: int = 5, **data: Any
 ) -> TrainingBatches:
-    still = dict.fromkeys((field.name for field in fields(Augmentation)), 0.0)
-    config = DataConfig.model_validate({"store": root, "train": CASES, "augmentation": still, **data})
+    config = DataConfig.model_validate({"store": root, "train": CASES, "augmentation": STILL, **data})
     store = SliceStore(root)
     return TrainingBatches(
         store, config, batch_size=batch_size, noise_channels=4, seed=seed, rank=rank, processes=processes
@@ -239,3 +241,37 @@ def test_the_slices_of_a_step_are_named_for_all_processes(blobs: Path) -> None:
     shown = batches(blobs, 4)[7].masks
     for (case, index), mask in zip(names, shown, strict=True):
         np.testing.assert_array_equal(SliceStore(blobs).mask(case, index), mask.numpy())
+
+
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_tilted_slices_and_their_masks_lie_on_one_plane(tmp_path: Path, thickness: int) -> None:
+    """In a scan whose grey level is the slice's number, grey values tell the height at each pixel."""
+    number, level = np.arange(48), 5.0  # of 256 grey levels from slice to slice
+    image = np.broadcast_to((number * level / 127.5 - 1.0)[:, None, None], (48, SIDE, SIDE)).astype(np.float32)
+    mask = np.broadcast_to((number > 20).astype(np.uint8)[:, None, None], (48, SIDE, SIDE))
+    root = write_store(tmp_path / "ramp", dict.fromkeys(CASES, (image, mask)))
+    source = batches(root, 60, neighbours=2, thickest=thickness, augmentation={**STILL, "tilt_deg": 4.0})
+    batch = source[0]
+    height = (batch.images + 1.0) * 127.5 / level  # (60, 3, SIDE, SIDE), in slices
+    whole = (height.amin((1, 2, 3)) > 1.0) & (height.amax((1, 2, 3)) < 46.0)  # nowhere beyond the scan
+    assert whole.sum() > 20
+
+    rows, columns = height[whole].diff(dim=2), height[whole].diff(dim=3)
+    for slopes in (rows, columns):  # a plane has one slope, of at most 4 degrees, and each sample its own
+        assert float(slopes.flatten(1).std(dim=1).max()) < 1e-3
+        steepest = float(np.tan(np.deg2rad(4.0))) * 6.0 / 3.0  # pixels of 6 mm, slices of 3 mm
+        assert 0.5 * steepest < float(slopes.abs().max()) <= steepest + 1e-3
+    apart = (height[whole, 2] - height[whole, 0]).flatten(1).mean(dim=1)
+    assert set(apart.round().tolist()) == {4.0 * k for k in range(1, thickness + 1)}
+
+    thin = whole & ((height[:, 2] - height[:, 0]).mean((1, 2)).round() == 4.0)
+    middle, ids = height[thin, 1], batch.masks[thin]
+    clear = (middle - 20.5).abs() > 1e-2
+    assert torch.equal(ids[clear] == 1, middle[clear] > 20.5)
+    assert 0.1 < float(ids.float().mean()) < 0.9
+
+
+def test_a_tilt_leaves_the_other_numbers_as_they_are(blobs: Path) -> None:
+    level, tilted = (batches(blobs, 4, augmentation={**STILL, "tilt_deg": tilt})[0] for tilt in (0.0, 30.0))
+    assert torch.equal(level.noise, tilted.noise)
+    assert not torch.equal(level.images, tilted.images)

@@ -44,6 +44,8 @@ class Augmentation:
     translation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1  # largest shift, as a share of the slice's side
     #: Standard deviation of the coarse displacements, as a share of the slice's side.
     elastic: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    #: Largest tilt of a slice's plane to either side, about its rows and about its columns: see `data.oblique`.
+    tilt_deg: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0
     #: Largest relative change of contrast, and shift on the -1..1 scale.
     contrast: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
     brightness: Annotated[float, Field(ge=0.0, le=2.0)] = 0.15

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from meddelinea.checks.limits import ScanLimits, ScanTraits
+from meddelinea.checks.limits import ScanLimits, ScanTraits, body_axis, extent_mm
 from meddelinea.checks.scan import reasons_to_refuse
 from meddelinea.data.preprocess import Preprocessing, neighbour_offsets
 from meddelinea.errors import InputRefusedError
@@ -230,7 +230,19 @@ class SliceStore:
         """Organ ids of a slice, (size, size); raises as `image` does."""
         return self._read(case, "mask", index)
 
-    def _read(self, case: int, kind: str, index: int) -> NDArray[np.uint8]:
+    def slab(self, case: int, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Grey levels and organ ids of the slices start..stop-1, (stop - start, size, size) each; raises as `image`."""
+        return self._read(case, "image", slice(start, stop)), self._read(case, "mask", slice(start, stop))
+
+    def slice_mm(self, case: int) -> float:
+        """About how far the slices of a case lie apart; what the store asks for, where nothing is known of the scan."""
+        of_case = self.cases[case]
+        if of_case.traits is None:
+            return self.manifest.preprocessing.slice_mm
+        grid = of_case.traits.grid
+        return extent_mm(grid)[body_axis(grid)] / of_case.slices
+
+    def _read(self, case: int, kind: str, index: int | slice) -> NDArray[np.uint8]:
         try:
             values: NDArray[np.uint8] = self._open(case)[kind][index]
         except (OSError, KeyError) as error:  # HDF5 checks each slice against its checksum

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from meddelinea.data.augment import Key, apply, draw, zoom
+from meddelinea.data.oblique import cut, cut_ids, heights
+from meddelinea.data.preprocess import neighbour_offsets
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.methods.protocol import Batch, Patch
@@ -93,6 +95,27 @@ class TrainingBatches(Dataset[Batch]):
         mean: NDArray[np.float32] = np.mean(slab, axis=0, dtype=np.float32)
         return mean
 
+    def _tilted(
+        self, case: int, index: int, thickness: int, *, slopes: NDArray[np.float64], factor: int
+    ) -> tuple[Tensor, NDArray[np.uint8]]:
+        """What `_image` gives, shrunk, and the mask (size, size), both along a tilted plane through the slice.
+
+        `slopes` are those of the plane in millimetres per millimetre, along the rows and the columns.
+        """
+        preprocessing, last = self.store.manifest.preprocessing, self.store.cases[case].slices - 1
+        rise = slopes * preprocessing.spacing_mm / self.store.slice_mm(case)
+        plane = index + heights(preprocessing.size, (float(rise[0]), float(rise[1])))  # (size, size)
+        around = neighbour_offsets(self.config.neighbours * thickness, self.config.neighbour_pairs)
+        within = np.arange(thickness) - (thickness - 1) // 2
+        offsets = torch.from_numpy(np.add.outer(around, within)).flatten()  # (channels * thickness,)
+
+        lowest, highest = plane.min() + offsets.min(), plane.max() + offsets.max()
+        start, stop = min(max(int(lowest.floor()), 0), last), max(min(int(highest.ceil()), last), 0) + 1
+        levels, ids = map(torch.from_numpy, self.store.slab(case, start, stop))
+        at = F.avg_pool2d(plane[None], factor) - start + offsets[:, None, None]  # (channels * thickness, side, side)
+        cuts = cut(shrink(levels[None], factor)[0], at).unflatten(0, (len(around), thickness))
+        return cuts.mean(dim=1), cut_ids(ids, plane[None] - start)[0].numpy()
+
     def _slab(
         self, case: int, index: int, thickness: int, *, depth: int
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -115,17 +138,23 @@ class TrainingBatches(Dataset[Batch]):
         images, masks, keys, centres, noise, uniform = [], [], [], [], [], []
         total = self.batch_size * self.processes
         factor = self.factors[step % len(self.factors)]
-        crop = self.config.crop if self.patch is None else self.patch.side
+        crop, tilt = self.config.crop if self.patch is None else self.patch.side, self.config.augmentation.tilt_deg
         side = crop or self._size // factor
         for position in range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size):
             rng = self._rng(step, position)
             case, index = self._pick(rng)
             key = (self.seed, step * total + position, case, index)
             thickness = self._thickness(step, position)
-            if self.patch is None:
-                image, mask = self._image(case, index, thickness), self.store.mask(case, index)
+            if self.patch is not None:
+                levels, mask = self._slab(case, index, thickness, depth=self.patch.depth)
+                image = shrink(torch.from_numpy(levels)[None], factor)[0]
+            elif tilt:
+                angles = np.random.default_rng((self.seed, step, position, 2)).uniform(-tilt, tilt, 2)
+                slopes = np.tan(np.deg2rad(angles))
+                image, mask = self._tilted(case, index, thickness, slopes=slopes, factor=factor)
             else:
-                image, mask = self._slab(case, index, thickness, depth=self.patch.depth)
+                levels, mask = self._image(case, index, thickness), self.store.mask(case, index)
+                image = shrink(torch.from_numpy(levels)[None], factor)[0]
             images.append(image)
             masks.append(mask)
             keys.append(key)
@@ -133,7 +162,7 @@ class TrainingBatches(Dataset[Batch]):
             noise.append(rng.standard_normal((self.noise_channels, side // FACTOR, side // FACTOR), dtype=np.float32))
             # Stratified over the global batch: a batch covers the timesteps evenly.
             uniform.append((position + rng.random()) / total)
-        pixels = shrink(torch.from_numpy(np.stack(images)), factor)
+        pixels = torch.stack(images)
         drawn = draw(self.config.augmentation, keys)
         if crop:
             share = crop / pixels.shape[2]
