@@ -133,6 +133,16 @@ def test_nothing_left_of_the_budget_is_told(bench: BenchFile, tmp_path: Path) ->
         measure_accuracy(little, tmp_path / "out", None, ("Med Delinea",))
 
 
+def test_the_time_may_be_that_of_the_clock(bench: BenchFile, tmp_path: Path) -> None:
+    by_clock = bench.model_copy(update={"cpu_minutes": None, "minutes": 0.02})
+    measure_accuracy(by_clock, tmp_path / "out", None, ("U-Net",))
+    (run,) = (tmp_path / "out" / "test" / "u-net").glob("1-*")
+    settings, rows = read(run / "run.json"), (run / "metrics.jsonl").read_text().splitlines()
+    assert (settings["minutes"], settings["cpu_minutes"]) == (0.02, None)
+    assert json.loads(rows[-1])["seconds"] >= 1.2
+    assert all(json.loads(row)["seconds"] < 1.2 for row in rows[:-1])
+
+
 def test_stages_with_a_time_of_their_own_share_what_the_others_leave(
     bench: BenchFile, bench_file: Path, tmp_path: Path
 ) -> None:

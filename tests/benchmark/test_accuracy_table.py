@@ -109,6 +109,7 @@ def test_the_means_are_those_of_the_summary() -> None:
     for organ in summary.organs:
         ours = row.organs[organ.organ]
         assert (ours.dice.mean, ours.hd95_mm.mean) == pytest.approx((organ.dice, organ.hd95_mm))
+        assert ours.nsd.mean == pytest.approx(organ.nsd)
         assert ours.infinite_distances == organ.infinite_distances
     paper = (row.paper_organs, summary.mean_over_paper_organs)
     for group, theirs in ((row.all_organs, summary.mean_over_organs), paper):

@@ -40,6 +40,7 @@ COMMANDS = {
     "check": ("check", "absent.nii.gz"),
     "info": ("info",),
     "prepare": ("prepare", ".", "store", "--format", "btcv"),
+    "fit": ("fit", ".", "model"),
     "train": ("train", "absent.yaml"),
     "adapt": ("adapt", ".", "model"),
     "curves": ("curves", ".", "-o", "curves.png"),

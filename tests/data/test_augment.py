@@ -269,3 +269,19 @@ def test_what_is_off_leaves_all_other_numbers_as_they_were() -> None:
     plain, more = draw(Augmentation(), KEYS), draw(Augmentation(crop=0.3, tone=0.1, sharpness=0.5, field=0.3), KEYS)
     for name in ("displacement", "gain", "offset", "noise"):
         assert torch.equal(getattr(plain, name), getattr(more, name)), name
+
+
+def test_a_mirrored_slice_has_left_and_right_exchanged_and_nothing_else() -> None:
+    images, masks = slices()
+    moved, ids = apply(draw(replace(NOTHING, mirror=1.0), KEYS), images, masks, 48)
+    torch.testing.assert_close(moved, images.flip(-1), rtol=0, atol=1e-5)
+    assert torch.equal(ids, masks.flip(-1))
+
+
+def test_a_share_of_the_slices_is_mirrored_and_the_others_stay_as_they_are() -> None:
+    keys = [(0, 0, 0, i) for i in range(200)]
+    plain, drawn = draw(Augmentation(), keys), draw(Augmentation(mirror=0.3), keys)
+    mirrored = drawn.affine[:, 0, 0] * plain.affine[:, 0, 0] < 0
+    assert 40 <= int(mirrored.sum()) <= 80
+    assert torch.equal(drawn.affine[~mirrored], plain.affine[~mirrored])
+    torch.testing.assert_close(drawn.affine[mirrored] * torch.tensor([-1.0, 1.0, 1.0]), plain.affine[mirrored])

@@ -249,3 +249,17 @@ def test_the_ceiling_of_the_model_grid_on_a_real_case(case: Case) -> None:
     back = to_source_grid(mask_to_model_grid(mask, model), scan)
     scores = {name: dice(back.array == label, mask.array == label) for label, name in BTCV.items()}
     assert min(scores.values()) > 0.93, scores
+
+
+def test_a_field_in_the_centre_is_kept_whole_and_its_voxels_are_split_evenly() -> None:
+    mask = Volume(np.random.default_rng(0).integers(0, 3, (35, 50, 9)).astype(np.uint8), np.diag([1.0, 1.0, 1.0, 1.0]))
+    grey = np.zeros(mask.shape, np.float32)
+    grey[:20, :20] = 100.0  # all that is bright lies in a corner, where a body would be looked for
+    whole = Preprocessing(size=128, spacing_mm=0.5, slice_mm=1.0, centre="field")
+    model = to_model_grid(as_mr(Volume(grey, mask.affine)), whole)
+    np.testing.assert_array_equal(to_source_grid(mask_to_model_grid(mask, model), mask).array, mask.array)
+
+
+def test_settings_of_older_models_have_the_body_in_the_centre() -> None:
+    older = {name: value for name, value in asdict(Preprocessing()).items() if name != "centre"}
+    assert Preprocessing.from_json(older) == Preprocessing()

@@ -32,6 +32,7 @@ class OrganMeans:
     dice: Estimate
     hd95_mm: Estimate
     infinite_distances: int
+    nsd: Estimate
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,18 @@ def _row(accuracy: Accuracy, trials: list[Trial], first: list[Trial]) -> MethodR
     weights = draw_patients(len(known), accuracy.seed) if known else np.zeros((0, 0))
     by_case = weights[:, [known.index(accuracy.patients[case]) for case in cases]]
     once = np.ones((1, len(cases)))
-    tables = {name: _table(scores, organs, name) for name in ("dice", "hd95_mm")}
+    tables = {name: _table(scores, organs, name) for name in ("dice", "hd95_mm", "nsd")}
     means = {name: column_means(once, table) for name, table in tables.items()}
     resampled = {name: column_means(by_case, table) for name, table in tables.items()}
     infinite = np.isinf(tables["hd95_mm"]).sum(axis=0)
 
-    def over(group: tuple[str, ...]) -> tuple[Estimate, Estimate, int]:
+    def over(group: tuple[str, ...]) -> tuple[Estimate, Estimate, int, Estimate]:
         columns = [organs.index(name) for name in group]
-        dice, hd95 = (
+        dice, hd95, nsd = (
             estimate(float(row_means(means[name][:, columns])[0]), row_means(resampled[name][:, columns]))
             for name in tables
         )
-        return dice, hd95, int(infinite[columns].sum())
+        return dice, hd95, int(infinite[columns].sum()), nsd
 
     seconds = [second for trial in trials for second in trial.seconds.values()]
     trained = [trial for trial in trials if trial.stages]

@@ -54,6 +54,8 @@ class BenchFile(Strict):
     test: tuple[str, ...] = ()
     #: Processor time that each method is trained for, all of its stages together; what the run files say where None.
     cpu_minutes: Minutes | None
+    #: The same by the clock, in its place.
+    minutes: Minutes | None = None
     seed: Seed = 0  # of the trainings and of the bootstrap
     #: By name: the run files of its stages in their order, beside this file; or a model that is trained already,
     #: `FOLDER` or `{model: FOLDER, cpu_hours: 2.5}`; or masks of another program, `{masks: FOLDER}`. The others are
@@ -62,6 +64,8 @@ class BenchFile(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> BenchFile:
+        if self.minutes is not None and self.cpu_minutes is not None:
+            raise ValueError("minutes and cpu_minutes: a training ends by one clock; leave one of them null")
         names = (*self.train, *self.validation, *self.test)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

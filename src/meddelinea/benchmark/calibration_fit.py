@@ -143,16 +143,22 @@ def _spread(rows: tuple[StatedOrgan, ...]) -> float:
 
 def _true_dice(rows: tuple[StatedOrgan, ...]) -> tuple[tuple[float, float], ...]:
     """Expected Dice -> true Dice, as points: the blocks of an isotonic regression, each at the mean of its block."""
-    # Both as columns, in ascending order of what was stated.
     known = [row for row in rows if row.confidence.expected_dice is not None and not math.isnan(row.dice)]
     if not known:
         return AS_STATED
-    stated, true = np.array(sorted((row.confidence.expected_dice, row.dice) for row in known)).T
+    # What was stated, each value once and in ascending order, and what it came to on average.
+    stated, where, counts = np.unique(
+        [row.confidence.expected_dice for row in known], return_inverse=True, return_counts=True
+    )
+    true = np.bincount(where, [row.dice for row in known]) / counts
 
     # Each block of the regression has one true Dice, which belongs to the middle of what was stated in it.
-    fitted = isotonic_regression(true)
+    fitted = isotonic_regression(true, weights=counts)
     blocks = pairwise(fitted.blocks.tolist())
-    return tuple((float(stated[first:end].mean()), float(fitted.x[first])) for first, end in blocks)
+    return tuple(
+        (float(np.average(stated[first:end], weights=counts[first:end])), float(fitted.x[first]))
+        for first, end in blocks
+    )
 
 
 def _review_below(rows: Sequence[StatedOrgan]) -> float:

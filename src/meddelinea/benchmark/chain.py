@@ -11,7 +11,7 @@ from meddelinea.errors import UsageError
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.config import ENDLESS, RunConfig
 from meddelinea.training.engine import Progress, train
-from meddelinea.training.metrics_log import MetricsLog
+from meddelinea.training.metrics_log import MetricsLog, Row
 from meddelinea.training.run_file import load_config
 
 
@@ -40,7 +40,8 @@ def train_chain(
     folder
         For the runs, `1-codec` and so on.
     bench
-        What all methods share: the slice store, the processor time of all stages together, and the seed of each.
+        What all methods share: the slice store, the time of all stages together, by the processor or by the clock, and
+        the seed of each.
     train_on
         Cases of the store that every stage is trained on.
 
@@ -55,7 +56,8 @@ def train_chain(
         another has, or `folder` holds runs of other settings.
     """
     runs = [load_config(path) for path in run_files]
-    budget = bench.cpu_minutes
+    budget = bench.cpu_minutes or bench.minutes
+    limit, spent = ("cpu_minutes", "cpu_seconds") if bench.minutes is None else ("minutes", "seconds")
     shares = [0.0 if budget is None else run.cpu_minutes or 0.0 for run in runs]
     if any(shares) and not shares[-1]:
         raise UsageError(f"{run_files[-1]}: no cpu_minutes; expected its share of the time, as of the stages before it")
@@ -82,16 +84,16 @@ def train_chain(
         if budget is not None and shares[number]:
             left = budget - used
             if left <= 0:
+                unit = "CPU minutes" if limit == "cpu_minutes" else "minutes"
                 raise UsageError(
-                    f"{path}: the stages before it took {used:.1f} of {budget:g} CPU minutes; give more, "
-                    "or shorten them"
+                    f"{path}: the stages before it took {used:.1f} of {budget:g} {unit}; give more, or shorten them"
                 )
             minutes = left * shares[number] / sum(shares[number:])
-            config = config.changed(cpu_minutes=minutes, minutes=None, steps=ENDLESS)
+            config = config.changed(**{"cpu_minutes": None, "minutes": None, limit: minutes}, steps=ENDLESS)
         for progress in _train(config):
             yield config.stage, progress
         results[config.stage] = config.result
-        used += _cost(output).cpu_seconds / 60.0
+        used += _last(output)[spent] / 60.0
 
 
 def read_chain(run_files: tuple[Path, ...], folder: Path) -> tuple[Path, tuple[StageCost, ...], int]:
@@ -132,7 +134,12 @@ def _without_places(config: RunConfig) -> RunConfig:
 
 
 def _cost(output: Path) -> StageCost:
-    config, rows = load_config(output / "run.json"), MetricsLog(output).read()
-    last = rows[-1] if rows else {"step": 0, "cpu_seconds": 0.0}
+    config, last = load_config(output / "run.json"), _last(output)
     steps = int(last["step"])
     return StageCost(config.stage, steps, steps * config.batch_size * config.accumulation, last["cpu_seconds"])
+
+
+def _last(output: Path) -> Row:
+    """The last row of a run's log."""
+    rows = MetricsLog(output).read()
+    return rows[-1] if rows else {"step": 0, "cpu_seconds": 0.0, "seconds": 0.0}

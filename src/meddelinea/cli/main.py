@@ -19,6 +19,7 @@ from meddelinea.cli.adapt import adapt
 from meddelinea.cli.check import check
 from meddelinea.cli.demo import demo
 from meddelinea.cli.evaluate import evaluate
+from meddelinea.cli.fit import fit
 from meddelinea.cli.import_weights import import_weights
 from meddelinea.cli.info import info
 from meddelinea.cli.leak_check import leak_check
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 1000},  # as wide as the terminal
 )
 for command in (
-    predict, demo, check, info, prepare, train, adapt, curves, evaluate, leak_check, serve, import_weights, push,
+    predict, demo, check, info, prepare, fit, train, adapt, curves, evaluate, leak_check, serve, import_weights, push,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")

@@ -63,6 +63,8 @@ class Augmentation:
     field: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     #: Share of the slices whose grey values are drawn anew, organ by organ: see `data.appearance`.
     appearance: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    #: Share of the slices in which left and right are exchanged; 0 where an organ is told by its side.
+    mirror: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +108,10 @@ def draw(augmentation: Augmentation, keys: list[Key]) -> Drawn:
         # What was added later is drawn after the others, whose numbers then do not depend on it.
         left_out = a.crop * rng.random()
         centre = left_out * rng.uniform(-1.0, 1.0, 2)  # where the crop still lies in the moved slice
-        affine.append(np.column_stack([linear * (1.0 - left_out), linear @ centre + shift]))
         tone.append(rng.normal(0.0, a.tone, len(TONES)))
         look.append((rng.uniform(-a.sharpness, a.sharpness), rng.uniform(1.0 - a.field, CORNER) if a.field else CORNER))
+        columns = [-1.0 if rng.random() < a.mirror else 1.0, 1.0]
+        affine.append(np.column_stack([linear * columns * (1.0 - left_out), linear @ centre + shift]))
 
     sharpness, radius = torch.tensor(look, dtype=torch.float32).unbind(1)
     gains, offset, noise = torch.tensor(intensity, dtype=torch.float32).unbind(1)

@@ -48,6 +48,8 @@ class Preprocessing:
     percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)  # the same for an MR, as percentiles of its voxels
     #: Of which voxels: those of the patient, so that the share of air in a scan does not matter, or all.
     percentiles_of: Literal["body", "scan"] = "body"
+    #: What lies in the middle of a slice: the patient's body, or the field of view, of scans that a body fills.
+    centre: Literal["body", "field"] = "body"
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("window_hu", self.window_hu), ("percentiles", self.percentiles)):
@@ -67,8 +69,8 @@ class Preprocessing:
         KeyError, ValueError
             If another key is missing, or a value out of range.
         """
-        content = {"percentiles_of": "scan", **content}
-        return cls(**{field.name: content[field.name] for field in fields(cls)})
+        known = {"percentiles_of": "scan", "centre": "body", **content}  # which models of older versions do not state
+        return cls(**{field.name: known[field.name] for field in fields(cls)})
 
 
 def intensity_window(scan: Scan, preprocessing: Preprocessing) -> tuple[float, float]:
@@ -115,7 +117,7 @@ def to_source_grid(mask: Volume, source: Volume) -> Volume:
 
 
 def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple[Affine, Shape]:
-    """The grid whose slices hold the patient's body in their centre."""
+    """The grid whose slices hold the patient's body, or the field of view, in their centre."""
     if scan.obliqueness_deg > OBLIQUE_DEG:
         axes = np.diag([-1.0, -1.0, 1.0])
         slice_mm = max(scan.spacing_mm[2], preprocessing.slice_mm)
@@ -127,10 +129,10 @@ def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple
     low, high = extent.min(axis=0), extent.max(axis=0)
     slices = int(np.floor((high[2] - low[2]) / slice_mm + 1e-3)) + 1
 
-    body = _body_corners_mm(scan, air) @ to_axes
-    body_low, body_high = body.min(axis=0)[:2], body.max(axis=0)[:2]
-    spacing_mm = max(preprocessing.spacing_mm, float((body_high - body_low).max()) / (preprocessing.size - 1))
-    origin = np.array([*((body_low + body_high) / 2 - spacing_mm * (preprocessing.size - 1) / 2), low[2]])
+    held = scan.corners_mm() if preprocessing.centre == "field" else body_corners_mm(scan, air)
+    held_low, held_high = (held @ to_axes).min(axis=0)[:2], (held @ to_axes).max(axis=0)[:2]
+    spacing_mm = max(preprocessing.spacing_mm, float((held_high - held_low).max()) / (preprocessing.size - 1))
+    origin = np.array([*((held_low + held_high) / 2 - spacing_mm * (preprocessing.size - 1) / 2), low[2]])
 
     affine = np.eye(4)
     affine[:3, :3] = axes * (spacing_mm, spacing_mm, slice_mm)
@@ -138,7 +140,7 @@ def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple
     return affine, (preprocessing.size, preprocessing.size, slices)
 
 
-def _body_corners_mm(scan: Volume, air: float) -> NDArray[np.float64]:
+def body_corners_mm(scan: Volume, air: float) -> NDArray[np.float64]:
     """(8, 3) corners, in RAS+ millimetres, of the box around the largest thing that is not air.
 
     Found on a coarse grid, after an opening that cuts thin bridges to the table; the whole scan if nothing is left.
