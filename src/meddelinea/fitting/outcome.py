@@ -31,6 +31,7 @@ from meddelinea.io.volumes import read_volume
 from meddelinea.labels import organ_ids
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.model import CALIBRATION_FILE, Model, load_model
+from meddelinea.volume import Volume
 
 #: In the folder of a model.
 FILE = "fit.json"
@@ -184,8 +185,9 @@ def _draw(folds: _Folds, name: str, stem: Path) -> None:
     """A case's slice beside its mask and its labels."""
     organs = folds.accuracy.organs
     part = next(part for part in folds.accuracy.parts if name in part.test)
-    mask = read_volume(folds.folder(part) / "masks" / f"{name}.nii.gz")
-    drawn = FigureCase(f"Dice {folds.dice[name]:.2f}", read_case(folds.cases[name], organs), {"model": mask})
+    labelled, ids = read_case(folds.cases[name], organs), read_volume(folds.folder(part) / "masks" / f"{name}.nii.gz")
+    mask = Volume(ids.array.astype(np.uint8), labelled.mask.affine)  # the models' ids are those of the organs
+    drawn = FigureCase(f"Dice {folds.dice[name]:.2f}", labelled, {"model": mask})
     write_figure(panels_figure([drawn.panel(None, None)], organ_ids(organs)), stem, ("png",))
 
 
