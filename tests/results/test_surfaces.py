@@ -1,13 +1,12 @@
-"""The surfaces of a mask: closed, outward, of the bodies' true size and place, in files that others can read."""
+"""The surfaces of a mask: closed, outward, of the bodies' true size and place, in a file that others can read."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from meddelinea.results.surfaces import Surface, glb, organ_surfaces, stl
+from meddelinea.results.surfaces import Surface, glb, organ_surfaces
 from meddelinea.volume import Volume
 
 CENTRE = np.array([30.0, -20.0, 55.0])
@@ -76,15 +75,3 @@ def test_a_glb_holds_the_organs_by_name() -> None:
     assert np.allclose(points.mean(axis=0) * 1000, [-CENTRE[0], CENTRE[2], CENTRE[1]], atol=1)
     assert accessor["min"] == points.min(axis=0).tolist()
     assert len(glb([])) > 20
-
-
-def test_a_stl_is_read_in_slicers_coordinates() -> None:
-    (liver,) = organ_surfaces(ball(), {"liver": 3})
-    content = io.BytesIO(stl([liver]))
-    assert content.read(80).startswith(b"SPACE=LPS")
-    assert int.from_bytes(content.read(4), "little") == len(liver.triangles)
-    faces = np.frombuffer(content.read(), [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-    centre = faces["corners"].mean(axis=(0, 1))
-    assert np.allclose(centre, CENTRE * [-1, -1, 1], atol=1)
-    outward = faces["corners"].mean(axis=1) - centre
-    assert np.mean(np.einsum("ij,ij->i", outward, faces["normal"]) > 0) > 0.99

@@ -1,4 +1,4 @@
-"""The surfaces of a mask's organs as triangles, and the files that hold them: GLB for all, STL for one."""
+"""The surfaces of a mask's organs as triangles, and the GLB that holds them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from meddelinea.volume import Volume
 
 #: From the patient's right, front and head in millimetres to glTF's metres: x to the left, y up, z to the front.
 TO_GLTF = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]) / 1000.0
-#: To the millimetres of DICOM, to the patient's left, back and head, in which 3D Slicer reads a STL that says so.
-TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -143,13 +141,3 @@ def glb(surfaces: Sequence[Surface]) -> bytes:
     chunks = [(b"JSON", described + b" " * (-len(described) % 4)), (b"BIN\0", b"".join(parts))]
     body = b"".join(len(chunk).to_bytes(4, "little") + kind + chunk for kind, chunk in chunks)
     return b"glTF" + (2).to_bytes(4, "little") + (12 + len(body)).to_bytes(4, "little") + body
-
-
-def stl(surfaces: Sequence[Surface]) -> bytes:
-    """A binary STL of the surfaces as one, in millimetres to the patient's left, back and head."""
-    corners = np.concatenate([(s.points @ TO_LPS.T)[s.triangles] for s in surfaces] or [np.zeros((0, 3, 3))])
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    faces = np.zeros(len(corners), [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-    faces["normal"], faces["corners"] = normal, corners
-    return b"SPACE=LPS".ljust(80, b"\0") + len(faces).to_bytes(4, "little") + faces.tobytes()
