@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def test_every_result_that_is_listed_can_be_downloaded(client: TestClient, job: 
     assert np.array_equal(np.asanyarray(shown.dataobj), read_volume(scan).array)
     assert files["mask"].headers["content-disposition"] == 'attachment; filename="mask.nii.gz"'
     assert files["mask"].headers["cache-control"] == "no-store"
+
+
+def test_the_surfaces_of_a_result_are_sent_by_organ(client: TestClient, job: dict[str, Any], expected: Volume) -> None:
+    reply = client.get(f"/api/jobs/{job['id']}/surfaces")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "model/gltf-binary")
+    length = int.from_bytes(reply.content[12:16], "little")
+    named = {node["name"] for node in json.loads(reply.content[20 : 20 + length])["nodes"]}
+    labels = client.get(f"/api/jobs/{job['id']}/files/mask.json").json()["labels"]
+    assert named <= {name for name, index in labels.items() if (expected.array == index).any()}
+    assert "liver" in named
 
 
 @pytest.mark.parametrize(

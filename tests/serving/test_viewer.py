@@ -33,6 +33,7 @@ CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-brows
 OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 TOKEN = "a-token-of-some-length"
 PATIENCE_MS = 300_000
+CANVASES = ("#axial", "#coronal", "#sagittal", "#solid")
 
 
 @pytest.fixture(scope="module")
@@ -169,28 +170,31 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(
     assert len(set(done)) >= 2
     assert said[-1] == "Done: CTChest4.nrrd: CT, 128 × 128 × 34"
 
-    shown = pixels(page, "#planes")
+    shown = pixels(page, "#axial")
     set_opacity(page, 0)
-    bare = pixels(page, "#planes")
+    bare = pixels(page, "#axial")
     set_opacity(page, 100)
-    full = pixels(page, "#planes")
+    full = pixels(page, "#axial")
     assert colourful(full) > colourful(shown) > colourful(bare) + 0.02
     assert bare.max() > 200  # the scan itself
     assert abs(full - bare).max() > 100
 
+    until(page, "!document.getElementById('solid-note').textContent")
     solid = pixels(page, "#solid")
-    page.get_by_label("liver").uncheck()
-    assert colourful(full) > colourful(pixels(page, "#planes")) + 0.01
+    page.get_by_role("button", name="show liver", exact=True).click()
+    assert colourful(full) > colourful(pixels(page, "#axial")) + 0.01
     assert colourful(solid) > colourful(pixels(page, "#solid")) + 0.01
     page.get_by_role("button", name="Hide all").click()
-    assert np.array_equal(pixels(page, "#planes"), bare)
+    assert np.array_equal(pixels(page, "#axial"), bare)
+    page.get_by_role("button", name="show liver alone").click()
+    assert colourful(full) > colourful(pixels(page, "#axial")) > colourful(bare)
     page.get_by_role("button", name="Show all").click()
-    assert np.array_equal(pixels(page, "#planes"), full)
+    assert np.array_equal(pixels(page, "#axial"), full)
 
-    for view, canvas in (("Axial", "#planes"), ("Coronal", "#planes"), ("Sagittal", "#planes"), ("3D", "#solid")):
+    for view, canvas in (("Coronal", "#coronal"), ("Sagittal", "#sagittal"), ("3D", "#solid"), ("Axial", "#axial")):
         page.get_by_label(view, exact=True).check()
         assert colourful(pixels(page, canvas)) > 0.02
-        assert page.locator("#planes" if canvas == "#solid" else "#solid").is_hidden()
+        assert [name for name in CANVASES if page.locator(name).is_visible()] == [canvas]
 
     mask = read_volume(download(page, "Mask (NIfTI)", tmp_path))
     expected = command_line(scan, tmp_path)
@@ -200,7 +204,7 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(
     measured = json.loads(download(page, "Measurements (JSON)", tmp_path).read_text())["organs"]
     reviewed = set()
     for row in page.locator("#organs tbody tr").all():
-        organ = measured[row.locator("th").inner_text().strip()]
+        organ = measured[row.locator(".go").inner_text()]
         millilitres, interval, *_, note = row.locator("td").all_inner_texts()
         assert millilitres == (f"{organ['volume_ml']:.1f}" if organ["found"] else "")
         assert interval == " – ".join(f"{ml:.1f}" for ml in organ["interval_ml"] or ())
@@ -225,64 +229,173 @@ def test_a_zipped_dicom_series_gives_the_same_mask(
     assert np.allclose(mask.affine, expected.affine)
 
 
+def test_a_folder_of_dicom_becomes_a_scan(page: Any, served: RunningServer, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "CD"
+    shutil.copytree(data / "totalsegmentator" / "ct_dicom", folder / "knee")
+    (folder / "autorun.inf").write_text("the burner's own viewer")
+    go(page, served.address)
+    page.set_input_files("#folder", folder)
+    settle(page)
+    assert "knee" in page.inner_text("#status")
+    mask = read_volume(download(page, "Mask (NIfTI)", tmp_path))
+    assert np.array_equal(mask.array, command_line(folder / "knee", tmp_path).array)
+
+
 def test_the_page_is_used_with_the_keyboard_alone(page: Any, served: RunningServer, done: list[str]) -> None:
     open_result(page, served, done[0])
-    assert page.evaluate("document.activeElement.id") == "result-heading"
+    assert page.evaluate("document.activeElement.id") == "axial"
+    before, place = pixels(page, "#axial"), location(page)
+    page.keyboard.press("PageUp")
+    assert abs(pixels(page, "#axial") - before).max() > 20
+    assert location(page)["axial"] == place["axial"] + 1
+    page.keyboard.press("PageDown")
+    page.keyboard.press("ArrowLeft")  # to the picture's left, which is the patient's right
+    assert location(page) == {**place, "sagittal": place["sagittal"] + 1}
+    for key, canvas in (("c", "#coronal"), ("s", "#sagittal"), ("d", "#solid"), ("a", "#axial")):
+        page.keyboard.press("Escape")
+        page.locator("#axial").focus()
+        page.keyboard.press(key)
+        page.locator(canvas).wait_for()
+        assert [name for name in CANVASES if page.locator(name).is_visible()] == [canvas]
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog", name="Mouse, fingers and keys").is_visible()
+    page.keyboard.press("Escape")
 
     def focus_on(identity: str) -> None:
-        for _ in range(80):
+        for _ in range(120):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.id || document.activeElement.name") == identity:
                 return
         raise AssertionError(f"the Tab key does not reach {identity}")
 
-    focus_on("view")
-    page.keyboard.press("ArrowRight")
-    assert page.locator("#pictures").get_attribute("data-view") == "axial"
     focus_on("opacity")
     page.keyboard.press("ArrowLeft")
-    assert page.inner_text("#opacity-value") == "45 %"
-    focus_on("planes")
-    before, place = pixels(page, "#planes"), page.inner_text("#location")
-    page.keyboard.press("PageUp")
-    assert abs(pixels(page, "#planes") - before).max() > 20
-    assert page.inner_text("#location").split(",")[:2] == place.split(",")[:2]
-    assert page.inner_text("#location") != place
-    page.keyboard.press("PageDown")
+    assert page.inner_text("#opacity-value") == "25 %"
+    focus_on("view")
     page.keyboard.press("ArrowLeft")
-    assert page.inner_text("#location").split(",")[0] != place.split(",")[0]
-    page.get_by_label("3D", exact=True).check()
+    assert page.locator("#pictures").get_attribute("data-view") == "all"
     focus_on("solid")
+    until(page, "!document.getElementById('solid-note').textContent")
     before = pixels(page, "#solid")
     page.keyboard.press("ArrowRight")
     assert abs(pixels(page, "#solid") - before).max() > 20
+    focus_on("screen")
+    page.keyboard.press("Enter")
     focus_on("file")
     with page.expect_file_chooser():
         page.keyboard.press("Space")
 
 
-def test_a_narrow_window_shows_all(page: Any, served: RunningServer, done: list[str]) -> None:
+def location(page: Any) -> dict[str, int]:
+    """The number of the slice in each plane."""
+    page.wait_for_timeout(200)
+    return {name: int(page.inner_text(f"#{name}-slice").split()[0]) for name in ("axial", "coronal", "sagittal")}
+
+
+def test_the_mouse_turns_slices_moves_the_cross_hair_and_changes_grey_values(
+    page: Any, served: RunningServer, done: list[str]
+) -> None:
+    open_result(page, served, done[0])
+    box = page.locator("#axial").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    place = location(page)
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -120)
+    assert location(page) == {**place, "axial": place["axial"] + 1}
+    page.mouse.wheel(0, 120)
+    assert location(page) == place
+    page.locator("#axial ~ input").fill("3")
+    assert location(page) == {**place, "axial": 3}
+
+    page.mouse.click(x - 20, y)
+    right = location(page)
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=3)
+    page.mouse.up()
+    assert location(page)["sagittal"] < right["sagittal"]
+
+    readout, before = page.inner_text("#location"), pixels(page, "#axial")
+    page.mouse.down(button="right")
+    page.mouse.move(x + 90, y + 60, steps=3)
+    page.mouse.up(button="right")
+    assert page.locator("#window").input_value() == "manual"
+    assert abs(pixels(page, "#axial") - before).max() > 10
+    assert page.inner_text("#location") == readout
+    page.get_by_label("Drag").select_option("slices")
+    slices = location(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y - 60, steps=3)
+    page.mouse.up()
+    assert location(page)["axial"] > slices["axial"]
+    assert {**location(page), "axial": 0} == {**slices, "axial": 0}
+
+    page.get_by_role("button", name="Reset").click()
+    assert page.locator("#window").input_value() == "Abdomen"
+    page.mouse.dblclick(x, y)
+    assert [name for name in CANVASES if page.locator(name).is_visible()] == ["#axial"]
+    assert page.locator("#window").input_value() == "Abdomen"  # what the list says is what is shown
+    page.mouse.dblclick(x, y)
+    assert all(page.locator(name).is_visible() for name in CANVASES)
+
+
+def test_an_organ_is_gone_to_and_read_out(page: Any, served: RunningServer, done: list[str]) -> None:
+    open_result(page, served, done[0])
+    page.get_by_role("button", name="liver", exact=True).click()
+    location(page)
+    assert page.inner_text("#location").startswith("liver, ")
+    assert " HU, axial " in page.inner_text("#location")
+    with_crosshair = pixels(page, "#axial")
+    page.get_by_label("Cross-hair").uncheck()
+    assert colourful(pixels(page, "#axial")) < colourful(with_crosshair)
+    page.get_by_label("Drawn as").select_option("outline")
+    outline = pixels(page, "#axial")
+    page.get_by_label("Drawn as").select_option("fill")
+    assert colourful(outline) < colourful(pixels(page, "#axial"))
+
+
+def test_a_narrow_window_shows_all_and_scrolls(page: Any, served: RunningServer, done: list[str]) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     open_result(page, served, done[0])
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    for canvas in ("#planes", "#solid"):
+    for view, canvas in (("Axial", "#axial"), ("Coronal", "#coronal"), ("3D", "#solid")):
+        page.get_by_label(view, exact=True).check()
+        until(page, "!document.getElementById('solid-note').textContent")
         box = page.locator(canvas).bounding_box()
         assert box["width"] > 300
+        assert box["height"] < 600  # the finger finds something else
         assert colourful(pixels(page, canvas)) > 0.02
+    assert page.locator("#axial").evaluate("canvas => getComputedStyle(canvas).touchAction") == "pan-y"
+    assert page.evaluate("document.documentElement.scrollHeight") > 740
 
 
 def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: RunningServer, done: list[str]) -> None:
     open_result(page, served, done[0])
     assert not page.locator("#earlier-choice").is_visible()
-    mask = pixels(page, "#planes")
+    assert "wrong" not in page.inner_text("#location")
+    mask = pixels(page, "#axial")
     page.get_by_label("where it may be wrong").check()
-    unsure = pixels(page, "#planes")
-    page.locator("#planes").focus()
-    page.keyboard.press("ArrowLeft")
-    assert "wrong with a probability of" in page.inner_text("#location")
+    until(page, "document.getElementById('location').textContent.startsWith('wrong with a probability of')")
+    assert "20 %" in page.inner_text("#legend")
+    set_opacity(page, 100)
+    unsure = pixels(page, "#axial")
     set_opacity(page, 0)
-    bare = pixels(page, "#planes")
-    assert colourful(bare) + 0.002 < colourful(unsure) < colourful(mask)  # borders, and not whole organs
+    bare = pixels(page, "#axial")
+    assert colourful(bare) + 0.002 < colourful(unsure)
+    set_opacity(page, 30)
+    page.get_by_label("this result").check()
+    assert np.array_equal(pixels(page, "#axial"), mask)
+    assert "wrong" not in page.inner_text("#location")
+    page.get_by_label("where it may be wrong").check()
+    chances = []
+    for _ in range(2):
+        page.get_by_role("button", name="Next doubtful place").click()
+        location(page)
+        chances.append(int(page.inner_text("#location").split(" %")[0].split()[-1]))
+    assert page.inner_text("#doubt-number").startswith("2 of ")
+    assert max(chances) > 20
 
 
 def test_a_result_is_compared_with_an_earlier_one(page: Any, served: RunningServer, done: list[str]) -> None:
@@ -293,13 +406,22 @@ def test_a_result_is_compared_with_an_earlier_one(page: Any, served: RunningServ
     cells = page.locator("#organs tbody tr", has_text="liver").locator("td").all_inner_texts()
     liver = dict(zip(columns, cells, strict=True))
     assert (liver["change ml"], liver["Dice"]) == ("0.0", "1.000")
-    ours = pixels(page, "#planes")
-    page.get_by_label("the earlier one").check()
-    assert np.array_equal(pixels(page, "#planes"), ours)
+    assert "the same, voxel for voxel" in page.inner_text("#compared")
+    ours = pixels(page, "#axial")
+    page.get_by_label("the other result").check()
+    assert np.array_equal(pixels(page, "#axial"), ours)
     page.get_by_label("where they differ").check()
-    differences = pixels(page, "#planes")
+    differences = pixels(page, "#axial")
     set_opacity(page, 0)
-    assert np.array_equal(pixels(page, "#planes"), differences)  # there are none
+    assert np.array_equal(pixels(page, "#axial"), differences)  # there are none
+    set_opacity(page, 30)
+    page.get_by_label("this result").check()
+    page.get_by_label("side by side").check()
+    page.locator("#twin").hover()
+    page.mouse.wheel(0, 120)
+    location(page)
+    assert page.inner_text("#twin-slice") == page.inner_text("#axial-slice")
+    assert colourful(pixels(page, "#twin")) > 0.02
 
 
 def test_refusals_and_cancelling_are_told(page: Any, served: RunningServer, scan: Path, tmp_path: Path) -> None:
@@ -310,11 +432,55 @@ def test_refusals_and_cancelling_are_told(page: Any, served: RunningServer, scan
     volume = read_volume(scan)
     write_volume(Volume((volume.array / 3000.0).astype(np.float32), volume.affine), tmp_path / "grey.nii.gz")
     page.set_input_files("#file", tmp_path / "grey.nii.gz")
-    until(page, "document.getElementById('trouble').textContent.startsWith('refused')")
+    until(page, "document.getElementById('trouble').textContent.includes('refused')")
     assert "pass the original CT" in page.inner_text("#trouble")
+    page.wait_for_timeout(2000)  # in which the server is asked again
+    assert "pass the original CT" in page.inner_text("#trouble")
+    assert "not read" not in page.inner_text("#jobs")
     page.set_input_files("#file", scan)
+    until(page, "document.getElementById('status').textContent.match(/^(Waiting|Reading|Segmenting)/)")
     page.locator("#cancel").click()
+    page.get_by_role("button", name="Cancel it").click()
     until(page, "document.getElementById('trouble').textContent.includes('cancelled')")
+
+
+def test_several_scans_are_sent_at_once_and_the_worklist_keeps_up(
+    page: Any, served: RunningServer, scan: Path, tmp_path: Path
+) -> None:
+    whole, paths = read_volume(scan), [tmp_path / "one.nii", tmp_path / "two.nii"]
+    for path in paths:
+        write_volume(Volume(whole.array[:, :, :8], whole.affine), path)
+    go(page, served.address)
+    page.set_input_files("#file", paths)
+    settle(page)
+    assert page.inner_text("#status").startswith("Done: one.nii")
+    page.locator("#screen").click()
+    until(page, "[...document.querySelectorAll('#jobs tr.done .name')].some(cell => cell.textContent.includes('two'))")
+    page.reload()
+    settle(page)
+    assert page.inner_text("#status").startswith("Done: one.nii")  # names outlast a reload
+    page.locator("#screen").click()
+    with httpx.Client(base_url=served.address, timeout=60) as client:
+        identity = client.post("/api/jobs", content=paths[0].read_bytes()).json()["id"]
+    page.locator(f'#jobs [data-key$="{identity}"]').first.wait_for()
+
+    page.get_by_role("button", name="Delete one.nii").click()
+    page.get_by_role("button", name="Keep it").click()
+    assert page.get_by_role("button", name="Delete one.nii").count() == 1
+    page.get_by_role("button", name="Delete one.nii").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    until(page, "!document.querySelector('[aria-label^=\"Delete one.nii\"]')")
+    assert "#job=" not in page.url
+    assert page.locator("#screen").is_hidden()  # what is deleted is not shown any more
+
+
+def test_the_page_connects_again(page: Any, tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "jobs") as server:
+        port = server.address.rstrip("/").rpartition(":")[2]
+        go(page, server.address)
+    until(page, "document.getElementById('connection').textContent.includes('Connecting again')")
+    with RunningServer(tmp_path / "jobs", "--port", port):
+        until(page, "!document.getElementById('connection').textContent")
 
 
 def test_a_token_lets_in_and_nothing_else_is_kept_by_the_browser(page: Any, scan: Path, tmp_path: Path) -> None:
@@ -329,7 +495,10 @@ def test_a_token_lets_in_and_nothing_else_is_kept_by_the_browser(page: Any, scan
         until(page, "document.getElementById('version').textContent")
         page.set_input_files("#file", scan)
         settle(page)
-        assert page.evaluate("JSON.stringify(sessionStorage)") == json.dumps({"token": TOKEN}, separators=(",", ":"))
+        kept = page.evaluate("({ ...sessionStorage })")
+        names = json.loads(kept.pop("names"))  # for this tab alone
+        assert list(names.values()) == ["CTChest4.nrrd"]
+        assert kept == {"token": TOKEN}
         assert page.evaluate("localStorage.length") == 0
         assert page.context.cookies() == []
         page.goto(f"{server.address}#token={TOKEN}")

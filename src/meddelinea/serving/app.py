@@ -16,6 +16,7 @@ from python_multipart.exceptions import FormParserError
 
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import LabelIds, colour_of
+from meddelinea.results.surfaces import glb, organ_surfaces
 from meddelinea.scan import Modality
 from meddelinea.segmentation.model import ModelFiles, read_model_files
 from meddelinea.serving.comparison import compare_masks
@@ -156,6 +157,13 @@ def _job_routes(store: JobStore, intake: Intake, described: ModelFiles, limits: 
         if mask.array.shape != before.array.shape:
             raise HTTPException(409, "the two files store the voxels of the scan in different orders")
         return {name: asdict(change) for name, change in compare_masks(mask, labels, before, labels_before).items()}
+
+    @routes.get("/jobs/{identity}/surfaces")
+    def surfaces(identity: Identity) -> Response:
+        job = find(identity)
+        if job.state != "done":
+            raise HTTPException(409, "the job has no mask")
+        return Response(glb(organ_surfaces(*_read_mask(store, job))), media_type="model/gltf-binary")
 
     return routes
 

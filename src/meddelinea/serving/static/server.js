@@ -1,4 +1,4 @@
-// What the page asks of the server. The token is kept for this tab only; nothing of a scan is kept.
+// What the page asks of the server. The token is kept for this tab only.
 
 let token = sessionStorage.getItem("token");
 
@@ -40,13 +40,36 @@ async function ask(path, method = "GET") {
 
 const json = async (path, method) => (await ask(path, method)).json();
 
-export const info = () => json("api/info");
+/** @type {any} what the server says of itself */
+export let about;
+export async function info() {
+  about = await json("api/info");
+  return about;
+}
+
 export const jobs = () => json("api/jobs");
 export const job = (id) => json(`api/jobs/${id}`);
 export const cancel = (id) => json(`api/jobs/${id}/cancel`, "POST");
 export const remove = (id) => ask(`api/jobs/${id}`, "DELETE");
 export const compare = (id, earlier) => json(`api/jobs/${id}/comparison/${earlier}`);
 export const file = (id, name) => ask(`api/jobs/${id}/files/${name}`);
+export const surfaces = async (id) => (await ask(`api/jobs/${id}/surfaces`)).arrayBuffer();
+
+/**
+ * A file as it arrives.
+ * @param {string} id @param {string} name @param {(bytes: number) => void} onProgress with the bytes of each piece
+ * @returns {Promise<ArrayBuffer>}
+ */
+export async function bytes(id, name, onProgress) {
+  const response = await file(id, name);
+  const pieces = [];
+  const reader = response.body.getReader();
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+    pieces.push(piece.value);
+    onProgress(piece.value.length);
+  }
+  return new Blob(pieces).arrayBuffer();
+}
 
 // Uploads by XMLHttpRequest, which tells how much has been sent; fetch does not. Returns {done, abort}.
 export function upload(scan, modality, onProgress) {
