@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request
@@ -17,7 +18,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from meddelinea.io.nrrd import uncompressed_nrrd
+from meddelinea.io.nrrd import MaskType, uncompressed_nrrd
 from meddelinea.io.volumes import read_volume
 from meddelinea.labels import LabelIds
 from meddelinea.segmentation.model import ModelFiles
@@ -63,16 +64,17 @@ def monai_label_routes(
 
     @routes.get("/info/")
     def info() -> dict[str, Any]:
-        # Plugins drop the first label as the background, so an organ must not be first.
+        # Without the background: to OHIF its id 0 is none, so that it would take an organ's, and Slicer would make a
+        # segment of it and count the organs' ids from 2 on when it sends a corrected mask.
         return {
             "name": "MedDelinea",
             "description": "Organ segmentation with a controllable diffusion transformer. Not for diagnosis.",
             "version": __version__,
-            "labels": ["background", *described.labels],
+            "labels": list(described.labels),
             "models": {
                 described.name: {
                     "type": "segmentation",
-                    "labels": {"background": 0, **described.labels},
+                    "labels": described.labels,
                     "dimension": 3,
                     "description": f"Segments {len(described.labels)} organs in {' and '.join(described.modalities)}",
                     "config": {},
@@ -136,6 +138,7 @@ def monai_label_routes(
             raise HTTPException(404, f"no such model; this server has {described.name}")
         async with request.form(max_files=2, max_fields=10, max_part_size=FIELD_BYTES) as form:
             params = _params(form)
+            dtype = _mask_type(params)
             if isinstance(form.get("file"), UploadFile) and not session_id:
                 job = await _take(intake, form, "file")
             elif dicomweb is not None and not session_id and is_uid(image):
@@ -149,9 +152,9 @@ def monai_label_routes(
         if job.state != "done":
             raise HTTPException(422 if job.state == "refused" else 500, job.outcome.message or job.state)
         if output == "dicom_seg":
-            raise HTTPException(406, "unsupported output; expected all, image or json")
+            return _dicom_seg(store.folder_of(job), job)
         suffix = ".nrrd" if params.get("result_extension") == ".nrrd" else ".nii.gz"
-        found, result = await run_in_threadpool(_result, store.folder_of(job), suffix)
+        found, result = await run_in_threadpool(_result, store.folder_of(job), suffix, dtype)
         reply = json.dumps(found).encode()
         if output == "json":
             return Response(reply, media_type="application/json")
@@ -191,11 +194,27 @@ def _params(form: FormData) -> dict[str, Any]:
     return params
 
 
-def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
+def _mask_type(params: Mapping[str, Any]) -> MaskType:
+    """How a client wants the ids of a NRRD to be stored: OHIF 3 in 8 bits, OHIF 2 in 16."""
+    wanted = params.get("result_dtype", "uint16")
+    if wanted not in get_args(MaskType):
+        raise HTTPException(422, f"unsupported result_dtype; expected {' or '.join(get_args(MaskType))}")
+    return cast(MaskType, wanted)
+
+
+def _dicom_seg(folder: Path, job: Job) -> Response:
+    """The DICOM-SEG of a job."""
+    for file in job.outcome.files:
+        if file.kind == "dicom_seg":
+            return FileResponse(folder / file.name, media_type="application/dicom", filename=file.name)
+    raise HTTPException(406, "only a DICOM series with its identifiers gives a DICOM-SEG; expected all, image or json")
+
+
+def _result(folder: Path, suffix: str, dtype: MaskType) -> tuple[dict[str, Any], bytes]:
     """The parameters that are sent with a mask, and the mask as a file.
 
     Slicer's plugin names the segments of a mask by their order, so only organs that were found are listed. OHIF's
-    plugin reads an uncompressed NRRD of 16 bits, with the rows from top to bottom as in DICOM.
+    plugin reads an uncompressed NRRD, with the rows from top to bottom as in DICOM.
     """
     labels = LabelIds.read(folder / "mask.json").one_each()
     mask = read_volume(folder / "mask.nii.gz")
@@ -209,7 +228,7 @@ def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
     params = {"label_names": {name: labels[name] for name in centres}, "centroids": centres}
     if suffix != ".nrrd":
         return params, (folder / "mask.nii.gz").read_bytes()
-    return params, uncompressed_nrrd(mask)
+    return params, uncompressed_nrrd(mask, dtype)
 
 
 def _dicom_order(orientation: str) -> str:
