@@ -17,7 +17,7 @@ import pytest
 
 from meddelinea.errors import UsageError
 from meddelinea.serving.dispatcher import Dispatcher
-from meddelinea.serving.job import Job, JobOutcome, JobRequest, ResultFile, Trouble
+from meddelinea.serving.job import Job, JobOutcome, JobRequest, ResultFile, State, Trouble
 from meddelinea.serving.jobs import MOST_ATTEMPTS, JobStore, QueueFullError
 from meddelinea.serving.limits import Limits
 from support.waiting import PATIENCE, wait_until
@@ -296,10 +296,10 @@ def test_trouble_with_the_database_or_a_job_ends_neither_the_thread_nor_the_next
     claim, progress = store.claim, store.progress
     broken = [sqlite3.OperationalError("disk full"), OSError("disk full")]
 
-    def claim_or_fail() -> Job | None:
+    def claim_or_fail(state: State) -> Job | None:
         if len(broken) == 2:
             raise broken.pop(0)
-        return claim()
+        return claim(state)
 
     def progress_or_fail(*so_far: Any) -> None:
         if broken:
