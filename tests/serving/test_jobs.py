@@ -17,7 +17,8 @@ import pytest
 
 from meddelinea.errors import UsageError
 from meddelinea.serving.dispatcher import Dispatcher
-from meddelinea.serving.jobs import MOST_ATTEMPTS, Job, JobOutcome, JobStore, QueueFullError, ResultFile, Trouble
+from meddelinea.serving.job import Job, JobOutcome, JobRequest, ResultFile, State, Trouble
+from meddelinea.serving.jobs import MOST_ATTEMPTS, JobStore, QueueFullError
 from meddelinea.serving.limits import Limits
 from support.waiting import PATIENCE, wait_until
 
@@ -66,6 +67,64 @@ def test_a_full_queue_takes_no_more_until_one_ends(store: JobStore) -> None:
         store.receive()
     store.cancel(jobs[0].id)
     store.receive()
+
+
+def test_a_scan_is_checked_before_it_waits_for_the_model(store: JobStore) -> None:
+    good, bad = store.receive(), store.receive()
+    for job in (good, bad):
+        store.upload_of(job).write_bytes(b"scan")
+        store.submit(job.id, "", "arrived")
+    assert store.claim() is None
+    for outcome in (JobOutcome(state="queued", shape=(3, 4, 5)), JobOutcome(state="refused", message="a letter")):
+        claimed = store.claim("arrived")
+        assert claimed is not None
+        assert claimed.state == "checking"
+        store.finish(claimed.id, outcome)
+    assert [state(store, job) for job in (good, bad)] == ["queued", "refused"]
+    assert store.upload_of(good).read_bytes() == b"scan"
+    assert not list(store.folder_of(bad).iterdir())
+    found = store.get(good.id)
+    assert found is not None
+    assert (found.ended, found.attempts, found.outcome.shape) == (None, 0, (3, 4, 5))
+    claimed = store.claim()
+    assert claimed is not None
+    assert claimed.id == good.id
+
+
+def test_a_job_that_is_interrupted_is_taken_again_where_it_was(store: JobStore) -> None:
+    job = store.receive()
+    for name in ("upload", "correction.nii", "unpacked"):
+        (store.folder_of(job) / name).write_bytes(b"x")
+    store.submit(job.id, "", "arrived")
+    for give_back in (store.requeue, store.release):
+        assert store.claim("arrived") is not None
+        give_back(job.id)
+        assert state(store, job) == "arrived"
+        assert sorted(path.name for path in store.folder_of(job).iterdir()) == ["correction.nii", "upload"]
+    store.cancel(job.id)
+    assert (state(store, job), list(store.folder_of(job).iterdir())) == ("cancelled", [])
+
+
+def test_corrections_do_not_wait_for_places_of_scans(store: JobStore) -> None:
+    for _ in range(3):
+        submit(store)
+    job = store.receive(JobRequest(kind="correction", parent="a", labels={"liver": 1}, comment="the dome was missing"))
+    found = store.get(job.id)
+    assert found is not None
+    assert (found.request.labels, found.request.comment) == ({"liver": 1}, "the dome was missing")
+
+
+def test_a_clients_name_finds_the_job_that_had_it_last_and_is_not_kept(store: JobStore, tmp_path: Path) -> None:
+    first, second = submit(store), submit(store)
+    for job in (first, second):
+        store.name(job.id, "Doe^Jane")
+    found = store.named("Doe^Jane")
+    assert found is not None
+    assert found.id == second.id
+    assert store.named("Doe") is None
+    store.remove(second.id)
+    assert store.named("Doe^Jane") is None
+    assert b"Doe" not in (tmp_path / "jobs" / "jobs.sqlite3").read_bytes()
 
 
 def test_a_restart_loses_no_job(tmp_path: Path) -> None:
@@ -141,7 +200,7 @@ class FakeWorker:
         self.cancelled = threading.Event()
         self.stops = 0
 
-    def begin(self, upload: Path, modality: str | None) -> Connection:
+    def begin(self, upload: Path) -> Connection:
         assert upload.read_bytes() == b"scan"
         self.cancelled.clear()
         ours, theirs = Pipe()
@@ -176,7 +235,8 @@ def obey(channel: Connection, cancelled: threading.Event) -> None:
 
 
 def run(store: JobStore, worker: Any, until: Callable[[], bool], limits: Limits | None = None) -> None:
-    dispatcher = Dispatcher(store, worker, limits or Limits())
+    task_of: Any = store.upload_of
+    dispatcher = Dispatcher(store, worker, limits or Limits(), takes="queued", task_of=task_of)
     dispatcher.start()
     wait_until(until)
     dispatcher.stop()
@@ -236,10 +296,10 @@ def test_trouble_with_the_database_or_a_job_ends_neither_the_thread_nor_the_next
     claim, progress = store.claim, store.progress
     broken = [sqlite3.OperationalError("disk full"), OSError("disk full")]
 
-    def claim_or_fail() -> Job | None:
+    def claim_or_fail(state: State) -> Job | None:
         if len(broken) == 2:
             raise broken.pop(0)
-        return claim()
+        return claim(state)
 
     def progress_or_fail(*so_far: Any) -> None:
         if broken:

@@ -5,6 +5,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import httpx
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its own name)
@@ -45,8 +46,9 @@ def test_info_tells_the_models_as_plugins_expect(client: TestClient) -> None:
     info = client.get("/info/").json()
     model = info["models"]["small"]
     assert model["type"] == "segmentation"
-    assert info["labels"][0] == "background"
+    assert "background" not in info["labels"]  # of which Slicer would make a segment, and count the organs from 2 on
     assert info["labels"] == [name for name, _ in sorted(model["labels"].items(), key=lambda item: item[1])]
+    assert 0 not in model["labels"].values()  # to OHIF this is no id, and it would give the background an organ's
     assert "config" not in info
     assert {"description", "config", "dimension"} <= set(model)
 
@@ -103,6 +105,26 @@ def test_a_series_of_the_pacs_is_inferred_for_ohif(
         assert np.abs(where - np.array(centre, float)).max() <= 0.5
 
 
+def test_a_mask_is_stored_in_the_type_that_the_client_reads(client: TestClient, scan: Path, expected: Volume) -> None:
+    with scan.open("rb") as stream:
+        session = client.put("/session/", files=[("files", (scan.name, stream))]).json()["session_id"]
+
+    def answer(**params: object) -> httpx.Response:
+        body, headers = form({"params": json.dumps({"result_extension": ".nrrd", **params})}, {})
+        return client.post(f"/infer/small?session_id={session}&output=image", content=body, headers=headers)
+
+    for params, size in (({"result_dtype": "uint8", "result_compress": False}, 1), ({"result_dtype": "uint16"}, 2)):
+        head, _, voxels = answer(**params).content.partition(b"\n\n")
+        assert {1: b"type: unsigned char", 2: b"type: unsigned short"}[size] in head
+        assert len(voxels) == size * expected.array.size  # OHIF 3 takes each byte for a voxel
+    assert answer().content == answer(result_dtype="uint16").content
+    assert answer(result_dtype="float32").status_code == 422
+    body, headers = form({"params": "{}"}, {})
+    reply = client.post(f"/infer/small?session_id={session}&output=dicom_seg", content=body, headers=headers)
+    assert reply.status_code == 406  # a NIfTI has no images to refer to
+    assert "DICOM series" in reply.json()["detail"]
+
+
 def test_a_series_may_be_sent_slice_by_slice(
     client: TestClient, series: Path, expected: Volume, tmp_path: Path
 ) -> None:
@@ -113,6 +135,13 @@ def test_a_series_may_be_sent_slice_by_slice(
     (tmp_path / "mask.nii.gz").write_bytes(reply.content)
     mask = read_volume(tmp_path / "mask.nii.gz").reorient("RAS")
     assert np.array_equal(mask.array, expected.reorient("RAS").array)
+    reply = client.post(f"/infer/small?image=x&session_id={session}&output=dicom_seg", content=body, headers=headers)
+    assert reply.headers["content-type"] == "application/dicom"
+    (tmp_path / "s.dcm").write_bytes(reply.content)
+    read, _ = read_dicom_seg(tmp_path / "s.dcm")
+    seen = read.onto(expected.affine, expected.array.shape)
+    assert seen is not None
+    assert np.array_equal(seen.array > 0, expected.array > 0)
 
 
 def test_a_series_gives_a_dicom_seg_of_the_same_mask(

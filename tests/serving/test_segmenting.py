@@ -9,7 +9,7 @@ import pytest
 
 from meddelinea.errors import InputRefusedError
 from meddelinea.segmentation.model import load_model
-from meddelinea.serving.jobs import Trouble
+from meddelinea.serving.job import Trouble
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.segmenting import segment_upload
 from support.counting import Openings

@@ -53,6 +53,9 @@ def serve(
     unpacked_mib: Annotated[int, Option(metavar="N", min=1, help="Maximum size of an unpacked upload in MiB.")] = 2048,
     queue_length: Annotated[int, Option(metavar="N", min=1, help="Maximum number of waiting scans.")] = 32,
     job_minutes: Annotated[float, Option(metavar="X", min=0.01, help="Maximum time for one scan.")] = 30.0,
+    learn_minutes: Annotated[
+        float, Option(metavar="X", min=0.01, help="Maximum time for learning from corrected scans.")
+    ] = 240.0,
     keep_hours: Annotated[float, Option(metavar="X", min=0.01, help="Time for which finished jobs are kept.")] = 24.0,
 ) -> None:
     """Serve a web page that segments the scans dropped on it.
@@ -86,6 +89,7 @@ def serve(
         unpacked_bytes=unpacked_mib << 20,
         queue_length=queue_length,
         job_seconds=60.0 * job_minutes,
+        learn_seconds=60.0 * learn_minutes,
         keep_hours=keep_hours,
     )
     with status("looking for the model"):

@@ -23,7 +23,7 @@ from meddelinea.io.dicom_seg_checks import require_described, require_places, re
 from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, require_upright, shortest, to_planes
 from meddelinea.io.dicom_stack import PLACE_TOLERANCE
 from meddelinea.io.read_back import require_same
-from meddelinea.io.volumes import SegmentationType
+from meddelinea.io.volumes import Algorithm, SegmentationType
 from meddelinea.labels import ORGANS
 from meddelinea.scan import DicomSeries
 from meddelinea.version import __version__
@@ -44,6 +44,7 @@ def write_dicom_seg(
     kind: SegmentationType = "labelmap",
     model: str = "",
     parameters: Mapping[str, str] | None = None,
+    algorithm: Algorithm = "AUTOMATIC",
 ) -> None:
     """Write a mask as a DICOM-SEG that refers to the images of its scan, read it back, and keep it only if it is equal.
 
@@ -63,7 +64,7 @@ def write_dicom_seg(
         The series that was segmented.
     kind
         How voxels are stored.
-    model, parameters
+    model, parameters, algorithm
         What made the mask, recorded with each segment.
 
     Raises
@@ -80,7 +81,9 @@ def write_dicom_seg(
     table = np.zeros(max(ordered.values()) + 1, np.min_scalar_type(len(ordered)))
     table[list(ordered.values())] = np.arange(1, len(ordered) + 1)
     numbers = table[to_planes(mask, labels, series)]  # consecutive, as binary and fractional files ask
-    segments = [_segment(number, name, model, parameters or {}) for number, name in enumerate(ordered, start=1)]
+    segments = [
+        _segment(number, name, model, parameters or {}, algorithm) for number, name in enumerate(ordered, start=1)
+    ]
     with whole(path) as unfinished:
         with referring(series, "a DICOM-SEG"):
             _segmentation(numbers, segments, series, kind, model).save_as(unfinished)
@@ -106,7 +109,9 @@ def rehearse_dicom_seg(series: DicomSeries) -> list[Finding]:
     numbers = np.zeros((len(few.frames), *few.shape[1::-1]), np.uint8)
     numbers[0, 0, 0] = 1
     with referring(few, "a DICOM-SEG") as left_out:
-        _segmentation(numbers, [_segment(1, "liver", "", {})], few, "labelmap", MANUFACTURER).save_as(BytesIO())
+        _segmentation(numbers, [_segment(1, "liver", "", {}, "AUTOMATIC")], few, "labelmap", MANUFACTURER).save_as(
+            BytesIO()
+        )
     return left_out
 
 
@@ -233,7 +238,9 @@ def _referred_images(series: DicomSeries) -> tuple[list[Any], list[int] | None]:
     return images, [int(k) for k in np.argsort([frame.index for frame in series.frames])]
 
 
-def _segment(number: int, organ: str, model: str, parameters: Mapping[str, str]) -> hd.seg.SegmentDescription:
+def _segment(
+    number: int, organ: str, model: str, parameters: Mapping[str, str], algorithm: Algorithm
+) -> hd.seg.SegmentDescription:
     """The description of one organ."""
     kind, side = code_of(organ)
     described = hd.seg.SegmentDescription(
@@ -241,7 +248,7 @@ def _segment(number: int, organ: str, model: str, parameters: Mapping[str, str])
         segment_label=organ[:64],
         segmented_property_category=ANATOMICAL_STRUCTURE,
         segmented_property_type=kind,
-        algorithm_type="AUTOMATIC",
+        algorithm_type=algorithm,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=f"{MANUFACTURER} {model}".strip()[:64],
             family=codes.DCM.ArtificialIntelligence,

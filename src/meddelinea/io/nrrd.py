@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nrrd
 import numpy as np
@@ -27,6 +28,9 @@ _TO_RAS = {
     "lps": (-1, -1, 1),
     "scanner-xyz": (-1, -1, 1),
 }
+#: Types that label ids are stored in, and what the format calls them.
+MaskType = Literal["uint8", "uint16"]
+_TYPES: Mapping[MaskType, str] = {"uint8": "unsigned char", "uint16": "unsigned short"}
 _MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
 
 
@@ -130,17 +134,17 @@ def write_nrrd(volume: Volume, path: Path) -> None:
     nrrd.write(str(path), array, header, compression_level=1)
 
 
-def uncompressed_nrrd(mask: Volume) -> bytes:
-    """A `.nrrd` file of label ids in 16 bits, not compressed, for readers that understand no other, such as OHIF's."""
-    lps = _in_lps(mask)
+def uncompressed_nrrd(mask: Volume, dtype: MaskType = "uint16") -> bytes:
+    """A `.nrrd` file of label ids, not compressed, for readers that understand no other, such as OHIF's."""
+    lps, stored = _in_lps(mask), np.dtype(dtype).newbyteorder("<")
     vectors = [f"({','.join(f'{mm:.9g}' for mm in vector)})" for vector in lps[:3].T]
     header = (
-        f"NRRD0004\ntype: unsigned short\ndimension: 3\nspace: {LPS}\n"
+        f"NRRD0004\ntype: {_TYPES[dtype]}\ndimension: 3\nspace: {LPS}\n"
         f"sizes: {' '.join(map(str, mask.shape))}\nspace directions: {' '.join(vectors[:3])}\n"
         f"kinds: domain domain domain\nendian: little\nencoding: raw\n"
         f"space origin: {vectors[3]}\n\n"
     )
-    return header.encode() + mask.array.astype("<u2").tobytes(order="F")
+    return header.encode() + mask.array.astype(stored).tobytes(order="F")
 
 
 def _in_lps(volume: Volume) -> Affine:

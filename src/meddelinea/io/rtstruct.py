@@ -24,6 +24,7 @@ from meddelinea.io.dicom_codes import DESCRIPTION, MANUFACTURER, SERIES_NUMBER, 
 from meddelinea.io.dicom_files import decoding
 from meddelinea.io.dicom_source import from_planes, referring, require_identifiers, shortest, to_planes
 from meddelinea.io.read_back import require_same
+from meddelinea.io.volumes import Algorithm
 from meddelinea.labels import colour_of
 from meddelinea.scan import DicomSeries, Frame
 from meddelinea.version import __version__
@@ -36,7 +37,13 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 
 
 def write_rtstruct(
-    mask: Volume, labels: Mapping[str, int], path: Path, series: DicomSeries, *, model: str = ""
+    mask: Volume,
+    labels: Mapping[str, int],
+    path: Path,
+    series: DicomSeries,
+    *,
+    model: str = "",
+    algorithm: Algorithm = "AUTOMATIC",
 ) -> None:
     """Write a mask as an RTSTRUCT, rasterise its contours again, and keep the file only if they give the mask.
 
@@ -54,7 +61,7 @@ def write_rtstruct(
         The file; it is written whole or not at all, and one already there is replaced.
     series
         The series that was segmented.
-    model
+    model, algorithm
         What made the mask.
 
     Raises
@@ -71,7 +78,7 @@ def write_rtstruct(
     found = {name: index for name, index in labels.items() if index <= len(boxes) and boxes[index - 1] is not None}
     with whole(path) as unfinished:
         with referring(series, "an RTSTRUCT"):
-            _structure_set(planes, boxes, found, series, model).save_as(unfinished, enforce_file_format=True)
+            _structure_set(planes, boxes, found, series, model, algorithm).save_as(unfinished, enforce_file_format=True)
         read, read_labels = read_rtstruct(unfinished, series)
         require_same(path, from_planes(planes, series), found, read, read_labels)
 
@@ -140,6 +147,7 @@ def _structure_set(
     found: Mapping[str, int],
     series: DicomSeries,
     model: str,
+    algorithm: Algorithm = "AUTOMATIC",
 ) -> Dataset:
     """The whole RTSTRUCT: which images it is about, and for each organ a name, its contours and what it is."""
     image = next(iter(series.headers.values()))
@@ -185,7 +193,7 @@ def _structure_set(
         roi.ROINumber = contours.ReferencedROINumber = observation.ReferencedROINumber = number
         roi.ReferencedFrameOfReferenceUID = image.FrameOfReferenceUID
         roi.ROIName = name[:64]
-        roi.ROIGenerationAlgorithm = "AUTOMATIC"
+        roi.ROIGenerationAlgorithm = algorithm
         roi.ROIGenerationDescription = f"{MANUFACTURER} {model}".strip()[:64]
         contours.ROIDisplayColor = list(colour_of(name))
         slices, rows, columns = boxes[index - 1]

@@ -19,6 +19,8 @@ from meddelinea.volume import Volume
 
 #: How a DICOM-SEG stores voxels: one image of ids, or for each organ one of bits or one of shares.
 SegmentationType = Literal["labelmap", "binary", "fractional"]
+#: DICOM's words for a mask of a model alone, and for one that a person has changed.
+Algorithm = Literal["AUTOMATIC", "SEMIAUTOMATIC"]
 
 
 def read_volume(path: Path) -> Volume:

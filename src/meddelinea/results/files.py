@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from meddelinea.errors import InputRefusedError, UsageError
 from meddelinea.files import MASK_SUFFIXES, ending, ensure_writable, read_object, stem, whole_together, write_json
-from meddelinea.io.volumes import SegmentationType, write_voxels
+from meddelinea.io.volumes import Algorithm, SegmentationType, write_voxels
 from meddelinea.results.review import review_organs
 from meddelinea.results.statistics import OrganStatistics
 from meddelinea.scan import Modality, Scan
@@ -174,6 +174,7 @@ def write_segmentation(
     }
     sidecar = {"labels": segmentation.labels, **made, "input": scan.name, **(remarks or {})}
     mask, labels, model = segmentation.mask, segmentation.labels, segmentation.model
+    algorithm: Algorithm = "SEMIAUTOMATIC" if segmentation.corrected else "AUTOMATIC"
     wanted = output_type(path, kind)
     ensure_writable(path, MASK_SUFFIXES)
     with whole_together(path, sidecar_path(path), *others) as (mask_file, sidecar_file, *files):
@@ -190,12 +191,13 @@ def write_segmentation(
                     kind=segmentation_type,
                     model=model,
                     parameters=parameters,
+                    algorithm=algorithm,
                 )
             case "rtstruct":
                 from meddelinea.io.dicom_source import series_of
                 from meddelinea.io.rtstruct import write_rtstruct
 
-                write_rtstruct(mask, labels, mask_file, series_of(scan), model=model)
+                write_rtstruct(mask, labels, mask_file, series_of(scan), model=model, algorithm=algorithm)
             case _:
                 write_voxels(mask, mask_file, scan.forms)
         write_json(sidecar, sidecar_file)

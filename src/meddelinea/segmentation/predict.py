@@ -62,6 +62,8 @@ class Segmentation:
         What made probabilities of the model's shares; None where it was not calibrated.
     sizes
         What the model's training scans say of the sizes of organs.
+    corrected
+        Whether a person has changed the mask.
     """
 
     mask: Volume
@@ -77,6 +79,7 @@ class Segmentation:
     uncertainty: Volume | None = None
     calibration: Calibration | None = None
     sizes: OrganSizes = field(default_factory=OrganSizes)
+    corrected: bool = False
 
 
 def segment(

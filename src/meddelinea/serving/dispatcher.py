@@ -1,14 +1,20 @@
-"""The thread that passes jobs from the store to the worker, one at a time, and enforces their time limit."""
+"""A thread that passes jobs from the store to a worker, one at a time, and enforces their time limit.
+
+A server has two: one for what takes a moment, the checks of what has arrived, and one for what needs the model.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from meddelinea.serving.jobs import Job, JobOutcome, JobStore, Trouble
+from meddelinea.serving.job import TAKEN, Job, JobOutcome, State, Trouble
+from meddelinea.serving.jobs import JobStore
 from meddelinea.serving.limits import Limits
+from meddelinea.serving.tasks import Task
 from meddelinea.serving.worker import GRACE_SECONDS, Worker
 
 _log = logging.getLogger(__name__)
@@ -22,23 +28,30 @@ TIDY_SECONDS = 10.0
 
 
 class Dispatcher:
-    """Runs the jobs of a store, the oldest first.
+    """Runs the jobs of a store that wait in one state, the oldest first.
 
     Parameters
     ----------
     store
         The waiting jobs and their states.
     worker
-        The process that segments them.
+        The process that does what is to be done.
     limits
-        Only `job_seconds` is used.
+        Only `seconds_for` is used.
+    takes
+        The state, one of `TAKEN`.
+    task_of
+        What is to be done for a job.
     """
 
-    def __init__(self, store: JobStore, worker: Worker, limits: Limits) -> None:
+    def __init__(
+        self, store: JobStore, worker: Worker, limits: Limits, *, takes: State, task_of: Callable[[Job], Task]
+    ) -> None:
         self._store, self._worker, self._limits = store, worker, limits
+        self._takes, self._task_of = takes, task_of
         self._stopping = threading.Event()
         self._tidied = 0.0
-        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"dispatcher of {takes}", daemon=True)
 
     def start(self) -> None:
         """Start to run jobs."""
@@ -54,7 +67,7 @@ class Dispatcher:
         while not self._stopping.is_set():
             try:
                 self._tidy()
-                job = self._store.claim()
+                job = self._store.claim(self._takes)
                 if job is None:
                     self._stopping.wait(POLL_SECONDS)
                 else:
@@ -77,9 +90,10 @@ class Dispatcher:
         _log.info("job %s: %s", job.id, ended.state if ended is not None else "removed")
 
     def _run_job(self, job: Job) -> None:
-        """Segment one scan; returns when it is finished, cancelled, deleted or too slow, or the worker has died."""
-        channel = self._worker.begin(self._store.upload_of(job), job.modality)
-        deadline = time.monotonic() + self._limits.job_seconds
+        """Do one job; returns when it is finished, cancelled, deleted or too slow, or the worker has died."""
+        channel = self._worker.begin(self._task_of(job))
+        seconds = self._limits.seconds_for(job.request.kind)
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 message = channel.recv() if channel.poll(POLL_SECONDS) else None
@@ -102,23 +116,18 @@ class Dispatcher:
                 self._worker.stop()
                 self._store.release(job.id)
                 return
-            if current is None or current.state != "running":
+            if current is None or current.state != TAKEN[self._takes]:
                 self._abandon(channel)
                 self._store.sweep(job.id)
                 return
             if time.monotonic() > deadline:
                 self._worker.stop()
-                minutes = self._limits.job_seconds / 60
-                self._store.finish(
-                    job.id,
-                    JobOutcome(
-                        state="failed", message=f"not done within {minutes:g} minutes; ask for a longer time limit"
-                    ),
-                )
+                message = f"not done within {seconds / 60:g} minutes; ask for a longer time limit"
+                self._store.finish(job.id, JobOutcome(state="failed", message=message))
                 return
 
     def _abandon(self, channel: Connection) -> None:
-        """Ask the worker to drop its scan, and kill it if it does not: to load the model again takes only seconds."""
+        """Ask the worker to drop its task, and kill it if it does not: to load the model again takes only seconds."""
         self._worker.cancel()
         deadline = time.monotonic() + GRACE_SECONDS
         try:

@@ -1,132 +1,55 @@
-"""Jobs and their folders: the upload, the progress and the results. They are kept in SQLite, so that a restart of the
-server loses nothing.
-
-    receiving -> queued -> running -> done | refused | failed
-                    any of these but the last three -> cancelled
+"""The jobs of a server and their folders. They are kept in SQLite, so that a restart of the server loses nothing.
 
 Each job has a folder with its upload and its results. Its name is a random id, so that no request names a path.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
 import sqlite3
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from meddelinea.errors import MedDelineaError, UsageError
-from meddelinea.scan import Modality
+from meddelinea.serving.job import TAKEN, Job, JobOutcome, JobRequest, ResultFile, State
 from meddelinea.serving.limits import Limits
 
-State = Literal["receiving", "queued", "running", "done", "refused", "failed", "cancelled"]
-
-#: States in which a job occupies a place in the queue.
-WAITING = ("receiving", "queued", "running")
-#: Final states.
-ENDED = ("done", "refused", "failed", "cancelled")
 #: How often a job is started before it is blamed for the end of the worker or the server.
 MOST_ATTEMPTS = 3
-#: Version of the table below, stored in the file.
-SCHEMA = 1
+#: Version of the tables below, stored in the file.
+SCHEMA = 2
 
-_TABLE = """
+_JOBS = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
     state TEXT NOT NULL,
-    suffix TEXT NOT NULL,
-    modality TEXT,
+    kind TEXT NOT NULL,
+    request TEXT NOT NULL,
+    suffix TEXT NOT NULL DEFAULT '',
     created REAL NOT NULL,
     ended REAL,
     attempts INTEGER NOT NULL DEFAULT 0,
     slices_done INTEGER NOT NULL DEFAULT 0,
     slices INTEGER NOT NULL DEFAULT 0,
+    stage TEXT NOT NULL DEFAULT '',
     outcome TEXT NOT NULL DEFAULT '{}'
 )
 """
+_NAMES = "CREATE TABLE IF NOT EXISTS names (digest TEXT PRIMARY KEY, job TEXT NOT NULL)"
+#: How the names of files begin that were sent, and that a job is started with.
+SENT = ("upload", "correction.")
+#: The state before that in which a process has the job.
+_GIVEN_BACK = "CASE state WHEN 'running' THEN 'queued' ELSE 'arrived' END"
 
 
 class QueueFullError(MedDelineaError):
     """The queue is full."""
-
-
-@dataclass(frozen=True)
-class ResultFile:
-    """A file that a job produced.
-
-    Parameters
-    ----------
-    kind
-        Kind of file, for programs: `"mask"`, `"labels"`, `"statistics"`, `"scan"`. The page offers kinds that it does
-        not know for download as well.
-    name
-        File name in the job's folder.
-    title
-        Kind of file, for people.
-    """
-
-    kind: str
-    name: str
-    title: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOutcome:
-    """How a job ended.
-
-    Parameters
-    ----------
-    state
-        `"done"`, `"refused"` (the scan is not one to segment) or `"failed"`.
-    message
-        The reason why the job is not done, for people; empty if it is.
-    warnings
-        Reasons to be careful with the result.
-    scan
-        Fingerprint of the voxels: the same scan has the same one in any file format.
-    modality
-        Modality as which the scan was segmented.
-    shape, spacing_mm
-        Size of the scan's grid in voxels, and the distance of its voxels in millimetres.
-    files
-        Files to display and to download.
-    """
-
-    state: State
-    message: str = ""
-    warnings: tuple[str, ...] = ()
-    scan: str | None = None
-    modality: str | None = None
-    shape: tuple[int, ...] = ()
-    spacing_mm: tuple[float, ...] = ()
-    files: tuple[ResultFile, ...] = ()
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What keeps the server from a job that it may do later, such as a full disk; `message` is for people."""
-
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A scan on its way through the server. Times are in seconds since 1970."""
-
-    id: str
-    state: State
-    suffix: str
-    modality: Modality | None
-    created: float
-    ended: float | None
-    attempts: int
-    slices_done: int
-    slices: int
-    outcome: JobOutcome
 
 
 class JobStore:
@@ -162,7 +85,8 @@ class JobStore:
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, SCHEMA):
                 raise UsageError(f"{folder}: jobs of version {version}, expected {SCHEMA}; choose another folder")
-            self._database.execute(_TABLE)
+            self._database.execute(_JOBS)
+            self._database.execute(_NAMES)
             self._database.execute(f"PRAGMA user_version = {SCHEMA}")
             self._database.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
@@ -172,9 +96,9 @@ class JobStore:
         self._recover()
 
     def _recover(self) -> None:
-        """After a restart: delete interrupted uploads, and queue the job that was running again."""
+        """After a restart: delete interrupted uploads, and give back the jobs that processes had."""
         self._execute("DELETE FROM jobs WHERE state = 'receiving'")
-        for row in self._execute("SELECT id FROM jobs WHERE state = 'running'"):
+        for row in self._execute("SELECT id FROM jobs WHERE state IN ('checking', 'running')"):
             self.requeue(row["id"])
         self.tidy()
 
@@ -191,63 +115,82 @@ class JobStore:
         """The uploaded file."""
         return self.folder_of(job) / f"upload{job.suffix}"
 
-    def receive(self, modality: Modality | None = None) -> Job:
-        """Reserve a place in the queue for an upload that is about to arrive, and make its folder.
+    def receive(self, request: JobRequest | None = None) -> Job:
+        """Reserve a place for what is about to arrive, and make its folder. Each kind has places of its own.
 
         Raises
         ------
         QueueFullError
             If no place is free.
         """
-        identity = secrets.token_hex(16)
+        identity, request = secrets.token_hex(16), request or JobRequest()
         added = self._execute(
-            "INSERT INTO jobs (id, state, suffix, modality, created) SELECT ?, 'receiving', '', ?, ? "
-            "WHERE (SELECT COUNT(*) FROM jobs WHERE state IN ('receiving', 'queued', 'running')) < ?",
-            (identity, modality, time.time(), self._limits.queue_length),
+            "INSERT INTO jobs (id, state, kind, request, created) SELECT ?, 'receiving', ?, ?, ? "
+            "WHERE (SELECT COUNT(*) FROM jobs WHERE ended IS NULL AND kind = ?) < ?",
+            (
+                *(identity, request.kind, json.dumps(asdict(request)), time.time()),
+                *(request.kind, self._limits.queue_length),
+            ),
             changes=True,
         )
         if not added:
-            raise QueueFullError(f"{self._limits.queue_length} scans are waiting already; try again in a few minutes")
+            waiting = "scans" if request.kind == "segmentation" else f"{request.kind}s"
+            raise QueueFullError(
+                f"{self._limits.queue_length} {waiting} are waiting already; try again in a few minutes"
+            )
         job = self.get(identity)
         assert job is not None
         self.folder_of(job).mkdir(mode=0o700)
         return job
 
-    def submit(self, identity: str, suffix: str) -> None:
-        """Queue a job whose upload is complete."""
-        self._execute("UPDATE jobs SET state = 'queued', suffix = ? WHERE id = ?", (suffix, identity))
+    def submit(self, identity: str, suffix: str, state: State = "queued") -> None:
+        """Let a job be taken whose upload is complete: for its check where it has `"arrived"`, else by the model."""
+        self._execute("UPDATE jobs SET state = ?, suffix = ? WHERE id = ?", (state, suffix, identity))
 
-    def claim(self) -> Job | None:
-        """Start the job that has waited longest, and return it; None if no job is waiting."""
+    def claim(self, state: State = "queued") -> Job | None:
+        """Take the job that has waited longest in a state of `TAKEN`, and return it; None if no job is waiting."""
         rows = self._execute(
-            "UPDATE jobs SET state = 'running', attempts = attempts + 1, slices_done = 0, slices = 0 WHERE id = "
-            "(SELECT id FROM jobs WHERE state = 'queued' ORDER BY created LIMIT 1) RETURNING *"
+            "UPDATE jobs SET state = ?, attempts = attempts + 1, slices_done = 0, slices = 0, stage = '' WHERE id = "
+            "(SELECT id FROM jobs WHERE state = ? ORDER BY created LIMIT 1) RETURNING *",
+            (TAKEN[state], state),
         )
         return _job(rows[0]) if rows else None
 
-    def progress(self, identity: str, slices_done: int, slices: int) -> None:
+    def progress(self, identity: str, slices_done: int, slices: int, stage: str = "") -> None:
         """Record how far a running job has come."""
-        self._execute("UPDATE jobs SET slices_done = ?, slices = ? WHERE id = ?", (slices_done, slices, identity))
+        self._execute(
+            "UPDATE jobs SET slices_done = ?, slices = ?, stage = ? WHERE id = ?",
+            (slices_done, slices, stage, identity),
+        )
 
     def finish(self, identity: str, outcome: JobOutcome) -> None:
-        """Record how a running job ended. A job that was cancelled or deleted in the meantime stays so."""
-        self._execute(
-            "UPDATE jobs SET state = ?, ended = ?, outcome = ? WHERE id = ? AND state = 'running'",
-            (outcome.state, time.time(), json.dumps(asdict(outcome)), identity),
+        """Record how a job ended, or that it passed its check, which its attempts to be segmented do not include.
+
+        A job that was cancelled or deleted in the meantime stays so.
+        """
+        passed = outcome.state == "queued"
+        changed = self._execute(
+            "UPDATE jobs SET state = ?, ended = ?, outcome = ?, attempts = CASE WHEN ? THEN 0 ELSE attempts END "
+            "WHERE id = ? AND state IN ('checking', 'running')",
+            (outcome.state, None if passed else time.time(), json.dumps(asdict(outcome)), passed, identity),
+            changes=True,
         )
-        self.sweep(identity)
+        if not (passed and changed):  # what passed may be in another process by now
+            self.sweep(identity)
 
     def release(self, identity: str) -> None:
-        """Queue a running job again that was interrupted on purpose; the attempt does not count."""
+        """Give a job back that was interrupted on purpose; the attempt does not count."""
         self._execute(
-            "UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ? AND state = 'running'", (identity,)
+            f"UPDATE jobs SET state = {_GIVEN_BACK}, attempts = attempts - 1 "
+            "WHERE id = ? AND state IN ('checking', 'running')",
+            (identity,),
         )
         self.sweep(identity)
 
     def requeue(self, identity: str, trouble: str | None = None) -> None:
-        """Queue a job again that was interrupted, or kept from its end by `trouble`; it fails at the third time."""
+        """Give a job back that was interrupted, or kept from its end by `trouble`; it fails at the third time."""
         changed = self._execute(
-            "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running' AND attempts < ?",
+            f"UPDATE jobs SET state = {_GIVEN_BACK} WHERE id = ? AND state IN ('checking', 'running') AND attempts < ?",
             (identity, MOST_ATTEMPTS),
             changes=True,
         )
@@ -264,25 +207,25 @@ class JobStore:
         self.sweep(identity)
 
     def cancel(self, identity: str) -> None:
-        """Cancel a job that is queued or running; the files of one that is running go when its worker has let go."""
-        for state in ("queued", "running"):
+        """Cancel a job that has not ended; the files of one that a process has go when it has let go."""
+        for state in ("arrived", "checking", "queued", "running"):  # in the order in which it may move on meanwhile
             cancelled = self._execute(
                 "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state = ?",
                 (time.time(), identity, state),
                 changes=True,
             )
-            if cancelled and state == "queued":
+            if cancelled and state in TAKEN:
                 self.sweep(identity)
 
     def sweep(self, identity: str) -> None:
-        """Remove the files of a job that no worker has now: all without results, all but its upload where it waits."""
+        """Remove the files of a job that no worker has now: all without results, all but those sent where it waits."""
         job = self.get(identity)
         if job is not None and job.state == "done":
             return
-        kept = {self.upload_of(job)} if job is not None and job.state == "queued" else set()
+        waits = job is not None and job.state in TAKEN
         folder = self._folder / identity
         for entry in folder.iterdir() if folder.is_dir() else ():
-            if entry in kept:
+            if waits and entry.name.startswith(SENT):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -290,8 +233,9 @@ class JobStore:
                 entry.unlink(missing_ok=True)
 
     def remove(self, identity: str) -> None:
-        """Delete a job and its files."""
+        """Delete a job, its names and its files."""
         self._execute("DELETE FROM jobs WHERE id = ?", (identity,))
+        self._execute("DELETE FROM names WHERE job = ?", (identity,))
         shutil.rmtree(self._folder / identity, ignore_errors=True)
 
     def get(self, identity: str) -> Job | None:
@@ -299,14 +243,29 @@ class JobStore:
         rows = self._execute("SELECT * FROM jobs WHERE id = ?", (identity,))
         return _job(rows[0]) if rows else None
 
+    def name(self, identity: str, name: str) -> None:
+        """Let a client find a job by a name of its own, of which only a digest is kept: it may be a patient's."""
+        self._execute("INSERT OR REPLACE INTO names (digest, job) VALUES (?, ?)", (_digest(name), identity))
+
+    def named(self, name: str) -> Job | None:
+        """The job that was named so last; None if there is none."""
+        rows = self._execute("SELECT * FROM jobs WHERE id = (SELECT job FROM names WHERE digest = ?)", (_digest(name),))
+        return _job(rows[0]) if rows else None
+
     def all(self) -> list[Job]:
         """All jobs, the latest first."""
         return [_job(row) for row in self._execute("SELECT * FROM jobs ORDER BY created DESC")]
 
+    def of_scan(self, original: Job) -> list[Job]:
+        """The corrections of a segmentation, and its repetitions with other models, the latest first."""
+        return [job for job in self.all() if job.request.original == original.id]
+
     def waiting_before(self, job: Job) -> int:
         """Number of jobs that will run before this one."""
         rows = self._execute(
-            "SELECT COUNT(*) FROM jobs WHERE state = 'running' OR (state = 'queued' AND created < ?)", (job.created,)
+            "SELECT COUNT(*) FROM jobs WHERE state = 'running' OR (state IN ('arrived', 'checking', 'queued') "
+            "AND kind != 'correction' AND created < ?)",
+            (job.created,),
         )
         return int(rows[0][0])
 
@@ -330,10 +289,19 @@ class JobStore:
             return cursor.rowcount if changes else rows
 
 
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _job(row: sqlite3.Row) -> Job:
     fields = dict(row)
-    outcome = json.loads(fields.pop("outcome"))
+    del fields["kind"]
+    request, outcome = (json.loads(fields.pop(name)) for name in ("request", "outcome"))
     if outcome:
         outcome["files"] = tuple(ResultFile(**file) for file in outcome["files"])
         outcome |= {name: tuple(outcome[name]) for name in ("warnings", "shape", "spacing_mm")}
-    return Job(**fields, outcome=JobOutcome(**outcome) if outcome else JobOutcome(state=fields["state"]))
+    return Job(
+        **fields,
+        request=JobRequest(**request),
+        outcome=JobOutcome(**outcome) if outcome else JobOutcome(state=fields["state"]),
+    )

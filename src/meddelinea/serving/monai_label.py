@@ -1,42 +1,39 @@
 """The part of MONAI Label's protocol that automatic segmentation needs; plugins of 3D Slicer and OHIF use it.
 
 A session is a job: its scan is segmented as soon as it is uploaded, and `/infer/` waits for the result and returns it.
+What an image is and how its mask is corrected is in `monai_datastore`, what is learnt from that in `monai_training`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 
-from meddelinea.io.nrrd import uncompressed_nrrd
-from meddelinea.io.volumes import read_volume
-from meddelinea.labels import LabelIds
 from meddelinea.segmentation.model import ModelFiles
 from meddelinea.serving.dicomweb import fetch_series, is_uid
 from meddelinea.serving.guard import Access
 from meddelinea.serving.intake import Intake
-from meddelinea.serving.jobs import ENDED, Job, JobStore
+from meddelinea.serving.job import ENDED, Job, JobRequest
+from meddelinea.serving.job_routes import known_model
+from meddelinea.serving.jobs import JobStore
 from meddelinea.serving.limits import Limits
+from meddelinea.serving.models import Models
+from meddelinea.serving.monai_datastore import datastore_status
+from meddelinea.serving.monai_jobs import FIELD_BYTES, ended, find_image, params_of, take
+from meddelinea.serving.monai_masks import dicom_seg, mask_and_params, mask_type, multipart
+from meddelinea.serving.monai_training import SCORING, STRATEGIES, train_stats, trainers
 from meddelinea.serving.uploads import ZIP_MEMBERS
 from meddelinea.version import __version__
 
-#: Seconds between two looks at the state of a job.
-POLL_SECONDS = 0.1
-#: Maximum size of a form field that is not a file.
-FIELD_BYTES = 1 << 16
-
 
 def monai_label_routes(
-    store: JobStore, intake: Intake, described: ModelFiles, access: Access, limits: Limits, dicomweb: str | None
+    store: JobStore, intake: Intake, models: Models, access: Access, limits: Limits, dicomweb: str | None
 ) -> APIRouter:
     """The routes of the protocol.
 
@@ -44,8 +41,8 @@ def monai_label_routes(
     ----------
     store, intake
         The jobs, and the way in for new ones.
-    described
-        Description of the model that segments.
+    models
+        The models that may segment.
     access
         Holds the token that clients get when they log in.
     limits
@@ -55,34 +52,22 @@ def monai_label_routes(
     """
     routes = APIRouter()
 
-    def find(identity: str) -> Job:
-        job = store.get(identity)
-        if job is None:
-            raise HTTPException(404, "no such session; create it again")
-        return job
-
     @routes.get("/info/")
     def info() -> dict[str, Any]:
-        # Plugins drop the first label as the background, so an organ must not be first.
+        # Without the background: to OHIF its id 0 is none, so that it would take an organ's, and Slicer would make a
+        # segment of it and count the organs' ids from 2 on when it sends a corrected mask.
+        known = [models.find(name) for name in models.names()]
         return {
             "name": "MedDelinea",
             "description": "Organ segmentation with a controllable diffusion transformer. Not for diagnosis.",
             "version": __version__,
-            "labels": ["background", *described.labels],
-            "models": {
-                described.name: {
-                    "type": "segmentation",
-                    "labels": {"background": 0, **described.labels},
-                    "dimension": 3,
-                    "description": f"Segments {len(described.labels)} organs in {' and '.join(described.modalities)}",
-                    "config": {},
-                }
-            },
-            "trainers": {},
-            "strategies": {},
-            "scoring": {},
-            "train_stats": {},
-            "datastore": {},
+            "labels": list(dict.fromkeys(organ for model in known for organ in model.labels)),
+            "models": {model.name: _described(model) for model in known},
+            "trainers": trainers(models),
+            "strategies": {name: {"description": text} for name, text in STRATEGIES.items()},
+            "scoring": {name: {"description": text} for name, text in SCORING.items()},
+            "train_stats": train_stats(store),
+            "datastore": datastore_status(store),
         }
 
     @routes.get("/auth/")
@@ -106,12 +91,12 @@ def monai_label_routes(
     @routes.put("/session/")
     async def create_session(request: Request) -> dict[str, Any]:
         async with request.form(max_files=ZIP_MEMBERS, max_fields=10, max_part_size=FIELD_BYTES) as form:
-            job = await _take(intake, form, "files")
+            job = await take(intake, form, "files", JobRequest(model=models.own.name))
         return {"session_id": job.id, "session_info": _session(job)}
 
     @routes.get("/session/{session_id}")
     def get_session(session_id: str, image: bool = False) -> Any:
-        job = find(session_id)
+        job = find_image(store, session_id)
         if not image:
             return _session(job)
         if not store.upload_of(job).is_file():  # of a job that ended without a result nothing is kept
@@ -120,7 +105,7 @@ def monai_label_routes(
 
     @routes.delete("/session/{session_id}")
     def remove_session(session_id: str) -> dict[str, Any]:
-        job = find(session_id)
+        job = find_image(store, session_id)
         store.remove(job.id)
         return _session(job)
 
@@ -132,101 +117,53 @@ def monai_label_routes(
         session_id: str = "",
         output: Literal["all", "image", "json", "dicom_seg"] = "all",
     ) -> Response:
-        if model != described.name:
-            raise HTTPException(404, f"no such model; this server has {described.name}")
+        wanted = JobRequest(model=known_model(models, model))
         async with request.form(max_files=2, max_fields=10, max_part_size=FIELD_BYTES) as form:
-            params = _params(form)
+            params = params_of(form)
+            dtype = mask_type(params)
             if isinstance(form.get("file"), UploadFile) and not session_id:
-                job = await _take(intake, form, "file")
+                job = await take(intake, form, "file", wanted)
             elif dicomweb is not None and not session_id and is_uid(image):
                 slices = fetch_series(dicomweb, image, limits.upload_bytes)
-                job = await run_in_threadpool(intake.series, slices, None)
+                job = await run_in_threadpool(intake.series, slices, wanted)
+                store.name(job.id, image)
             else:
-                job = find(session_id or image)
-        while job.state not in ENDED:
-            await asyncio.sleep(POLL_SECONDS)
-            job = find(job.id)
-        if job.state != "done":
-            raise HTTPException(422 if job.state == "refused" else 500, job.outcome.message or job.state)
+                job = find_image(store, session_id or image)
+                if job.request.model != wanted.model:
+                    job = _repeated(store, job, wanted.model) or await run_in_threadpool(intake.again, job, wanted)
+        job = await ended(store, job)
+        folder = store.folder_of(job)
         if output == "dicom_seg":
-            raise HTTPException(406, "unsupported output; expected all, image or json")
+            return dicom_seg(folder, job)
         suffix = ".nrrd" if params.get("result_extension") == ".nrrd" else ".nii.gz"
-        found, result = await run_in_threadpool(_result, store.folder_of(job), suffix)
+        found, result = await run_in_threadpool(mask_and_params, folder, suffix, dtype)
         reply = json.dumps(found).encode()
         if output == "json":
             return Response(reply, media_type="application/json")
         if output == "image":
             headers = {"Content-Disposition": f'attachment; filename="mask{suffix}"'}
             return Response(result, media_type="application/octet-stream", headers=headers)
-        boundary = secrets.token_hex(16)
-        body = _multipart(boundary, reply, f"mask{suffix}", result)
-        return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
+        return multipart(reply, f"mask{suffix}", result)
 
     return routes
+
+
+def _repeated(store: JobStore, job: Job, model: str) -> Job | None:
+    """The last segmentation of a job's scan with another model that has not failed."""
+    others = (other for other in store.of_scan(job) if other.request.kind == "segmentation")
+    return next((each for each in others if each.request.model == model and each.state not in ENDED[1:]), None)
+
+
+def _described(model: ModelFiles) -> dict[str, Any]:
+    return {
+        "type": "segmentation",
+        "labels": model.labels,
+        "dimension": 3,
+        "description": f"Segments {len(model.labels)} organs in {' and '.join(model.modalities)}",
+        "config": {},
+    }
 
 
 def _session(job: Job) -> dict[str, Any]:
     """A session as the protocol describes it, without the server's paths."""
     return {"name": job.id, "image": job.id, "create_ts": int(job.created), "last_access_ts": int(job.created)}
-
-
-async def _take(intake: Intake, form: FormData, field: str) -> Job:
-    """Make a job of the files of a form, whatever their names."""
-    uploads = [value for value in form.getlist(field) if isinstance(value, UploadFile)]
-    if not uploads:
-        raise HTTPException(422, f"the form has no file in the field {field!r}")
-    if len(uploads) == 1:
-        return await run_in_threadpool(intake.file, uploads[0].file, None)
-    return await run_in_threadpool(intake.series, [upload.file for upload in uploads], None)
-
-
-def _params(form: FormData) -> dict[str, Any]:
-    """The field `params` of a request: a JSON object."""
-    try:
-        params = json.loads(str(form.get("params") or "{}"))
-    except (ValueError, RecursionError):
-        params = None
-    if not isinstance(params, dict):
-        raise HTTPException(422, "the form's field 'params' is not a JSON object")
-    return params
-
-
-def _result(folder: Path, suffix: str) -> tuple[dict[str, Any], bytes]:
-    """The parameters that are sent with a mask, and the mask as a file.
-
-    Slicer's plugin names the segments of a mask by their order, so only organs that were found are listed. OHIF's
-    plugin reads an uncompressed NRRD of 16 bits, with the rows from top to bottom as in DICOM.
-    """
-    labels = LabelIds.read(folder / "mask.json").one_each()
-    mask = read_volume(folder / "mask.nii.gz")
-    if suffix == ".nrrd":
-        mask = mask.reorient(_dicom_order(mask.orientation))
-    centres = {}
-    for name, index in labels.items():
-        where = np.nonzero(mask.array == index)
-        if where[0].size:
-            centres[name] = [str(index), *(str(round(float(axis.mean()))) for axis in where)]
-    params = {"label_names": {name: labels[name] for name in centres}, "centroids": centres}
-    if suffix != ".nrrd":
-        return params, (folder / "mask.nii.gz").read_bytes()
-    return params, uncompressed_nrrd(mask)
-
-
-def _dicom_order(orientation: str) -> str:
-    """The orientation of a volume after its rows are flipped to run from top to bottom, as in DICOM."""
-    opposite = {"A": "P", "P": "A", "L": "R", "R": "L", "S": "I", "I": "S"}
-    return orientation[0] + opposite[orientation[1]] + orientation[2]
-
-
-def _multipart(boundary: str, params: bytes, name: str, content: bytes) -> bytes:
-    """A reply with two parts: the field `params` and the file `image`."""
-    begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
-    return b"".join(
-        (
-            f'{begin}"params"\r\nContent-Type: application/json\r\n\r\n'.encode(),
-            params,
-            f'\r\n{begin}"image"; filename="{name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode(),
-            content,
-            f"\r\n--{boundary}--\r\n".encode(),
-        )
-    )

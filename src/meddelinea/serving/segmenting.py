@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from meddelinea.errors import InputRefusedError, MedDelineaError
-from meddelinea.serving.jobs import JobOutcome, ResultFile, Trouble
+from meddelinea.serving.job import JobOutcome, ResultFile, Trouble
 from meddelinea.serving.limits import Limits
-from meddelinea.serving.memory import at_most_more
-from meddelinea.serving.uploads import screen
-
-#: Memory for decoders beside a scan and a copy of it.
-DECODER_BYTES = 256 << 20
-#: What the system may lack: room, a quota, a disk that works, files that may be open.
-LACKING = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EMFILE", "ENFILE"))
+from meddelinea.serving.reading import answer_to, describe, read_upload
 
 if TYPE_CHECKING:
     from meddelinea.results.result import Result
@@ -52,76 +45,71 @@ def segment_upload(
     try:
         return _segment(model, upload, modality, limits, progress)
     except (MedDelineaError, OSError) as error:
-        lacking = _lacking(error)
-        if lacking is not None:
-            return Trouble(f"the server cannot keep what it makes of the scan ({lacking}); ask its operator for space")
-        if not isinstance(error, MedDelineaError):
-            raise
-        # The server's own paths are of no use to the sender.
-        said = str(error).replace(f"{upload}: ", "").replace(str(upload), "the upload")
-        return JobOutcome(state="refused", message=said.replace(f"{upload.parent}{os.sep}", ""))
-
-
-def _lacking(error: BaseException | None) -> str | None:
-    """What the system lacked where that is why a job failed, and not its scan; None where it is not."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None and error.errno in LACKING:
-            return os.strerror(error.errno)
-        error = error.__cause__ or error.__context__
-    return None
+        return answer_to(error, upload)
 
 
 def _segment(
     model: Model, upload: Path, modality: Modality | None, limits: Limits, progress: Callable[[int, int], None]
 ) -> JobOutcome:
     from meddelinea.data.fingerprint import fingerprint
-    from meddelinea.io.room import at_most
-    from meddelinea.io.volumes import read_scan
     from meddelinea.results.result import segment
 
-    screen(upload, limits.unpacked_bytes)
-    with at_most(limits.unpacked_bytes), at_most_more(2 * limits.unpacked_bytes + DECODER_BYTES):
-        scan = replace(read_scan(upload), name="scan")  # an upload has no name
+    scan = read_upload(upload, limits)
     result = segment(scan, model, modality=modality if scan.modality is None else None, progress=progress)
-    scan = result.scan
-    return JobOutcome(
+    expected = [organ.expected_dice for organ in result.segmentation.confidence.values()]
+    found = [dice for dice in expected if dice is not None]
+    outcome = JobOutcome(
         state="done",
         warnings=tuple(finding.message for finding in result.findings),
-        scan=fingerprint(scan.volume),
-        modality=scan.modality,
-        shape=scan.volume.shape,
-        spacing_mm=tuple(round(mm, 3) for mm in scan.volume.spacing_mm),
-        files=tuple(write_results(result, model, upload)),
+        scan=fingerprint(result.scan.volume),
+        files=tuple(write_results(result, model.files.card, upload.parent)),
+        expected_dice=float(np.mean(found)) if found else None,
     )
+    return describe(result.scan, outcome)
 
 
-def write_results(result: Result, model: Model, upload: Path) -> list[ResultFile]:
-    """Write all that a job gives beside its upload; each file that is listed here can be downloaded.
+def write_results(
+    result: Result, card: str, folder: Path, remarks: Mapping[str, Any] | None = None
+) -> list[ResultFile]:
+    """Write all that a job gives; each file that is listed here can be downloaded.
 
-    A DICOM-SEG is among them where the upload is a series that one can refer to.
+    A DICOM-SEG is among them where the scan is a series that one can refer to, and the uncertainty where a model made
+    the mask.
+
+    Parameters
+    ----------
+    result
+        The scan, its mask and its measurements.
+    card
+        The model's card.
+    folder
+        Where the files go.
+    remarks
+        What else the file of organ ids and settings is to say.
     """
     from meddelinea.files import write_json
     from meddelinea.io.volumes import write_volume
     from meddelinea.results.files import require_referable, sidecar_path, statistics_document, write_segmentation
     from meddelinea.results.page import write_scan_report
 
-    folder, scan, made = upload.parent, result.scan, result.segmentation
+    scan, made = result.scan, result.segmentation
     mask = folder / "mask.nii.gz"
-    write_segmentation(made, mask, scan)
+    write_segmentation(made, mask, scan, remarks=remarks)
     document = statistics_document(result.statistics, scan.modality, made)
     write_json(document, folder / "statistics.json")
     # Not compressed: it is looked at more often than it is sent far.
     write_volume(scan.volume, folder / "scan.nii", scan.forms)
-    write_volume(result.uncertainty, folder / "uncertainty.nii.gz", scan.forms)
-    write_scan_report(folder / "report.html", result, model.files.card)
+    write_scan_report(folder / "report.html", result, card)
     files = [
         ResultFile("mask", mask.name, "Mask (NIfTI)"),
         ResultFile("labels", sidecar_path(mask).name, "Organ ids and settings (JSON)"),
         ResultFile("statistics", "statistics.json", "Measurements (JSON)"),
         ResultFile("report", "report.html", "Report (HTML)"),
-        ResultFile("uncertainty", "uncertainty.nii.gz", "Uncertainty in per cent (NIfTI)"),
         ResultFile("scan", "scan.nii", "Scan (NIfTI)"),
     ]
+    if made.uncertainty is not None:
+        write_volume(result.uncertainty, folder / "uncertainty.nii.gz", scan.forms)
+        files.append(ResultFile("uncertainty", "uncertainty.nii.gz", "Uncertainty in per cent (NIfTI)"))
     try:
         require_referable(scan, "dicom_seg")
     except InputRefusedError:

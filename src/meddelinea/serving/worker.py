@@ -1,4 +1,4 @@
-"""The process that segments: it loads the model once and processes one scan at a time.
+"""A process for work on scans: it does one task at a time, and keeps the model that it loaded last.
 
 It is a process rather than a thread, because a scan is untrusted data for decoders. A scan that crashes one, or takes
 too much time or memory, must not bring the server down, and only a process can be killed from outside at any moment.
@@ -14,13 +14,15 @@ import signal
 import tempfile
 import warnings
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meddelinea.errors import MedDelineaError
-from meddelinea.scan import Modality
-from meddelinea.serving.jobs import JobOutcome, Trouble
+from meddelinea.serving.job import JobOutcome, Trouble
 from meddelinea.serving.limits import Limits
+from meddelinea.serving.tasks import Bench, Task
+
+if TYPE_CHECKING:
+    from meddelinea.segmentation.model import Model
 
 #: Seconds that a worker gets to stop by itself.
 GRACE_SECONDS = 5.0
@@ -31,25 +33,25 @@ class CancelledError(Exception):
 
 
 class Worker:
-    """A process with a loaded model. It is started when it is first needed, and again after it has ended.
+    """A process. It is started when it is first needed, and again after it has ended.
 
     Parameters
     ----------
-    model, device
-        See `load_model`.
+    device
+        Where models run, see `load_model`.
     limits
         Only `unpacked_bytes` is used.
     """
 
-    def __init__(self, model: str, device: str, limits: Limits) -> None:
-        self._model, self._device, self._limits = model, device, limits
+    def __init__(self, device: str, limits: Limits) -> None:
+        self._device, self._limits = device, limits
         self._context = multiprocessing.get_context("spawn")  # a fork would share the server's sockets and locks
         self._process: Any = None
         self._cancelled: Any = None
         self._channel: Connection | None = None
 
-    def begin(self, upload: Path, modality: Modality | None) -> Connection:
-        """Pass a scan to the process. The connection delivers pairs (slices done, slices in all), then an `JobOutcome`.
+    def begin(self, task: Task) -> Connection:
+        """Pass a task to the process. The connection delivers the arguments of `Progress`, then what `run` returned.
 
         If the process ends before that, reading from the connection raises `EOFError` or `OSError`.
         """
@@ -58,18 +60,18 @@ class Worker:
             self._cancelled = self._context.Event()
             self._channel, theirs = self._context.Pipe()
             self._process = self._context.Process(
-                target=work, args=(theirs, self._cancelled, self._model, self._device, self._limits), daemon=True
+                target=work, args=(theirs, self._cancelled, self._device, self._limits), daemon=True
             )
             self._process.start()
             theirs.close()
         assert self._channel is not None
         self._cancelled.clear()
         with contextlib.suppress(OSError):  # it has just ended, which the reader will notice
-            self._channel.send((upload, modality))
+            self._channel.send(task)
         return self._channel
 
     def cancel(self) -> None:
-        """Ask the process to drop its scan; it answers with an outcome, or must be stopped."""
+        """Ask the process to drop its task; it answers with an outcome, or must be stopped."""
         if self._cancelled is not None:
             self._cancelled.set()
 
@@ -83,28 +85,34 @@ class Worker:
         self._process = self._channel = self._cancelled = None
 
 
-def work(channel: Connection, cancelled: Any, model_name: str, device: str, limits: Limits) -> None:
-    """Run the process: segment the scans that come through `channel` until its other end closes."""
+def work(channel: Connection, cancelled: Any, device: str, limits: Limits) -> None:
+    """Run the process: do the tasks that come through `channel` until its other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when this process ends
     _be_quiet()
-    from meddelinea.segmentation.model import load_model
-    from meddelinea.serving.segmenting import segment_upload
 
-    model = None
+    loaded: dict[str, Model] = {}
 
-    def progress(done: int, slices: int) -> None:
+    def load(source: str) -> Model:
+        from meddelinea.segmentation.model import load_model
+
+        if source not in loaded:
+            loaded.clear()  # one at a time: a model may take gigabytes
+            loaded[source] = load_model(source, device)
+        return loaded[source]
+
+    def progress(done: int, total: int, stage: str = "") -> None:
         if cancelled.is_set():
             raise CancelledError
-        channel.send((done, slices))
+        channel.send((done, total, stage))
 
+    bench = Bench(limits=limits, load=load, progress=progress)
     with contextlib.suppress(EOFError, OSError):  # the server has ended
         while True:
-            upload, modality = channel.recv()
-            tempfile.tempdir = str(upload.parent)  # unpacked files are deleted with the job's folder in any case
+            task: Task = channel.recv()
+            tempfile.tempdir = str(task.folder)  # unpacked files are deleted with the job's folder in any case
             outcome: JobOutcome | Trouble
             try:
-                model = model or load_model(model_name, device)
-                outcome = segment_upload(model, upload, modality, limits, progress)
+                outcome = task.run(bench)
             except MedDelineaError:  # names a folder of the server
                 outcome = Trouble("the server cannot load its model; `meddelinea predict` tells its operator why")
             except CancelledError:
