@@ -133,6 +133,11 @@ def colourful(picture: NDArray[np.int16]) -> float:
     return float(np.mean(picture.max(axis=2) - picture.min(axis=2) > 30))
 
 
+def alike(one: NDArray[np.int16], other: NDArray[np.int16]) -> bool:
+    """Whether two pictures are the same, but for one pixel in a thousand that was composed otherwise."""
+    return float(np.mean(abs(one - other).max(axis=2) > 0)) < 1e-3
+
+
 def open_result(page: Any, served: RunningServer, job: str) -> None:
     """The page of a job that is done, as a bookmark opens it."""
     page.goto(f"{served.address}#job={job}")
@@ -185,11 +190,11 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(
     assert colourful(full) > colourful(pixels(page, "#axial")) + 0.01
     assert colourful(solid) > colourful(pixels(page, "#solid")) + 0.01
     page.get_by_role("button", name="Hide all").click()
-    assert np.array_equal(pixels(page, "#axial"), bare)
+    assert alike(pixels(page, "#axial"), bare)
     page.get_by_role("button", name="show liver alone").click()
     assert colourful(full) > colourful(pixels(page, "#axial")) > colourful(bare)
     page.get_by_role("button", name="Show all").click()
-    assert np.array_equal(pixels(page, "#axial"), full)
+    assert alike(pixels(page, "#axial"), full)
 
     for view, canvas in (("Coronal", "#coronal"), ("Sagittal", "#sagittal"), ("3D", "#solid"), ("Axial", "#axial")):
         page.get_by_label(view, exact=True).check()
@@ -205,7 +210,7 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(
     reviewed = set()
     for row in page.locator("#organs tbody tr").all():
         organ = measured[row.locator(".go").inner_text()]
-        millilitres, interval, *_, note = row.locator("td").all_inner_texts()
+        note, millilitres, interval, *_ = row.locator("td").all_inner_texts()
         assert millilitres == (f"{organ['volume_ml']:.1f}" if organ["found"] else "")
         assert interval == " – ".join(f"{ml:.1f}" for ml in organ["interval_ml"] or ())
         assert ("to be reviewed" in note) == (organ["review_reasons"] == ["low_expected_dice"])

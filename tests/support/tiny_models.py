@@ -124,7 +124,8 @@ def write_model(root: Path) -> Path:
     """The folder of a complete model with random weights: its masks depend on the image and mean nothing."""
     store = write_blobs(root / "store")
     write_pipeline(root / "model", ORGANS)
-    config = run_config("model", store, root / "run", data={"validation": CASES[2:]})
+    objective = {"prediction_type": "sample"}  # as the pipeline's
+    config = run_config("model", store, root / "run", data={"validation": CASES[2:]}, objective=objective)
     cases = open_cases(config.data)
     write_model_files(root / "model", ORGANS, cases, config=config)
     training_cases(config, cases).write(root / "model")

@@ -28,7 +28,7 @@ ORIENTATION = "LPS"
 OBLIQUE_DEG = 5.0
 
 BODY_SEARCH_MM = 4.0
-#: Up to this share of the range between a window's ends a grey value is air.
+#: Up to this share of a CT's window, or of an MR's range, a grey value is air.
 AIR_SHARE = 0.05
 
 Millimetres = Annotated[float, Field(strict=True, ge=0.01, le=100.0)]
@@ -77,14 +77,26 @@ def intensity_window(scan: Scan, preprocessing: Preprocessing) -> tuple[float, f
     """Grey values that become -1 and 1: the CT window, or percentiles of an MR's voxels."""
     if scan.modality != "MR":
         return preprocessing.window_hu
-    array = scan.volume.array
-    step = max(1, round((array.size / 2e6) ** (1 / 3)))
-    few = array[::step, ::step, ::step]
+    few = _few(scan)
     if preprocessing.percentiles_of == "body":
-        darkest, brightest = np.percentile(few, (0.5, 99.5))
-        few = few[few >= darkest + AIR_SHARE * (brightest - darkest)]
+        few = few[few >= air_level(scan, preprocessing)]
     low, high = np.percentile(few, preprocessing.percentiles)
     return float(low), float(max(high, low + 1e-6))
+
+
+def air_level(scan: Scan, preprocessing: Preprocessing) -> float:
+    """Grey value below which a voxel is air."""
+    is_mr = scan.modality == "MR"
+    low, high = np.percentile(_few(scan), (0.5, 99.5)) if is_mr else preprocessing.window_hu
+    return float(low + AIR_SHARE * (high - low))
+
+
+def _few(scan: Scan) -> NDArray[Any]:
+    """About two million voxels on a regular grid."""
+    array = scan.volume.array
+    step = max(1, round((array.size / 2e6) ** (1 / 3)))
+    few: NDArray[Any] = array[::step, ::step, ::step]
+    return few
 
 
 def to_model_grid(scan: Scan, preprocessing: Preprocessing) -> Volume:
@@ -97,7 +109,7 @@ def to_model_grid(scan: Scan, preprocessing: Preprocessing) -> Volume:
     i_mm, j_mm, k_mm = canonical.spacing_mm
     columns, rows = (max(1, int(preprocessing.spacing_mm / mm + 0.05)) for mm in (i_mm, j_mm))
     coarse = block_mean(canonical, (columns, rows, max(1, round(preprocessing.slice_mm / k_mm))))
-    affine, shape = _model_grid(coarse, preprocessing, low + AIR_SHARE * (high - low))
+    affine, shape = _model_grid(coarse, preprocessing, air_level(scan, preprocessing))
     model = resample_linear(coarse, affine, shape, outside=low)
     scaled = np.clip((model.array - low) * (2.0 / (high - low)) - 1.0, -1.0, 1.0)
     return Volume(scaled.astype(np.float32, copy=False), affine)

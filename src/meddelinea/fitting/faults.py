@@ -146,13 +146,13 @@ def _exchanged(cases: Sequence[CaseFacts]) -> Iterable[Fault]:
             continue
         apart = np.array([_between(case, a, b) for case in both])  # (cases, 3)
         middle, deviation = _spread(apart, LEAST_MM)
-        for axis in np.flatnonzero(np.abs(middle) > APART * deviation):
+        for axis in np.flatnonzero(np.abs(middle) > APART * deviation).tolist():
             far = np.abs(apart[:, axis] - middle[axis]) > FAR * deviation[axis]
             usual = np.abs(apart[:, axis] + middle[axis]) < APART * deviation[axis]  # with the two exchanged
             for case, is_turned in zip(both, far & usual, strict=True):
-                seen[case.name, int(axis)] += 1
+                seen[case.name, axis] += 1
                 if is_turned:
-                    turned.setdefault(case.name, []).append((a, b, int(axis)))
+                    turned.setdefault(case.name, []).append((a, b, axis))
     named = set(_named_pairs(cases))
     for name, pairs in sorted(turned.items()):
         across = [(a, b) for a, b, axis in pairs if axis == 0]

@@ -18,7 +18,7 @@ from meddelinea.checks.scan import traits
 from meddelinea.data.case import Case, LabelledScan, read_case
 from meddelinea.data.datasets import FORMATS, find_cases, organs_of
 from meddelinea.data.fingerprint import fingerprint, sketch
-from meddelinea.data.preprocess import ORIENTATION, Preprocessing, body_corners_mm, intensity_window
+from meddelinea.data.preprocess import ORIENTATION, Preprocessing, air_level, body_corners_mm
 from meddelinea.errors import InputRefusedError, MedDelineaError
 from meddelinea.findings import Finding
 from meddelinea.pool.local import in_this_process
@@ -171,8 +171,7 @@ def facts_of(case: Case, labelled: LabelledScan) -> CaseFacts:
     organs: dict[str, OrganFacts] = {}
     body_mm = image.array.shape[0] * image.spacing_mm[0], image.array.shape[1] * image.spacing_mm[1]
     if found.refusal is None or found.refusal.code not in ("not_numbers", "not_finite", "constant"):
-        low, high = intensity_window(scan, Preprocessing())
-        body = np.ptp(body_corners_mm(image, low + 0.05 * (high - low)), axis=0)
+        body = np.ptp(body_corners_mm(image, air_level(scan, Preprocessing())), axis=0)
         body_mm = float(body[0]), float(body[1])
         organs = _organs(image, mask, labelled.organs)
     return CaseFacts(

@@ -112,7 +112,8 @@ def glb(surfaces: Sequence[Surface]) -> bytes:
         accessors.append({"bufferView": len(views) - 1, **described})
         return len(accessors) - 1
 
-    meshes, materials = [], []
+    meshes: list[dict[str, object]] = []
+    materials: list[dict[str, object]] = []
     for surface in surfaces:
         points = (surface.points @ TO_GLTF.T).astype("<f4")
         bounds = {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()}

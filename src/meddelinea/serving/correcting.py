@@ -246,11 +246,12 @@ def _raw(sent: Path, scan: Scan) -> Volume:
 
 
 def _whole_numbers(values: NDArray[Any]) -> NDArray[np.int64]:
-    rounded = np.rint(values)
+    rounded = np.rint(values) if values.dtype.kind == "f" else values
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or not np.array_equal(values, rounded):
         raise InputRefusedError("the mask holds values that are no ids; expected whole numbers; was it resampled?")
-    if rounded.size and not -1 < rounded.max() < 1 << 16:
-        raise InputRefusedError(f"the mask holds the id {rounded.max():g}; expected 0 to {LARGEST_ID}")
+    odd = [index for index in (int(rounded.min(initial=0)), int(rounded.max(initial=0))) if not 0 <= index < 1 << 16]
+    if odd:
+        raise InputRefusedError(f"the mask holds the id {odd[0]}; expected 0 to {LARGEST_ID}")
     ids: NDArray[np.int64] = rounded.astype(np.int64)
     return ids
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,14 +121,14 @@ def _learn(
     # What came of it: a model of its own, unless the one before is as good.
     result = Adaptation.read(work / "model")
     shutil.copy(work / "model" / FILE, folder / FILE)
-    name = None
+    offered: str | None = None
     if result.kept == "adapted":
         models.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = max((number for number, _ in learnt_models(models)), default=0) + 1
-        name = f"adapted-{number}"
-        (work / "model").rename(models / name)
+        offered = f"adapted-{number}"
+        (work / "model").rename(models / offered)
     learnt = Learnt(
-        model=name,
+        model=offered,
         before=base.name,
         check=result.check,
         train=result.train,
@@ -144,7 +145,7 @@ def _learn(
     )
 
 
-def _by_organ(figures: dict[str, float]) -> dict[str, float]:
+def _by_organ(figures: Mapping[str, float]) -> dict[str, float]:
     """Dice by organ, and their mean, of the figures of a run."""
     named = {name.removeprefix("dice/"): value for name, value in figures.items() if name.startswith("dice/")}
     return {**named, "mean": figures["dice"]} if "dice" in figures else named

@@ -62,7 +62,8 @@ def datastore_routes(store: JobStore, intake: Intake, models: Models, kept: Corr
         delete_job(find_image(store, id), store, kept)
         return {}
 
-    @routes.api_route("/image", methods=["GET", "HEAD"])
+    @routes.head("/image", include_in_schema=False)
+    @routes.get("/image")
     def image_file(image: str) -> FileResponse:
         job = find_image(store, image)
         path = store.folder_of(job) / "scan.nii"
@@ -92,7 +93,8 @@ def datastore_routes(store: JobStore, intake: Intake, models: Models, kept: Corr
         delete_job(_label(id, tag, only="final"), store, kept)
         return {}
 
-    @routes.api_route("/label", methods=["GET", "HEAD"])
+    @routes.head("/label", include_in_schema=False)
+    @routes.get("/label")
     def label_file(label: str, tag: str = "final") -> FileResponse:
         return FileResponse(store.folder_of(_label(label, tag)) / "mask.nii.gz", filename="mask.nii.gz")
 

@@ -130,7 +130,8 @@ def monai_label_routes(
             else:
                 job = find_image(store, session_id or image)
                 if job.request.model != wanted.model:
-                    job = _repeated(store, job, wanted.model) or await run_in_threadpool(intake.again, job, wanted)
+                    repeated = _repeated(store, job, wanted.model)
+                    job = repeated if repeated is not None else await run_in_threadpool(intake.again, job, wanted)
         job = await ended(store, job)
         folder = store.folder_of(job)
         if output == "dicom_seg":

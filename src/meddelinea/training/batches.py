@@ -113,8 +113,9 @@ class TrainingBatches(Dataset[Batch]):
         start, stop = min(max(int(lowest.floor()), 0), last), max(min(int(highest.ceil()), last), 0) + 1
         levels, ids = map(torch.from_numpy, self.store.slab(case, start, stop))
         at = F.avg_pool2d(plane[None], factor) - start + offsets[:, None, None]  # (channels * thickness, side, side)
-        cuts = cut(shrink(levels[None], factor)[0], at).unflatten(0, (len(around), thickness))
-        return cuts.mean(dim=1), cut_ids(ids, plane[None] - start)[0].numpy()
+        cuts = cut(shrink(levels[None], factor)[0], at)
+        image = cuts.view(len(around), thickness, *cuts.shape[1:]).mean(dim=1)
+        return image, cut_ids(ids, plane[None] - start)[0].numpy()
 
     def _slab(
         self, case: int, index: int, thickness: int, *, depth: int

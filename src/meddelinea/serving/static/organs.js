@@ -32,11 +32,11 @@ export function drawOrgans(table, key, { organs, statistics, hidden, changes }, 
   const focus = document.activeElement?.getAttribute("data-key");
   const level = statistics.interval_level ? `${Math.round(100 * statistics.interval_level)} %` : "";
   const unit = statistics.intensity_unit === "HU" ? "HU" : "value";
-  const columns = [header("Organ"), header("ml", "number", level ? `volume, and the interval that holds it with ${level}` : "volume")];
+  const columns = [header("Organ"), header("Note"), header("ml", "number", level ? `volume, and the interval that holds it with ${level}` : "volume")];
   if (level) columns.push(header(`${level} interval`, "number"));
   columns.push(header(`mean ${unit} ± SD`, "number"));
   if (changes) columns.push(header("earlier ml", "number"), header("change ml", "number"), header("Dice", "number"));
-  table.tHead?.replaceChildren(element("tr", {}, ...columns, header("Note")));
+  table.tHead?.replaceChildren(element("tr", {}, ...columns));
 
   const rows = organs.map((/** @type {any} */ organ) => {
     const measured = statistics.organs[organ.name] ?? { found: false, review_reasons: [], touches_edge: [] };
@@ -48,6 +48,7 @@ export function drawOrgans(table, key, { organs, statistics, hidden, changes }, 
     const solo = button("◎", () => actions.solo(organ.name), { className: "icon", title: "show it alone, or all again", disabled: !measured.found, "aria-label": `show ${organ.name} alone`, "data-key": `solo ${organ.name}` });
     const cells = [
       element("th", { scope: "row" }, element("div", {}, eye, solo, swatch, go)),
+      element("td", { className: "remarks" }, ...remarksOn(measured).map(marked)),
       number(measured.found ? millilitres(measured.volume_ml) : ""),
       ...(level ? [number(measured.interval_ml ? measured.interval_ml.map(millilitres).join(" – ") : "")] : []),
       number(measured.found ? `${measured.mean_intensity.toFixed(0)} ± ${measured.sd_intensity.toFixed(0)}` : ""),
@@ -62,7 +63,7 @@ export function drawOrgans(table, key, { organs, statistics, hidden, changes }, 
       );
     }
     const className = !measured.found ? "absent" : measured.needs_review ? "review" : "";
-    return element("tr", { className }, ...cells, element("td", { className: "remarks" }, ...remarksOn(measured).map(marked)));
+    return element("tr", { className }, ...cells);
   });
   table.tBodies[0].replaceChildren(...rows);
   const legend = new Map(organs.flatMap((/** @type {any} */ organ) => (statistics.organs[organ.name] ? remarksOn(statistics.organs[organ.name]) : [])));

@@ -77,7 +77,7 @@ export class Plane {
     this.slider = element("input", { type: "range", min: 1, max: 1, value: 1, "aria-label": `${title} slice` });
     this.slider.addEventListener("input", () => onSlice(this, Number(this.slider.value) - 1));
     this.#edges = ["left", "right", "top", "bottom"].map((side) => element("span", { className: `edge ${side}`, ariaHidden: "true" }));
-    const enlarge = button("⛶", () => onEnlarge(this), { className: "enlarge", title: "Enlarge, or back to all (double click)", "aria-label": `Enlarge the ${name} plane` });
+    const enlarge = button("", () => onEnlarge(this), { className: "enlarge", title: "Enlarge, or back to all (double click)", "aria-label": `Enlarge the ${name} plane` });
     const caption = element("div", { className: "caption" }, this.title, " ", this.number);
     this.frame = element("div", { className: "pane" }, this.canvas, caption, ...this.#edges, enlarge, this.slider);
     this.frame.dataset.pane = id;

@@ -50,10 +50,11 @@ async function watch() {
     let rest = MOST_MS;
     try {
       const before = jobs;
+      const wanted = awaited; // a job that is sent meanwhile is not in the answer
       jobs = await server.jobs();
       if (failures) $("connection").textContent = "";
       failures = 0;
-      attempt(() => update(before));
+      attempt(() => update(before, wanted));
       if (sending.length || jobs.some(active)) rest = BUSY_MS;
       else if (!document.hidden) rest = IDLE_MS;
     } catch (error) {
@@ -74,7 +75,7 @@ async function watch() {
   watching = false;
 }
 
-function update(/** @type {any[]} */ before) {
+function update(/** @type {any[]} */ before, /** @type {string | null} */ wanted) {
   forgetOthers(new Set(jobs.map((job) => job.id)));
   drawJobs();
   drawProgress();
@@ -88,7 +89,7 @@ function update(/** @type {any[]} */ before) {
     const ended = !active(job) && before.some((other) => other.id === job.id && active(other));
     if (ended && job.id !== awaited) tell(job);
   }
-  if (!awaited || sending.length) return;
+  if (!awaited || awaited !== wanted || sending.length) return;
   const job = jobs.find((candidate) => candidate.id === awaited);
   if (job && active(job)) return;
   awaited = null;

@@ -75,7 +75,7 @@ export class Viewer {
     const canvas = element("canvas", { id: "solid", tabIndex: 0, role: "application", "aria-label": "Organs in three dimensions", "aria-describedby": "keys" });
     this.solidCanvas = canvas;
     this.solidNote = element("p", { id: "solid-note", className: "note" });
-    const enlarge = button("⛶", () => onView(this.#view === "all" ? "solid" : "all"), { className: "enlarge", title: "Enlarge, or back to all", "aria-label": "Enlarge 3D" });
+    const enlarge = button("", () => onView(this.#view === "all" ? "solid" : "all"), { className: "enlarge", title: "Enlarge, or back to all", "aria-label": "Enlarge 3D" });
     const solid = element("div", { className: "pane" }, canvas, element("div", { className: "caption" }, element("span", { className: "title" }, "3D")), this.solidNote, enlarge);
     solid.dataset.pane = "solid";
     for (const plane of this.#all()) listen(plane, this, actions.onEnlarge);
