@@ -47,7 +47,7 @@ def fit(
     address: AddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a model of any labelled dataset within the time that there is.
+    """Make a model of a labelled dataset of your own.
 
     DATASET is looked at for faults and planned for: grid, sampling, augmentation, stages. The plan, in MODEL-fit/plan,
     consists of run files; it may be edited, and the same command goes on with it, also after an interruption.
