@@ -353,7 +353,7 @@ def test_an_organ_is_gone_to_and_read_out(page: Any, served: RunningServer, done
     assert page.inner_text("#location").startswith("liver, ")
     assert " HU, axial " in page.inner_text("#location")
     with_crosshair = pixels(page, "#axial")
-    page.get_by_label("Cross-hair").uncheck()
+    page.get_by_role("checkbox", name="Cross-hair").uncheck()
     assert colourful(pixels(page, "#axial")) < colourful(with_crosshair)
     page.get_by_label("Drawn as").select_option("outline")
     outline = pixels(page, "#axial")
@@ -457,13 +457,12 @@ def test_several_scans_are_sent_at_once_and_the_worklist_keeps_up(
         write_volume(Volume(whole.array[:, :, :8], whole.affine), path)
     go(page, served.address)
     page.set_input_files("#file", paths)
-    settle(page)
-    assert page.inner_text("#status").startswith("Done: one.nii")
+    shown = "document.getElementById('scan-name').textContent.startsWith('one.nii')"
+    until(page, shown)
     page.locator("#screen").click()
     until(page, "[...document.querySelectorAll('#jobs tr.done .name')].some(cell => cell.textContent.includes('two'))")
     page.reload()
-    settle(page)
-    assert page.inner_text("#status").startswith("Done: one.nii")  # names outlast a reload
+    until(page, shown)  # names outlast a reload
     page.locator("#screen").click()
     with httpx.Client(base_url=served.address, timeout=60) as client:
         identity = client.post("/api/jobs", content=paths[0].read_bytes()).json()["id"]
