@@ -68,6 +68,20 @@ def test_abdominal_cts_get_what_the_shipped_recipe_has() -> None:
     assert fine["data"]["augmentation"]["mirror"] == 0.0  # kidneys are told by their side
     assert fine["batch_size"] == 4
     assert (fine["data"]["neighbours"], fine["data"]["neighbour_pairs"]) == (1, 2)
+    assert fine["data"]["augmentation"]["tilt_deg"] == 8
+    assert [plan.stages[name]["optimiser"]["kind"] for name in ("coarse", "fine")] == ["muon", "muon"]
+
+
+def test_planes_between_thick_slices_are_not_drawn() -> None:
+    thick = [replace(case, spacing_mm=(*case.spacing_mm[:2], 8.0)) for case in abdomens(6)]
+    plan = make_plan(survey_of(*thick), TWO_CORES, folds=3)
+    assert plan.stages["fine"]["data"]["augmentation"]["tilt_deg"] == 0
+    assert value_of(plan, "tilted planes") == "no"
+
+
+def test_small_slices_are_not_trained_on_by_muon() -> None:
+    plan = make_plan(survey_of(*hippocampi()), TWO_CORES, folds=3)
+    assert [plan.stages[name]["optimiser"]["kind"] for name in ("coarse", "fine")] == ["adamw", "muon"]
 
 
 def test_more_time_buys_finer_pixels_and_never_more_than_half_a_voxel() -> None:

@@ -120,7 +120,7 @@ def make_plan(
     # How slices are drawn and changed, and by what network they are segmented.
     fixed = None if base is None or unfit else (base.neighbours, base.neighbour_pairs, f"{base.name} sees so many")
     view, draw = choose_view(cases, grid.slice_mm, fixed), choose_draw(cases, organs)
-    augmentation, network = choose_augmentation(organs, grid.centre), choose_network(organs)
+    augmentation, network = choose_augmentation(organs, grid), choose_network(organs)
 
     # The stages, from each of the places where they may start.
     stages = stage_files(

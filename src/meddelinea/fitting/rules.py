@@ -16,9 +16,9 @@ import numpy as np
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.fitting.survey import CaseFacts
 
-#: A step of four slices of `small` on one core, in float32: seconds, and seconds for a pixel of a side squared
-#: (docs/history/round-7.md).
-STEP_SECONDS, PIXEL_SECONDS = 0.036, 1.335e-5
+#: A step of four slices of `small` on one core, in float32: seconds, of which Muon and tilted planes have 0.23
+#: (docs/history/round-9.md), and seconds for a pixel of a side squared (docs/history/round-7.md).
+STEP_SECONDS, PIXEL_SECONDS = 0.27, 1.335e-5
 #: Steps that a grid must leave time for.
 STEPS = 2000
 #: Sides of a slice are multiples of the first, which can be halved, and at most the second.
@@ -33,6 +33,8 @@ UNEVEN = 3.0
 OFTEN_EMPTY = 0.2
 #: Scans whose slices differ more than so many times in thickness vary.
 VARIED = 1.25
+#: Largest tilt of a slice's plane, and the thickest slices between which a tilted plane can be drawn.
+TILT_DEG, TILTED_MM = 8.0, 5.0
 #: Organs that the finest features of `small` suffice for.
 FEW_ORGANS = 31
 
@@ -180,15 +182,20 @@ def choose_draw(cases: Sequence[CaseFacts], organs: tuple[str, ...]) -> Chosen:
     return Chosen({"rare_organ_share": by_organ, "empty_share": kept}, (Decision("sampling", value, reason),))
 
 
-def choose_augmentation(organs: tuple[str, ...], centre: Literal["body", "field"]) -> Chosen:
+def choose_augmentation(organs: tuple[str, ...], grid: Preprocessing) -> Chosen:
     """How slices are changed in training."""
     sided = [organ for organ in organs if {"left", "right"} & set(organ.split())]
-    around = centre == "body"
+    around = grid.centre == "body"
     settings = {"rotation_deg": 20, "scale": 0.25, "tone": 0.06, "sharpness": 0.6, "noise": 0.08}
     settings |= {"field": 0.25 if around else 0.0, "mirror": 0.0 if sided else 0.5}
     value = f"the recipe's, {'without' if sided else 'with'} mirroring{'' if around else ', no round field of view'}"
     why = f"{sided[0]} is told by its side" if sided else "no organ is told by its side"
-    return Chosen(settings, (Decision("augmentation", value, why),))
+
+    thin = grid.slice_mm <= TILTED_MM
+    settings["tilt_deg"] = TILT_DEG if thin else 0.0
+    tilt = f"by up to {TILT_DEG:g} degrees" if thin else "no"
+    slices = f"slices of {grid.slice_mm:.3g} mm {'show' if thin else 'are too thick for'} what lies between them"
+    return Chosen(settings, (Decision("augmentation", value, why), Decision("tilted planes", tilt, slices)))
 
 
 def choose_network(organs: tuple[str, ...]) -> Chosen:

@@ -11,6 +11,9 @@ from meddelinea.fitting.rules import SIDE
 CODEC, BASE = (0.06, 5.0), (0.03, 2.5)
 #: Of what is left the coarse stage has a third.
 COARSE = 1 / 3
+#: Pixels of a side from which on Muon teaches more in the same time than AdamW: its part of a step takes as long for
+#: slices of any size (docs/history/round-9.md).
+MUON_SIDE = 96
 
 Settings = Mapping[str, Any]
 
@@ -73,16 +76,22 @@ def stage_files(
             "segmentation_weighting": "none",
             "pixel_loss": "cross_entropy",
         },
-        "optimiser": {**cosine, "warmup_steps": 100, "learning_rate": 2e-3, "weight_decay": 0.01, "ema_decay": 0.998},
         "validation": {"stride": 3, "sampling_steps": 1},
         "steps": 20_000,
         "batch_size": batch,
         **common,
     }
     if half:
-        stages["coarse"] = {**model, "data": {**model["data"], "resolutions": half}, "cpu_minutes": coarse}
-    stages["fine"] = {**model, "cpu_minutes": fine}
+        coarse_data = {**model["data"], "resolutions": half}
+        stages["coarse"] = {**model, "data": coarse_data, "optimiser": _optimiser(side // 2), "cpu_minutes": coarse}
+    stages["fine"] = {**model, "optimiser": _optimiser(side), "cpu_minutes": fine}
     return stages
+
+
+def _optimiser(side: int) -> dict[str, Any]:
+    """Settings of the stages that train a model on slices of so many pixels."""
+    settings: dict[str, Any] = {"kind": "muon" if side >= MUON_SIDE else "adamw", "schedule": "cosine"}
+    return {**settings, "warmup_steps": 100, "learning_rate": 2e-3, "weight_decay": 0.01, "ema_decay": 0.998}
 
 
 def from_model(first: str, folder: str) -> dict[str, Any]:
