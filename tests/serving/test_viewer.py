@@ -210,7 +210,8 @@ def test_a_scan_is_uploaded_watched_seen_and_downloaded(
     reviewed = set()
     for row in page.locator("#organs tbody tr").all():
         organ = measured[row.locator(".go").inner_text()]
-        note, millilitres, interval, *_ = row.locator("td").all_inner_texts()
+        note, volume, *_ = row.locator("td").all_inner_texts()
+        millilitres, _, interval = volume.partition("\n")
         assert millilitres == (f"{organ['volume_ml']:.1f}" if organ["found"] else "")
         assert interval == " – ".join(f"{ml:.1f}" for ml in organ["interval_ml"] or ())
         assert ("to be reviewed" in note) == (organ["review_reasons"] == ["low_expected_dice"])
@@ -405,6 +406,7 @@ def test_where_the_mask_may_be_wrong_is_shown(page: Any, served: RunningServer, 
 
 def test_a_result_is_compared_with_an_earlier_one(page: Any, served: RunningServer, done: list[str]) -> None:
     open_result(page, served, done[1])
+    assert "no other result" in page.locator("#earlier option").first.inner_text()
     page.locator("#earlier").select_option(done[0])
     page.locator("#earlier-choice").wait_for()
     _, *columns = page.locator("#organs thead th").all_inner_texts()

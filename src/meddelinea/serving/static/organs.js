@@ -32,9 +32,9 @@ export function drawOrgans(table, key, { organs, statistics, hidden, changes }, 
   const focus = document.activeElement?.getAttribute("data-key");
   const level = statistics.interval_level ? `${Math.round(100 * statistics.interval_level)} %` : "";
   const unit = statistics.intensity_unit === "HU" ? "HU" : "value";
-  const columns = [header("Organ"), header("Note"), header("ml", "number", level ? `volume, and the interval that holds it with ${level}` : "volume")];
-  if (level) columns.push(header(`${level} interval`, "number"));
-  columns.push(header(`mean ${unit} ± SD`, "number"));
+  const volume = header("ml", "number", level ? `volume, and the interval that holds it with ${level}` : "volume");
+  if (level) volume.append(element("small", {}, `${level} interval`));
+  const columns = [header("Organ"), header("Note"), volume, header(`mean ${unit} ± SD`, "number")];
   if (changes) columns.push(header("earlier ml", "number"), header("change ml", "number"), header("Dice", "number"));
   table.tHead?.replaceChildren(element("tr", {}, ...columns));
 
@@ -46,11 +46,12 @@ export function drawOrgans(table, key, { organs, statistics, hidden, changes }, 
     const eye = button(seen ? "●" : "○", () => actions.toggle(organ.name), { className: "icon", title: "show or hide", disabled: !measured.found, "aria-pressed": String(seen), "aria-label": `show ${organ.name}`, "data-key": `eye ${organ.name}` });
     const go = button(organ.name, () => actions.goTo(organ), { className: "go", title: "go to its middle", disabled: !measured.found, "data-key": `go ${organ.name}` });
     const solo = button("◎", () => actions.solo(organ.name), { className: "icon", title: "show it alone, or all again", disabled: !measured.found, "aria-label": `show ${organ.name} alone`, "data-key": `solo ${organ.name}` });
+    const volume = number(measured.found ? millilitres(measured.volume_ml) : "");
+    if (measured.interval_ml) volume.append(element("small", {}, measured.interval_ml.map(millilitres).join(" – ")));
     const cells = [
       element("th", { scope: "row" }, element("div", {}, eye, solo, swatch, go)),
       element("td", { className: "remarks" }, ...remarksOn(measured).map(marked)),
-      number(measured.found ? millilitres(measured.volume_ml) : ""),
-      ...(level ? [number(measured.interval_ml ? measured.interval_ml.map(millilitres).join(" – ") : "")] : []),
+      volume,
       number(measured.found ? `${measured.mean_intensity.toFixed(0)} ± ${measured.sd_intensity.toFixed(0)}` : ""),
     ];
     if (changes) {

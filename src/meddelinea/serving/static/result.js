@@ -174,7 +174,8 @@ function listEarlier() {
   const { job } = result;
   const others = jobs.filter((other) => other.state === "done" && other.scan === job.scan && other.id !== job.id);
   const wanted = ["", ...others.map((other) => other.id)];
-  if (String([...$("earlier").options].map((option) => option.value)) === String(wanted)) return;
+  const listed = [...$("earlier").options].map((option) => option.value);
+  if (listed.length === wanted.length && listed.every((id, index) => id === wanted[index])) return;
   const chosen = $("earlier").value;
   const first = element("option", { value: "" }, others.length ? "no other result" : "no other result of this scan yet");
   $("earlier").replaceChildren(first, ...others.map((other) => element("option", { value: other.id }, `${nameOf(other) ?? ""} ${when(other.created)}`.trim())));
