@@ -75,7 +75,7 @@ def written(
 
 def test_the_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path: Path) -> None:
     page = written(tmp_path)
-    assert len(page.images) == 3 + len(VIEWS)
+    assert len(page.images) == 3 + len(VIEWS)  # no organ is to be reviewed
     assert all(image["alt"] for image in page.images)
     assert page.addresses == [image["src"] for image in page.images]
     for address in page.addresses:
@@ -87,21 +87,21 @@ def test_the_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path: Path) -
 
 def test_what_was_measured_stands_in_the_row_of_its_organ(tmp_path: Path) -> None:
     words = written(tmp_path).words
-    row = words[words.index("liver") :][:7]
+    row = words[words.index("liver") :][:6]
     # 10 x 10 x 10 voxels of 16 cubic millimetres; the middle of voxels 25 to 34 is 59 mm.
-    assert row == ["liver", "16.0", "60", "0", "20 x 20 x 40", "59, 29, 38", "0.91"]
-    spleen = words[words.index("spleen") :][:8]
-    assert spleen[1] == "5.8"
-    assert spleen[-1] == "cut by the scan's edge (left): at least this volume"
-    assert words[words.index("gallbladder") + 1].startswith("not found")
+    assert row == ["liver", "16.0", "60 ± 0", "20 × 20 × 40", "59, 29, 38", "0.91"]
+    assert words[words.index("spleen") :][:3] == ["spleen", "L", "5.8"]
+    assert "cut by the scan's edge (left): at least this volume." in words
+    assert words[words.index("gallbladder") + 1] == "not found"
+    assert "2 of 3 organs found; not found: gallbladder; 1 cut by the scan's edge." in words
     assert "4 steps of ddim, 1 sample a slice, seed 7" in words
     assert "CT, 40 x 30 x 20 voxels of 2 x 2 x 4 mm, axes RAS" in " ".join(words)
 
 
 def test_a_calibrated_models_report_has_intervals_and_reviews(tmp_path: Path) -> None:
-    assert "interval, ml" not in written(tmp_path).words
+    assert not any("interval" in word for word in written(tmp_path).words)
     (tmp_path / "report.html").unlink()
-    words = written(
+    page = written(
         tmp_path,
         calibration=Calibration(
             temperature=1.0,
@@ -112,12 +112,15 @@ def test_a_calibrated_models_report_has_intervals_and_reviews(tmp_path: Path) ->
             review_below=0.6,
             fitted_on="ten cases",
         ),
-    ).words
+    )
+    words = page.words
     # Liver: (17 - 15) / 16 ml is a softness of 0.125, and exp(0.125) = 1.133.
-    assert words[words.index("liver") :][:3] == ["liver", "16.0", "14.1 to 18.1"]
-    spleen = words[words.index("spleen") : words.index("gallbladder")]
-    assert "to be reviewed: the model is unsure of this mask" in spleen
-    assert "to be reviewed: the model is unsure of this mask" not in words[words.index("liver") : words.index("spleen")]
+    assert words[words.index("liver") :][:3] == ["liver", "16.0", "14.1 – 18.1"]
+    assert words[words.index("spleen") :][:3] == ["spleen", "!", "L"]
+    assert "to be reviewed: the model is unsure of this mask;" in words
+    assert "2 of 3 organs found; not found: gallbladder; 1 to be reviewed; 1 cut by the scan's edge." in words
+    assert [image["alt"] for image in page.images][3] == "spleen, expected Dice 0.50, axial, where it is largest"
+    assert len(page.images) == 3 + 1 + len(VIEWS)
     assert any("in 80 of 100 cases" in word and "ten cases" in word for word in words)
 
 
@@ -129,9 +132,9 @@ def test_what_is_quoted_is_text_and_not_markup(tmp_path: Path) -> None:
 
 
 def test_grey_values_of_an_mr_have_no_unit(tmp_path: Path) -> None:
-    assert "mean, HU" in written(tmp_path).words
+    assert "mean ± SD, HU" in written(tmp_path).words
     (tmp_path / "report.html").unlink()
-    assert "mean" in written(tmp_path, "MR").words
+    assert "mean ± SD" in written(tmp_path, "MR").words
 
 
 def test_a_report_that_cannot_be_made_leaves_the_one_before(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Headless Chromium draws with a software WebGL. The scans are real: the CT of sli
 
 import io
 import json
+import re
 import shutil
 import threading
 import time
@@ -360,6 +361,49 @@ def test_an_organ_is_gone_to_and_read_out(page: Any, served: RunningServer, done
     outline = pixels(page, "#axial")
     page.get_by_label("Drawn as").select_option("fill")
     assert colourful(outline) < colourful(pixels(page, "#axial"))
+
+
+def test_the_report_opens_in_a_tab_and_prints_on_two_pages(
+    page: Any, served: RunningServer, done: list[str], tmp_path: Path
+) -> None:
+    open_result(page, served, done[0])
+    with page.context.expect_page() as opened:
+        page.get_by_role("button", name="Open the report").click()
+    report = opened.value
+    report.wait_for_load_state()
+    assert "organs found" in report.inner_text("header")
+    assert report.evaluate("getComputedStyle(document.querySelector('.card')).display") == "block"
+    assert (
+        report.evaluate("getComputedStyle(document.querySelector('.pictures')).display") == "flex"
+    )  # it has its style
+    assert report.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    report.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page[^s]", (tmp_path / "report.pdf").read_bytes())) <= 2
+
+
+def test_no_one_is_kept_out(browser: Any, served: RunningServer, done: list[str], tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    report = httpx.get(f"{served.address.rstrip('/')}/api/jobs/{done[0]}/files/report.html").text
+    (tmp_path / "report.html").write_text(report)
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme, bypass_csp=True)  # the checker's script is not the page's
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        found = {}
+        go(page, served.address)
+        found["worklist"] = axe.run(page)
+        page.goto(f"{served.address}#job={done[0]}")
+        page.reload()
+        settle(page)
+        found["result"] = axe.run(page)
+        page.keyboard.press("?")
+        found["help"] = axe.run(page)
+        page.goto((tmp_path / "report.html").as_uri())
+        found["report"] = axe.run(page)
+        assert {name: [v["id"] for v in result.response["violations"]] for name, result in found.items()} == {
+            name: [] for name in found
+        }
+        context.close()
 
 
 def test_a_narrow_window_shows_all_and_scrolls(page: Any, served: RunningServer, done: list[str]) -> None:

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from meddelinea.results.sides import LETTERS
+
 if TYPE_CHECKING:
     from meddelinea.results.result import Result
     from meddelinea.results.review import OrganReview
     from meddelinea.results.statistics import OrganStatistics
 
-#: Sides of a scan -> their letters in DICOM, which radiologists read on every image.
-LETTERS = {"left": "L", "right": "R", "back": "P", "front": "A", "feet": "F", "head": "H"}
 REVIEW_STYLE = "bold yellow"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from meddelinea.volume import Volume
 WINDOW_HU = (-160.0, 240.0)
 #: Axial levels in a preview.
 AXIAL_LEVELS = 3
-#: Width of a plane's own picture.
-PLANE_INCHES = 6.0
+#: A plane that is flatter than so many times its width has no letters at top and bottom: they would hide what it shows.
+FLAT = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Section:
     pixel_mm
         Width and height of a pixel in millimetres.
     letters
-        Patient directions at the left, right, bottom and top border: R, L, A(nterior), P(osterior), H(ead), F(eet).
+        Patient directions at the left, right, bottom and top border: R, L, A(nterior), P(osterior), H(ead), F(eet);
+        empty for a part of a plane.
     """
 
     image: NDArray[Any]
@@ -129,10 +129,10 @@ def preview(scan: Scan, mask: Volume, labels: Mapping[str, int], path: Path, tit
         2, 3, gridspec_kw={"left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.92, "wspace": 0.04, "hspace": 0.09}
     )
     for number, (ax, index) in enumerate(zip(axes[0], axial, strict=False), start=1):
-        _draw(ax, section(image, mask, "axial", index), labels, window)
+        draw_framed(ax, section(image, mask, "axial", index), labels, window)
         ax.set_title(f"axial {number}, z = {_height_mm(image, index):.0f} mm", color="white", fontsize=13)
     for ax, plane, index in ((axes[1, 0], "coronal", coronal), (axes[1, 1], "sagittal", sagittal)):
-        _draw(ax, section(image, mask, plane, index), labels, window)
+        draw_framed(ax, section(image, mask, plane, index), labels, window)
         ax.set_title(plane, color="white", fontsize=13)
         for number, level in enumerate(axial, start=1):
             height = (level + 0.5) * image.spacing_mm[2]
@@ -146,33 +146,6 @@ def preview(scan: Scan, mask: Volume, labels: Mapping[str, int], path: Path, tit
 
     with whole(path) as part:
         figure.savefig(part, format="png", facecolor="black")
-
-
-def plane_pictures(scan: Scan, mask: Volume, labels: Mapping[str, int]) -> dict[str, bytes]:
-    """The planes that show the organs best, each as a PNG: `axial`, `coronal`, `sagittal`, drawn as `preview` does.
-
-    Parameters
-    ----------
-    scan, mask, labels
-        As of `preview`, with shapes that are equal.
-    """
-    image, mask = scan.volume.reorient("LAS"), mask.reorient("LAS")
-    window = grey_window(image, scan.modality)
-    pictures = {}
-    for axis, plane in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
-        (index,) = telling_slices(mask.array, axis, 1)
-        cut = section(image, mask, plane, index)
-        rows, columns = cut.image.shape
-        height = PLANE_INCHES * rows * cut.pixel_mm[1] / (columns * cut.pixel_mm[0])
-        figure = Figure(figsize=(PLANE_INCHES, height), dpi=100, facecolor="black")
-        FigureCanvasAgg(figure)
-        ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        _draw(ax, cut, labels, window)
-        ax.set_axis_off()
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", facecolor="black")
-        pictures[plane] = stream.getvalue()
-    return pictures
 
 
 def grey_window(image: Volume, modality: Modality | None) -> tuple[float, float]:
@@ -221,12 +194,15 @@ def draw_section(
     ax.imshow(fill, origin="lower", extent=extent, aspect="equal", interpolation="nearest")
 
 
-def _draw(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float, float]) -> None:
+def draw_framed(ax: Axes, cut: Section, labels: Mapping[str, int], window: tuple[float, float]) -> None:
     """Draw one plane as `draw_section` does, and the border letters."""
     draw_section(ax, cut, labels, window)
     left, right = (0.01, 0.5, "left", "center"), (0.99, 0.5, "right", "center")
     bottom, top = (0.5, 0.01, "center", "bottom"), (0.5, 0.99, "center", "top")
-    for letter, (x, y, horizontal, vertical) in zip(cut.letters, (left, right, bottom, top), strict=True):
+    rows, columns = cut.image.shape
+    flat = rows * cut.pixel_mm[1] < FLAT * columns * cut.pixel_mm[0]
+    borders = (left, right) if flat else (left, right, bottom, top)
+    for letter, (x, y, horizontal, vertical) in zip(cut.letters, borders, strict=False):
         ax.text(
             *(x, y, letter),
             transform=ax.transAxes,

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from meddelinea.results.page_style import STYLE_SOURCE
 from meddelinea.serving.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ PUBLIC = ("/", "/auth/", "/auth/token")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 HEADERS = {
-    # The viewer draws with WebGL: its font is an image of the page's own script, its results are blobs to save.
+    # The viewer draws with WebGL: its font is an image of the page's own script, its results are blobs to save. A
+    # report that it opens has a style of its own, and is held to this policy too.
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        f"default-src 'none'; script-src 'self'; style-src 'self' {STYLE_SOURCE}; img-src 'self' data: blob:; "
         "connect-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     ),
     "x-content-type-options": "nosniff",

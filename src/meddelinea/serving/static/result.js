@@ -138,6 +138,13 @@ export function hide(/** @type {string[]} */ names) {
   redrawOrgans();
 }
 
+// In a tab of its own: the server hands out files for saving alone, and to whom has its token.
+function openPage(/** @type {string} */ page) {
+  const link = element("a", { href: URL.createObjectURL(new Blob([page], { type: "text/html" })), target: "_blank", rel: "noopener" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
 function drawDownloads() {
   const { job, surfaces } = result;
   const save = (/** @type {Blob} */ blob, /** @type {string} */ name) => {
@@ -148,6 +155,8 @@ function drawDownloads() {
   };
   const item = (/** @type {string} */ title, /** @type {() => Promise<void> | void} */ action) => element("li", {}, button(title, () => attempt(action)));
   const files = job.files.map((/** @type {any} */ file) => item(file.title, async () => save(await (await server.file(job.id, file.name)).blob(), file.name)));
+  const report = job.files.find((/** @type {any} */ file) => file.name.endsWith(".html"));
+  if (report) files.unshift(item("Open the report", async () => openPage(await (await server.file(job.id, report.name)).text())));
   if (surfaces) {
     files.push(item("Surfaces of all organs (GLB)", () => save(new Blob([surfaces], { type: "model/gltf-binary" }), "surfaces.glb")));
     const choice = element("select", { "aria-label": "Organ whose surface is saved" }, ...readSurfaces(surfaces).map(({ name }) => element("option", {}, name)));
