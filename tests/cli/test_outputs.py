@@ -58,11 +58,13 @@ def test_all_outputs_of_one_scan_agree(predict: Predict, scan: Path, tmp_path: P
     out.mkdir()
     code, printed, _ = predict(
         *("-o", out / "mask.nii.gz", "--statistics", out / "organs.json", "--preview", out / "preview.png"),
-        *("--report", out / "report.html", "--uncertainty", out / "doubt.nii.gz", "--json"),
+        *("--report", out / "report.html", "--uncertainty", out / "doubt.nii.gz"),
+        *("--surfaces", out / "organs.glb", "--json"),
     )
     assert code == 0
     files = json.loads(printed)["files"]
-    assert sorted(files) == ["labels", "mask", "preview", "report", "statistics", "uncertainty"]
+    assert sorted(files) == ["labels", "mask", "preview", "report", "statistics", "surfaces", "uncertainty"]
+    assert (out / "organs.glb").read_bytes()[:4] == b"glTF"
     assert sorted(Path(file).name for file in files.values()) == sorted(file.name for file in out.iterdir())
     mask, doubt = (nib.load(out / name) for name in ("mask.nii.gz", "doubt.nii.gz"))
     assert mask.shape == doubt.shape == nib.load(scan).shape
@@ -99,6 +101,7 @@ def test_mask_and_uncertainty_open_where_the_scan_does_though_its_sform_is_shear
     [
         (("--report", "report.pdf"), 3, "expected .html"),
         (("--uncertainty", "doubt.png"), 3, "expected .nii.gz or .nii or .nrrd"),
+        (("--surfaces", "organs.obj"), 3, "expected .glb or .stl"),
         (("--uncertainty", "mask.nii.gz"), 2, "two outputs share a file"),
         (("--report", "mask.json"), 2, "two outputs share a file"),
         (("--report", "absent/report.html"), 3, "does not exist"),
@@ -155,12 +158,13 @@ def test_the_models_folder_is_read_once_for_many_scans(
 # Files of the input, and files of others
 
 
-@pytest.mark.parametrize("option", ["-o", "--statistics", "--preview", "--report", "--uncertainty"])
+@pytest.mark.parametrize("option", ["-o", "--statistics", "--preview", "--report", "--uncertainty", "--surfaces"])
 @pytest.mark.parametrize("how", ["itself", "soft", "hard", "case"])
 def test_no_output_takes_the_place_of_a_file_of_the_input(
     predict: Predict, tmp_path: Path, option: str, how: str
 ) -> None:
-    suffix = {"-o": ".nii", "--statistics": ".json", "--preview": ".png", "--report": ".html"}.get(option, ".nrrd")
+    suffixes = {"-o": ".nii", "--statistics": ".json", "--preview": ".png", "--report": ".html", "--surfaces": ".stl"}
+    suffix = suffixes.get(option, ".nrrd")
     folder = tmp_path / "dcm"
     folder.mkdir()
     needed = folder / f"needed{suffix}"
@@ -263,13 +267,14 @@ def test_a_name_that_is_too_long_is_refused_before_the_work(
 # A disk that is full
 
 
-@pytest.mark.parametrize("option", ["--statistics", "--preview", "--report", "--uncertainty", "-o"])
+@pytest.mark.parametrize("option", ["--statistics", "--preview", "--report", "--uncertainty", "--surfaces", "-o"])
 @pytest.mark.parametrize("older", [True, False])
 def test_all_files_of_a_scan_are_replaced_or_none(
     predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, older: bool
 ) -> None:
     """FAKE: a disk that takes all files but one, whichever is written."""
     names = {"--statistics": "s.json", "--preview": "p.png", "--report": "r.html", "--uncertainty": "u.nii.gz"}
+    names["--surfaces"] = "s.stl"
     words = [word for key, name in names.items() for word in (key, tmp_path / name)]
     if older:
         assert predict("-o", tmp_path / "m.nii.gz", *words, "--quiet")[0] == 0

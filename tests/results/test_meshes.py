@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from meddelinea.results.surfaces import Surface, glb, organ_surfaces
+from meddelinea.results.surfaces import Surface, glb, organ_surfaces, stl
 from meddelinea.volume import Volume
 
 CENTRE = np.array([30.0, -20.0, 55.0])
@@ -75,3 +75,29 @@ def test_a_glb_holds_the_organs_by_name() -> None:
     assert np.allclose(points.mean(axis=0) * 1000, [-CENTRE[0], CENTRE[2], CENTRE[1]], atol=1)
     assert accessor["min"] == points.min(axis=0).tolist()
     assert len(glb([])) > 20
+
+
+def test_an_stl_holds_the_volume_of_all_organs_in_slicers_coordinates() -> None:
+    ids = np.zeros((30, 30, 30), np.uint8)
+    ids[5:15, 5:15, 5:15] = 1
+    ids[20:26, 20:26, 20:26] = 2
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 10.0, 20.0, 30.0
+    content = stl(organ_surfaces(Volume(ids, affine), {"liver": 1, "spleen": 2, "pancreas": 3}))
+    assert content[:9] == b"SPACE=LPS"
+    count = int.from_bytes(content[80:84], "little")
+    assert len(content) == 84 + 50 * count
+    faces = np.frombuffer(content[84:], np.dtype([("numbers", "<f4", (4, 3)), ("attribute", "<u2")]))["numbers"]
+    normals, corners = faces[:, 0], faces[:, 1:]
+    # The sum of signed tetrahedra, positive where normals point outwards; smoothing rounds corners off.
+    signed = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() / 6
+    assert signed == pytest.approx((10**3 + 6**3) * 8, rel=0.12)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4)
+    low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    # Voxels 5 to 25 have their outer faces at 9 and 51 mm from the first voxel's centre: right, front and head turned.
+    np.testing.assert_allclose(low, [-61, -71, 39], atol=1.5)
+    np.testing.assert_allclose(high, [-19, -29, 81], atol=1.5)
+
+
+def test_an_stl_without_organs_has_no_face() -> None:
+    assert stl([])[80:] == bytes(4)

@@ -27,6 +27,7 @@ class Outputs:
     preview: Path | None = None
     report: Path | None = None
     uncertainty: Path | None = None
+    surfaces: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ExtraFolders:
     previews: Path | None = None
     reports: Path | None = None
     uncertainties: Path | None = None
+    surfaces: Path | None = None
 
     def of(self, case: ScanCase) -> Outputs:
         """The files of one scan."""
@@ -55,14 +57,18 @@ class ExtraFolders:
         def there(folder: Path | None, suffix: str) -> Path | None:
             return None if folder is None else folder / name.with_name(name.name.removesuffix(".json") + suffix)
 
-        places = ((self.previews, ".png"), (self.reports, ".html"), (self.uncertainties, ".nii.gz"))
-        preview, report, uncertainty = (there(folder, suffix) for folder, suffix in places)
-        return Outputs(mask=case.output, preview=preview, report=report, uncertainty=uncertainty)
+        return Outputs(
+            mask=case.output,
+            preview=there(self.previews, ".png"),
+            report=there(self.reports, ".html"),
+            uncertainty=there(self.uncertainties, ".nii.gz"),
+            surfaces=there(self.surfaces, ".glb"),
+        )
 
     def paths(self, case: ScanCase) -> tuple[Path, ...]:
         """See `folders.batch.ExtraOutputs`."""
         of = self.of(case)
-        return tuple(path for path in (of.preview, of.report, of.uncertainty) if path is not None)
+        return tuple(path for path in (of.preview, of.report, of.uncertainty, of.surfaces) if path is not None)
 
     def writers(self, case: ScanCase, result: Result, card: str) -> dict[Path, Callable[[Path], object]]:
         """See `folders.batch.ExtraOutputs`."""
@@ -83,6 +89,7 @@ def check_outputs(source: Path, outputs: Outputs, model: Path, *, overwrite: boo
     from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable
     from meddelinea.io.input_files import files_of
     from meddelinea.results.files import require_own_sidecar, sidecar_path
+    from meddelinea.results.surfaces import SURFACE_SUFFIXES
 
     kind, _ = _kinds(outputs)
     endings = {
@@ -92,8 +99,9 @@ def check_outputs(source: Path, outputs: Outputs, model: Path, *, overwrite: boo
         outputs.preview: (".png",),
         outputs.report: (".html",),
         outputs.uncertainty: VOLUME_SUFFIXES,
+        outputs.surfaces: SURFACE_SUFFIXES,
     }
-    wanted = [outputs.statistics, outputs.preview, outputs.report, outputs.uncertainty]
+    wanted = [outputs.statistics, outputs.preview, outputs.report, outputs.uncertainty, outputs.surfaces]
     paths = [outputs.mask, sidecar_path(outputs.mask), *(path for path in wanted if path is not None)]
     require_apart(paths, {"the scan": files_of(source)}, model)
     if source.is_dir():
@@ -130,6 +138,7 @@ def write_outputs(outputs: Outputs, result: Result, card: str) -> dict[str, Path
         "uncertainty": outputs.uncertainty,
         "preview": outputs.preview,
         "report": outputs.report,
+        "surfaces": outputs.surfaces,
     }
     return {name: path for name, path in files.items() if path is not None}
 
@@ -141,6 +150,7 @@ def _writers(outputs: Outputs, result: Result, card: str) -> dict[Path, Callable
     from meddelinea.results.figures import preview
     from meddelinea.results.files import statistics_document
     from meddelinea.results.page import write_scan_report
+    from meddelinea.results.surfaces import write_surfaces
 
     made = result.segmentation
 
@@ -156,6 +166,7 @@ def _writers(outputs: Outputs, result: Result, card: str) -> dict[Path, Callable
         outputs.uncertainty: lambda path: write_volume(result.uncertainty, path, result.scan.forms),
         outputs.preview: draw,
         outputs.report: lambda path: write_scan_report(path, result, card),
+        outputs.surfaces: lambda path: write_surfaces(path, result.mask, result.labels),
     }
     return {path: write for path, write in writers.items() if path is not None}
 

@@ -105,6 +105,13 @@ def predict(
             "folder.",
         ),
     ] = None,
+    surfaces: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the organs' surfaces to this .glb, or to this .stl; for many scans, as .glb to this folder.",
+        ),
+    ] = None,
     output_type: Annotated[
         str | None,
         typer.Option(metavar="TYPE", show_default="from OUT's ending", help="nifti, nrrd, mha, dicom_seg or rtstruct."),
@@ -159,16 +166,19 @@ def predict(
         preview=preview,
         report=report,
         uncertainty=uncertainty,
+        surfaces=surfaces,
     )
     if is_batch(source, output):
-        if outputs != Outputs(mask=output, preview=preview, report=report, uncertainty=uncertainty):
+        if statistics is not None or output_type is not None or segmentation_type is not None:
             raise UsageError(
                 "--statistics, --output-type and --segmentation-type apply to one scan; many get NIfTI masks and one "
                 "statistics.csv"
             )
-        for folder in (preview, report, uncertainty):
+        for folder in (preview, report, uncertainty, surfaces):
             if folder is not None and folder.suffix:
-                raise UsageError(f"{folder}: expected a folder as --preview, --report and --uncertainty of many scans")
+                raise UsageError(
+                    f"{folder}: expected a folder as --preview, --report, --uncertainty and --surfaces of many scans"
+                )
         batch = Batch(
             source=source,
             output=output,
@@ -176,7 +186,7 @@ def predict(
             device=device,
             modality=modality,
             sampling=sampling,
-            extras=ExtraFolders(output, preview, report, uncertainty),
+            extras=ExtraFolders(output, preview, report, uncertainty, surfaces),
             overwrite=overwrite,
             engine=engine,
             address=address,

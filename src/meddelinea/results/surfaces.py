@@ -1,4 +1,4 @@
-"""The surfaces of a mask's organs as triangles, and the GLB that holds them."""
+"""The surfaces of a mask's organs as triangles, and the GLB or STL that holds them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from meddelinea.files import whole
 from meddelinea.labels import colour_of
 from meddelinea.results.rendering import BODY_SMOOTHING, MARGIN, thinned
 from meddelinea.version import __version__
@@ -18,6 +20,8 @@ from meddelinea.volume import Volume
 
 #: From the patient's right, front and head in millimetres to glTF's metres: x to the left, y up, z to the front.
 TO_GLTF = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]) / 1000.0
+#: Endings of files of surfaces.
+SURFACE_SUFFIXES = (".glb", ".stl")
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,26 @@ def glb(surfaces: Sequence[Surface]) -> bytes:
     chunks = [(b"JSON", described + b" " * (-len(described) % 4)), (b"BIN\0", b"".join(parts))]
     body = b"".join(len(chunk).to_bytes(4, "little") + kind + chunk for kind, chunk in chunks)
     return b"glTF" + (2).to_bytes(4, "little") + (12 + len(body)).to_bytes(4, "little") + body
+
+
+def stl(surfaces: Sequence[Surface]) -> bytes:
+    """A binary STL of all organs together, in DICOM's and 3D Slicer's millimetres: to the left, back and head."""
+    corners = [surface.points[surface.triangles] * np.float32([-1, -1, 1]) for surface in surfaces]
+    placed = np.concatenate([np.empty((0, 3, 3), np.float32), *corners])
+    faces = np.zeros(len(placed), np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")]))
+    normals = np.cross(placed[:, 1] - placed[:, 0], placed[:, 2] - placed[:, 0])
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    faces["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
+    faces["corners"] = placed
+    return b"SPACE=LPS".ljust(80) + len(faces).to_bytes(4, "little") + faces.tobytes()
+
+
+def write_surfaces(path: Path, mask: Volume, labels: Mapping[str, int]) -> None:
+    """Write the organs' surfaces: a `.glb` with a named and coloured node for each, or a `.stl` of all together.
+
+    The file appears complete or not at all.
+    """
+    surfaces = organ_surfaces(mask, labels)
+    content = stl(surfaces) if path.suffix.lower() == ".stl" else glb(surfaces)
+    with whole(path) as part:
+        part.write_bytes(content)
