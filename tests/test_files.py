@@ -14,25 +14,20 @@ from typing import Any
 
 import pytest
 
+from meddelinea.endings import MASK_SUFFIXES, SCAN_SUFFIXES, by_stem, ending, stem, visible
 from meddelinea.errors import InputRefusedError
 from meddelinea.files import (
-    MASK_SUFFIXES,
-    SCAN_SUFFIXES,
     append_line,
-    by_stem,
-    ending,
     ensure_writable,
-    read_object,
     remove_all_unfinished,
     remove_unfinished,
-    stem,
-    visible,
     whole,
     whole_folder,
     whole_together,
     write_json,
     write_text,
 )
+from meddelinea.json_files import read_object
 
 #: Writes "new" wherever it may, and dies before the given number of changes to the folder, counted by the interpreter.
 KILLED = """

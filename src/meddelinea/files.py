@@ -7,32 +7,21 @@ full disk or a killed process leaves what stood there before. Files that belong 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import stat
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from meddelinea.endings import MASK_SUFFIXES, VOLUME_SUFFIXES, ending
 from meddelinea.errors import InputRefusedError
+from meddelinea.json_files import json_text
 from meddelinea.locks import locked, nobody_writes_in, writing_in
-
-#: Endings of the volume files that are written.
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-#: Endings of the volume files that are read; those of a header stand for the voxels beside it too.
-READ_SUFFIXES = (*VOLUME_SUFFIXES, ".nhdr", ".mhd", ".hdr")
-#: Endings of the files that hold one scan each.
-SCAN_SUFFIXES = (*READ_SUFFIXES, ".zip")
-#: A JSON file that is larger is not read: the training cases of ten thousand scans take this much.
-MAX_JSON_BYTES = 64 << 20
-#: Endings that a mask may have.
-MASK_SUFFIXES = (*VOLUME_SUFFIXES, ".dcm")
 
 #: Bytes of a file's name that its hidden name repeats: with what is added it stays below any file system's limit.
 _REPEATED_BYTES = 90
@@ -41,40 +30,6 @@ _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{32}[.a-z0-9]*")
 _MOVING = ".meddelinea.moving"
 #: The hidden names in `whole_together`: what is written there by a writer of single files is written in place.
 _PARTS: set[Path] = set()
-
-
-def ending(path: Path, suffixes: tuple[str, ...]) -> str | None:
-    """The one of `suffixes`, in lower case, that a file's name ends in; None where it has none of them, or no stem."""
-    name = path.name.lower()
-    return next((suffix for suffix in suffixes if name.endswith(suffix) and len(name) > len(suffix)), None)
-
-
-def stem(path: Path, suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> str:
-    """A file's name without its ending: `scan.nii.gz` -> `scan`; the whole name where it has none of `suffixes`."""
-    return path.name[: len(path.name) - len(ending(path, suffixes) or "")]
-
-
-def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, but for hidden entries: macOS leaves `._name.nii.gz` beside each file it packs."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files directly in a folder that end in one of `suffixes`, by their stem; none if there is no such folder.
-
-    Raises
-    ------
-    InputRefusedError
-        If two files differ in their ending only.
-    """
-    found: dict[str, Path] = {}
-    for path in visible(folder) if folder.is_dir() else ():
-        if ending(path, suffixes) is None:
-            continue
-        other = found.setdefault(stem(path, suffixes), path)
-        if other is not path:
-            raise InputRefusedError(f"{path} and {other.name}: two files of one name; keep one of them")
-    return found
 
 
 @contextmanager
@@ -213,11 +168,6 @@ def write_json(document: Mapping[str, Any], path: Path) -> None:
     write_text(json_text(document), path)
 
 
-def json_text(document: Mapping[str, Any]) -> str:
-    """`document` as the JSON that `write_json` writes."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def append_line(text: str, path: Path) -> None:
     """Add a line to a file, which is made if absent; it is there when this returns, or nothing of it is.
 
@@ -237,49 +187,6 @@ def append_line(text: str, path: Path) -> None:
                 raise
     except OSError as error:
         raise _cannot_write(path, error) from error
-
-
-def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The content of a UTF-8 JSON file, with one value for each key.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read, is larger than `most_bytes`, or is not JSON: the caller knows what the file is for and
-        says what to do.
-    """
-    if path.exists() and not path.is_file():  # a pipe may never end
-        raise ValueError("not a file")
-    with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"larger than {most_bytes >> 20} MiB")
-    try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_once_each)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def read_object(path: Path, expected: str) -> dict[str, Any]:
-    """The content of a JSON file that a user gives, which holds an object.
-
-    Parameters
-    ----------
-    expected
-        What it should hold, for the message.
-
-    Raises
-    ------
-    InputRefusedError
-        If it cannot be read, or holds something else.
-    """
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputRefusedError(f"{path}: not readable as JSON ({error}); expected {expected}") from error
-    if not isinstance(content, dict):
-        raise InputRefusedError(f"{path}: a JSON {type(content).__name__}; expected {expected}")
-    return content
 
 
 def remove_unfinished(*paths: Path) -> None:
@@ -353,15 +260,6 @@ def ensure_name(path: Path) -> None:
     else:
         if stat.S_ISDIR(there.st_mode):
             raise InputRefusedError(f"{path}: the output is a folder; expected a file's name", "output")
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different: of two values for one, readers would take this one or that."""
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        most, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{most[:60]!r} occurs twice")
-    return content
 
 
 def _hidden(path: Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import read_object
+from meddelinea.json_files import read_object
 
 #: What a label file holds, for messages.
 LABEL_FORM = '{"labels": {"spleen": 1, ...}} or {"labels": {"1": "spleen", ...}}'

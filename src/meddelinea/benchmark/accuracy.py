@@ -19,7 +19,8 @@ from meddelinea.data.training_cases import TrainingCases
 from meddelinea.errors import InputRefusedError, LeakFoundError, UsageError
 from meddelinea.evaluation.compare import Report
 from meddelinea.evaluation.summary import plain, read_report_document, report_document
-from meddelinea.files import read_json, write_json
+from meddelinea.files import write_json
+from meddelinea.json_files import read_json
 from meddelinea.segmentation.model import load_model, model_folder
 from meddelinea.segmentation.sampling import Sampling
 

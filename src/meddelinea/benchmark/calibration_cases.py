@@ -28,7 +28,7 @@ from meddelinea.data.case import Case
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError
 from meddelinea.evaluation.summary import plain
-from meddelinea.files import read_json
+from meddelinea.json_files import read_json
 from meddelinea.segmentation.calibration import Calibration
 from meddelinea.segmentation.model import CALIBRATION_FILE, Model, load_model, model_folder
 

@@ -29,7 +29,8 @@ from meddelinea.data.preprocess import Preprocessing
 from meddelinea.data.splits import Split, few_shot, split_by_patient
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import InputRefusedError, MedDelineaError
-from meddelinea.files import read_json, write_json
+from meddelinea.files import write_json
+from meddelinea.json_files import read_json
 from meddelinea.scan import Modality
 from meddelinea.segmentation.model import model_folder
 

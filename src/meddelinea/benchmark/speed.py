@@ -18,8 +18,8 @@ from meddelinea.data.case import Case
 from meddelinea.diffusion.noise import NoiseKey
 from meddelinea.errors import MedDelineaError
 from meddelinea.evaluation.summary import plain
-from meddelinea.files import read_json
 from meddelinea.io.volumes import read_scan
+from meddelinea.json_files import read_json
 from meddelinea.scan import Scan
 from meddelinea.segmentation.model import Model, load_model
 from meddelinea.segmentation.predict import segment

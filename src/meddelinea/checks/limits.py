@@ -18,8 +18,9 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from meddelinea.errors import WeightsMissingError, first_fault
-from meddelinea.files import read_json, write_json
+from meddelinea.files import write_json
 from meddelinea.findings import Finding, Refusal
+from meddelinea.json_files import read_json
 from meddelinea.scan import Modality
 from meddelinea.volume import Volume
 

@@ -86,7 +86,8 @@ def check_outputs(source: Path, outputs: Outputs, model: Path, *, overwrite: boo
         Whether files beside the mask may be replaced that this package did not write.
     """
     from meddelinea.collisions import require_apart
-    from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable
+    from meddelinea.endings import MASK_SUFFIXES, READ_SUFFIXES, VOLUME_SUFFIXES, ending
+    from meddelinea.files import ensure_writable
     from meddelinea.io.input_files import files_of
     from meddelinea.results.files import require_own_sidecar, sidecar_path
     from meddelinea.results.surfaces import SURFACE_SUFFIXES

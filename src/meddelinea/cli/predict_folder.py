@@ -43,7 +43,7 @@ class Batch:
 
 def is_batch(source: Path, output: Path) -> bool:
     """Whether there are many scans: in a list, or in a folder with a folder for the masks."""
-    from meddelinea.files import MASK_SUFFIXES, ending
+    from meddelinea.endings import MASK_SUFFIXES, ending
 
     if source.suffix.lower() == ".csv":
         return True

@@ -66,7 +66,7 @@ def train(
 
 def _measured(folder: Path) -> list[str]:
     """The figures of the run on its validation and test cases, if it has such; one line each."""
-    from meddelinea.files import read_json
+    from meddelinea.json_files import read_json
     from meddelinea.training.metrics_log import MetricsLog
 
     rows, test = MetricsLog(folder).read(), folder / "test.json"

@@ -28,7 +28,7 @@ from meddelinea.checks.limits import ScanLimits, ScanTraits, body_axis, extent_m
 from meddelinea.checks.scan import reasons_to_refuse
 from meddelinea.data.preprocess import Preprocessing, neighbour_offsets
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import read_json
+from meddelinea.json_files import read_json
 from meddelinea.scan import Modality
 
 VERSION = 2

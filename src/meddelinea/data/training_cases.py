@@ -15,7 +15,8 @@ from pydantic import dataclasses as checked
 
 from meddelinea.data.store import SliceStore
 from meddelinea.errors import WeightsMissingError, reason_of
-from meddelinea.files import read_json, write_json
+from meddelinea.files import write_json
+from meddelinea.json_files import read_json
 from meddelinea.version import __version__
 
 FILE = "training_cases.json"

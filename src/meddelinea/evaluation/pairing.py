@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from meddelinea.endings import MASK_SUFFIXES, READ_SUFFIXES, by_stem, ending, stem, visible
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import MASK_SUFFIXES, READ_SUFFIXES, by_stem, ending, stem, visible
 from meddelinea.io.input_files import files_of
 from meddelinea.io.seg_nrrd import is_seg_nrrd
 from meddelinea.io.seg_nrrd import segment_numbers as seg_nrrd_numbers

@@ -10,9 +10,9 @@ import numpy as np
 from meddelinea.data.likeness import likenesses
 from meddelinea.data.training_cases import SeenScan, TrainingCases
 from meddelinea.errors import WeightsMissingError
-from meddelinea.files import read_json
 from meddelinea.fitting.plan import Base
 from meddelinea.fitting.survey import CaseFacts
+from meddelinea.json_files import read_json
 from meddelinea.methods.known import read_index
 from meddelinea.segmentation.model import read_model_files
 

@@ -20,9 +20,10 @@ from pydantic import Field, ValidationError
 from meddelinea.benchmark.markdown import table
 from meddelinea.data.preprocess import Preprocessing
 from meddelinea.errors import InputRefusedError, first_fault
-from meddelinea.files import read_json, whole_folder, write_json, write_text
+from meddelinea.files import whole_folder, write_json, write_text
 from meddelinea.fitting.plan import Means, Plan
 from meddelinea.fitting.survey import Survey
+from meddelinea.json_files import read_json
 from meddelinea.training.config import Strict
 
 FILE = "plan.json"

@@ -16,8 +16,9 @@ from meddelinea.benchmark.accuracy import Part, bench_cases, divide, measure_acc
 from meddelinea.benchmark.bench_file import BenchFile, folder_name, read_bench_file
 from meddelinea.benchmark.chain import train_chain
 from meddelinea.errors import PartialFailureError, UsageError
-from meddelinea.files import read_json, write_json
+from meddelinea.files import write_json
 from meddelinea.fitting.plan_folder import BENCH, PlanFile
+from meddelinea.json_files import read_json
 from meddelinea.pool.pool import Engine, Progress
 from meddelinea.training.metrics_log import MetricsLog
 from meddelinea.training.run_file import load_config

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meddelinea.collisions import Identity, identities
+from meddelinea.endings import SCAN_SUFFIXES, VOLUME_SUFFIXES, ending, stem, visible
 from meddelinea.errors import InputRefusedError, OutputClashError
-from meddelinea.files import SCAN_SUFFIXES, VOLUME_SUFFIXES, ending, stem, visible
 from meddelinea.io.dicom_files import is_dicom
 from meddelinea.results.files import sidecar_path
 from meddelinea.tables import unescaped

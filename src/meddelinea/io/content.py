@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+from meddelinea.endings import ending
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import ending
 
 #: The kinds that are read: by the ending that each has by itself.
 Kind = Literal[".nii", ".hdr", ".nrrd", ".mha", ".zip", ".dcm"]

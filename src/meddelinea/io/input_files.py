@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from meddelinea.endings import ending
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import ending
 
 #: Fields of the headers of NRRD and MetaImage that name files with the voxels. What follows can be a list of names.
 _DATA_FIELD = re.compile(rb"(?:data ?file:=?|elementdatafile\s*=)\s*(.*?)\s*$", re.IGNORECASE)

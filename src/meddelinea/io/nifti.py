@@ -14,8 +14,8 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.fileholders import FileHolder
 from numpy.typing import NDArray
 
+from meddelinea.endings import ending, stem
 from meddelinea.errors import InputRefusedError, reason_of
-from meddelinea.files import ending, stem
 from meddelinea.findings import Finding, warn
 from meddelinea.io.content import PAIR_SUFFIXES, first_bytes, packing_of, unpacking
 from meddelinea.io.nifti_forms import affine_mm, carry, find_disagreements, forms_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from meddelinea.endings import ending
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import ending
 from meddelinea.io.nrrd import read_layers
 from meddelinea.io.nrrd_header import NrrdHeader
 from meddelinea.labels import canonical_name

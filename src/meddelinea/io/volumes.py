@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from meddelinea.endings import READ_SUFFIXES, SCAN_SUFFIXES, VOLUME_SUFFIXES, ending
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import READ_SUFFIXES, SCAN_SUFFIXES, VOLUME_SUFFIXES, ending, ensure_writable, whole
+from meddelinea.files import ensure_writable, whole
 from meddelinea.io.archive import is_hidden, member_names, unzipped
 from meddelinea.io.content import kind_of
 from meddelinea.scan import Scan

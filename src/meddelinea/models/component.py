@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meddelinea.errors import MedDelineaError, WeightsMissingError, reason_of
-from meddelinea.files import read_json
+from meddelinea.json_files import read_json
 
 #: As diffusers calls them.
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from meddelinea.errors import InputRefusedError, WeightsMissingError, reason_of
-from meddelinea.files import read_json
+from meddelinea.json_files import read_json
 from meddelinea.models.codec import KLCodec
 from meddelinea.models.component import key_faults, require_finite
 from meddelinea.models.dit import DiT

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from meddelinea.endings import MASK_SUFFIXES, ending, stem
 from meddelinea.errors import InputRefusedError, UsageError
-from meddelinea.files import MASK_SUFFIXES, ending, ensure_writable, read_object, stem, whole_together, write_json
+from meddelinea.files import ensure_writable, whole_together, write_json
 from meddelinea.io.volumes import Algorithm, SegmentationType, write_voxels
+from meddelinea.json_files import read_object
 from meddelinea.results.review import review_organs
 from meddelinea.results.statistics import OrganStatistics
 from meddelinea.scan import Modality, Scan

@@ -150,7 +150,7 @@ def glb(surfaces: Sequence[Surface]) -> bytes:
 
 def stl(surfaces: Sequence[Surface]) -> bytes:
     """A binary STL of all organs together, in DICOM's and 3D Slicer's millimetres: to the left, back and head."""
-    corners = [surface.points[surface.triangles] * np.float32([-1, -1, 1]) for surface in surfaces]
+    corners = [surface.points[surface.triangles] * np.array([-1, -1, 1], np.float32) for surface in surfaces]
     placed = np.concatenate([np.empty((0, 3, 3), np.float32), *corners])
     faces = np.zeros(len(placed), np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")]))
     normals = np.cross(placed[:, 1] - placed[:, 0], placed[:, 2] - placed[:, 0])

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import read_object, write_json
+from meddelinea.files import write_json
 from meddelinea.io.volumes import write_volume
+from meddelinea.json_files import read_object
 from meddelinea.labels import renumber
 from meddelinea.scan import Scan
 from meddelinea.volume import Volume

@@ -14,8 +14,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from meddelinea.endings import SCAN_SUFFIXES, ending
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import SCAN_SUFFIXES, ending
 from meddelinea.io.content import HEAD_BYTES, kind_of, packing_of
 from meddelinea.io.nrrd_header import NrrdHeader
 

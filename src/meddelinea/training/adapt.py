@@ -23,7 +23,8 @@ from meddelinea.collisions import require_apart
 from meddelinea.data.splits import split_by_patient
 from meddelinea.data.store import read_manifest
 from meddelinea.errors import UsageError, WeightsMissingError
-from meddelinea.files import ensure_name, read_json, read_object, whole_folder, write_json, write_text
+from meddelinea.files import ensure_name, whole_folder, write_json, write_text
+from meddelinea.json_files import read_json, read_object
 from meddelinea.training.config import OptimiserConfig, check
 from meddelinea.training.engine import Progress
 from meddelinea.training.engine import train as run_training

@@ -12,8 +12,8 @@ from typing import Any
 from meddelinea.data.annotation import LabelMap
 from meddelinea.data.case import FoundCases
 from meddelinea.data.datasets.matching import joined, match, read_description, regions_of, root_with, volumes
+from meddelinea.endings import READ_SUFFIXES, stem
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import READ_SUFFIXES, stem
 from meddelinea.labels import AMOS
 from meddelinea.scan import Modality
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from meddelinea.data.annotation import Labels
 from meddelinea.data.case import Case, FoundCases
+from meddelinea.endings import READ_SUFFIXES, by_stem
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import READ_SUFFIXES, by_stem, read_object
+from meddelinea.json_files import read_object
 from meddelinea.labels import LabelIds
 from meddelinea.scan import Modality
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from meddelinea.data.annotation import LabelMap, Labels, OrganMasks
 from meddelinea.data.case import Case, FoundCases
 from meddelinea.data.datasets.matching import volumes
+from meddelinea.endings import stem
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import stem
 from meddelinea.labels import ABDOMENATLAS_1_0, ABDOMENATLAS_1_1, ORGANS, canonical_name
 from meddelinea.scan import Modality
 

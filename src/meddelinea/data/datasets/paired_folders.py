@@ -11,8 +11,8 @@ from typing import get_args
 from meddelinea.data.annotation import LabelMap, OrganMasks
 from meddelinea.data.case import FoundCases
 from meddelinea.data.datasets.matching import joined, match, read_description, regions_of, volumes
+from meddelinea.endings import stem, visible
 from meddelinea.errors import InputRefusedError
-from meddelinea.files import stem, visible
 from meddelinea.labels import BTCV, CHAOS_MR
 from meddelinea.scan import Modality
 
