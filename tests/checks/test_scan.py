@@ -18,6 +18,7 @@ from meddelinea.io.volumes import read_scan
 from meddelinea.scan import Modality, Scan
 from meddelinea.volume import Volume
 from support.scans import as_ct, as_mr
+from support.spoiled_scans import echoes
 
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
@@ -185,9 +186,15 @@ def test_an_mr_must_not_be_a_ct_nor_a_mask(body: Volume) -> None:
 
 
 def test_an_unknown_modality_is_refused_by_a_model_that_knows_two(body: Volume) -> None:
-    (finding,) = check(spoil(body, body.array + 1024.0), ("CT", "MR"))  # as an MR, or a CT with an offset
+    (finding,) = check(spoil(body, echoes().astype(float)), ("CT", "MR"))
     assert (finding.code, finding.level) == ("modality_unknown", "refuse")
     assert "modality" in finding.message
+
+
+def test_what_was_done_to_a_ct_is_told_by_a_model_that_knows_two(body: Volume) -> None:
+    (finding,) = check(spoil(body, body.array + 1024.0), ("CT", "MR"))
+    assert (finding.code, finding.level) == ("stored_offset", "refuse")
+    assert finding.message.endswith("or say that it is an MR")
 
 
 def test_the_remarks_of_the_reader_are_among_the_findings(body: Volume) -> None:
@@ -340,7 +347,7 @@ def test_a_user_who_contradicts_the_file_is_refused(body: Volume) -> None:
 
 
 def test_an_open_modality_asks_for_the_parameter(body: Volume) -> None:
-    other = spoil(body, body.array + 1024.0)
+    other = spoil(body, echoes().astype(float))
     with pytest.raises(InputRefusedError, match="expected CT or MR") as refusal:
         require_accepted(examine(Scan(volume=other), ScanLimits(modalities=("CT", "MR"))))
     assert refusal.value.parameter == "modality"

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from meddelinea.io.volumes import read_volume, write_volume
 from meddelinea.volume import Volume
@@ -59,6 +60,15 @@ def test_the_surfaces_of_a_result_are_sent_by_organ(client: TestClient, job: dic
     labels = client.get(f"/api/jobs/{job['id']}/files/mask.json").json()["labels"]
     assert named <= {name for name, index in labels.items() if (expected.array == index).any()}
     assert "liver" in named
+
+
+def test_a_job_has_a_picture_when_it_is_done(client: TestClient, job: dict[str, Any]) -> None:
+    reply = client.get(f"/api/jobs/{job['id']}/thumbnail")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "image/png")
+    picture = np.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB")).astype(int)
+    assert max(picture.shape) <= 400
+    assert np.ptp(picture, axis=2).max() > 30  # organs in colours
+    assert client.get(f"/api/jobs/{'0' * 32}/thumbnail").status_code == 404
 
 
 @pytest.mark.parametrize(

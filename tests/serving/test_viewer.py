@@ -509,6 +509,7 @@ def test_several_scans_are_sent_at_once_and_the_worklist_keeps_up(
     until(page, "[...document.querySelectorAll('#jobs tr.done .name')].some(cell => cell.textContent.includes('two'))")
     page.reload()
     until(page, shown)  # names outlast a reload
+    until(page, "[...document.querySelectorAll('#jobs tr.done .thumbnail img')].some(image => image.naturalWidth)")
     page.locator("#screen").click()
     with httpx.Client(base_url=served.address, timeout=60) as client:
         identity = client.post("/api/jobs", content=paths[0].read_bytes()).json()["id"]

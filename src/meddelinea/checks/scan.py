@@ -7,7 +7,7 @@ Each reason has a stable name; docs/checks.md explains them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -199,8 +199,7 @@ def _values(scan: Scan, limits: ScanLimits) -> list[Finding]:
     if lowest == highest:
         return [refuse("constant", f"every voxel is {lowest:g}; expected a picture; export the scan again")]
     if scan.modality is None:
-        message = f"the file names no modality; expected {' or '.join(trained)}, as the model was trained on both"
-        return [refuse("modality_unknown", f"{message}; say which it is")]
+        return _undecided(check_grey_values(_sample(array), lowest, highest, "CT"), trained)
     if scan.modality not in trained:
         message = f"the scan is {scan.modality}, expected {' and '.join(trained)}, which the model was trained on"
         return [refuse("modality", f"{message}; use a model for {scan.modality}")]
@@ -213,6 +212,18 @@ def _values(scan: Scan, limits: ScanLimits) -> list[Finding]:
             findings += metal(_dense_ml(scan.volume), limits.dense_ml)
         findings += _border(scan.volume, limits)
     return findings
+
+
+def _undecided(as_ct: Sequence[Finding], trained: Sequence[Modality]) -> list[Finding]:
+    """What is said of a scan that may be of either modality and is no CT as it stands, whose findings are given.
+
+    Where they say what was done to a CT, that is what is wrong: of an MR they say only that it is none.
+    """
+    done = [finding for finding in as_ct if finding.level == "refuse" and finding.code != "not_hounsfield"]
+    if done:
+        return [replace(finding, message=f"{finding.message}; or say that it is an MR") for finding in done]
+    message = f"the file names no modality; expected {' or '.join(trained)}, as the model was trained on both"
+    return [refuse("modality_unknown", f"{message}; say which it is")]
 
 
 def _is_hounsfield(array: NDArray[Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,8 +14,8 @@ from meddelinea.results.figures import Section, draw_framed, grey_window, sectio
 from meddelinea.scan import Scan
 from meddelinea.volume import Volume
 
-#: Width of a plane's picture, and of a close-up.
-PLANE_INCHES, CLOSE_INCHES = 6.0, 3.0
+#: Width of a plane's picture, of a close-up and of a thumbnail.
+PLANE_INCHES, CLOSE_INCHES, THUMBNAIL_INCHES = 6.0, 3.0, 1.2
 #: Least side of a close-up.
 CLOSE_MM = 120.0
 
@@ -44,6 +44,14 @@ def plane_pictures(scan: Scan, mask: Volume, labels: Mapping[str, int]) -> dict[
         cut = section(image, mask, plane, index)
         pictures[plane] = Plane(_picture(cut, labels, window, PLANE_INCHES), cut.image.shape[1] * cut.pixel_mm[0])
     return pictures
+
+
+def thumbnail(scan: Scan, mask: Volume, labels: Mapping[str, int]) -> bytes:
+    """The coronal plane that shows the organs best, small, as a PNG; arguments as of `plane_pictures`."""
+    image, mask = scan.volume.reorient("LAS"), mask.reorient("LAS")
+    (index,) = telling_slices(mask.array, 1, 1)
+    cut = replace(section(image, mask, "coronal", index), letters="")
+    return _picture(cut, labels, grey_window(image, scan.modality), THUMBNAIL_INCHES)
 
 
 def close_up(scan: Scan, mask: Volume, labels: Mapping[str, int], organ: str) -> bytes:

@@ -24,6 +24,8 @@ State = Literal[
 ENDED = ("done", "refused", "failed", "cancelled")
 #: States in which a process may take a job, and the state in which it then is.
 TAKEN: Mapping[State, State] = {"arrived": "checking", "queued": "running"}
+#: Name of the picture of a job in its folder.
+THUMBNAIL = "thumbnail.png"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from meddelinea.segmentation.model import ModelFiles
 from meddelinea.serving.comparison import compare_masks
 from meddelinea.serving.corrected import CorrectedScans
 from meddelinea.serving.intake import Intake
-from meddelinea.serving.job import Job, JobRequest, Kind
+from meddelinea.serving.job import THUMBNAIL, Job, JobRequest, Kind
 from meddelinea.serving.jobs import JobStore
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.models import Models
@@ -119,6 +119,13 @@ def job_routes(store: JobStore, intake: Intake, models: Models, kept: CorrectedS
             if file.name == name:
                 return FileResponse(store.folder_of(job) / file.name, filename=file.name)
         raise HTTPException(404, "the job has no such result")
+
+    @routes.get("/jobs/{identity}/thumbnail")
+    def picture(identity: Identity) -> FileResponse:
+        path = store.folder_of(find(identity)) / THUMBNAIL
+        if not path.is_file():
+            raise HTTPException(404, "the job has no picture")
+        return FileResponse(path, media_type="image/png")
 
     @routes.get("/jobs/{identity}/comparison/{earlier}")
     def compare(identity: Identity, earlier: Identity) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meddelinea.errors import InputRefusedError, MedDelineaError
-from meddelinea.serving.job import JobOutcome, ResultFile, Trouble
+from meddelinea.serving.job import THUMBNAIL, JobOutcome, ResultFile, Trouble
 from meddelinea.serving.limits import Limits
 from meddelinea.serving.reading import answer_to, describe, read_upload
 
@@ -87,10 +87,11 @@ def write_results(
     remarks
         What else the file of organ ids and settings is to say.
     """
-    from meddelinea.files import write_json
+    from meddelinea.files import whole, write_json
     from meddelinea.io.volumes import write_volume
     from meddelinea.results.files import require_referable, sidecar_path, statistics_document, write_segmentation
     from meddelinea.results.page import write_scan_report
+    from meddelinea.results.pictures import thumbnail
 
     scan, made = result.scan, result.segmentation
     mask = folder / "mask.nii.gz"
@@ -100,6 +101,8 @@ def write_results(
     # Not compressed: it is looked at more often than it is sent far.
     write_volume(scan.volume, folder / "scan.nii", scan.forms)
     write_scan_report(folder / "report.html", result, card)
+    with whole(folder / THUMBNAIL) as part:
+        part.write_bytes(thumbnail(scan, result.mask, result.labels))
     files = [
         ResultFile("mask", mask.name, "Mask (NIfTI)"),
         ResultFile("labels", sidecar_path(mask).name, "Organ ids and settings (JSON)"),

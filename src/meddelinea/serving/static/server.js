@@ -55,6 +55,8 @@ export const compare = (id, earlier) => json(`api/jobs/${id}/comparison/${earlie
 export const file = (id, name) => ask(`api/jobs/${id}/files/${name}`);
 export const surfaces = async (id) => (await ask(`api/jobs/${id}/surfaces`)).arrayBuffer();
 
+export const thumbnail = async (id) => (await ask(`api/jobs/${id}/thumbnail`)).blob();
+
 /**
  * A file as it arrives.
  * @param {string} id @param {string} name @param {(bytes: number) => void} onProgress with the bytes of each piece

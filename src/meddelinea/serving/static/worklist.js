@@ -1,6 +1,7 @@
 // The scans on the server, and those on their way to it.
 
 import { button, element } from "./dom.js";
+import { thumbnail } from "./server.js";
 
 /** @param {number} seconds since 1970 */
 export function when(seconds) {
@@ -79,6 +80,18 @@ function progressOf(job) {
   return [element("progress", { max: job.slices, value: job.slices_done, "aria-label": describeScan(job) })];
 }
 
+// A place that stays empty where a job has no picture.
+function pictureOf(/** @type {any} */ job) {
+  const place = element("span", { className: "thumbnail" });
+  const show = async () => {
+    const picture = element("img", { alt: "", src: URL.createObjectURL(await thumbnail(job.id)) });
+    picture.onload = () => URL.revokeObjectURL(picture.src);
+    place.append(picture);
+  };
+  if (job.state === "done") show().catch(() => {});
+  return place;
+}
+
 /** @param {any} job @param {string} className @param {{open: any, cancel: any, remove: any}} actions */
 function rowOf(job, className, actions) {
   const act = (/** @type {string} */ text, /** @type {(job: any) => void} */ action) =>
@@ -88,6 +101,6 @@ function rowOf(job, className, actions) {
     active(job) ? act("Cancel", actions.cancel) : act("Delete", actions.remove),
   ];
   const state = element("td", {});
-  const cells = [element("td", { className: "name" }, describeScan(job)), element("td", {}, when(job.created)), state];
+  const cells = [element("td", { className: "name" }, element("div", {}, pictureOf(job), describeScan(job))), element("td", {}, when(job.created)), state];
   return { state, row: element("tr", { className }, ...cells, element("td", { className: "actions" }, ...buttons)) };
 }
