@@ -363,6 +363,60 @@ def test_an_organ_is_gone_to_and_read_out(page: Any, served: RunningServer, done
     assert colourful(outline) < colourful(pixels(page, "#axial"))
 
 
+def test_a_mask_is_corrected_by_hand_into_a_result_of_its_own(
+    page: Any, served: RunningServer, done: list[str]
+) -> None:
+    client = httpx.Client(base_url=served.address, timeout=60)
+    mask = client.get(f"/api/jobs/{done[0]}/files/mask.nii.gz").content
+    open_result(page, served, done[0])
+    page.get_by_role("button", name="liver", exact=True).click()
+    page.get_by_label("Axial", exact=True).check()
+    page.get_by_role("button", name="Correct this mask").click()
+    page.locator("#brush-organ").select_option("spleen")
+    page.get_by_label("leave other organs as they are").uncheck()
+    page.get_by_label("Diameter").fill("30")
+    unpainted = pixels(page, "#axial")
+
+    def paint() -> None:
+        box = page.locator("#axial").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 40, y + 10)
+        page.mouse.up()
+
+    paint()
+    until(page, "document.getElementById('painted').textContent.includes('spleen +')")
+    assert not alike(pixels(page, "#axial"), unpainted)
+    page.get_by_role("button", name="Undo").click()
+    assert page.inner_text("#painted") == "Nothing is changed yet."
+    assert page.get_by_role("button", name="Save as a new result").is_disabled()
+    page.get_by_role("button", name="Redo").click()
+    painted = page.inner_text("#painted")
+    page.get_by_label("Your words on it").fill("a trial stroke")
+    page.get_by_role("button", name="Save as a new result").click()
+    until(page, "document.getElementById('corrected').textContent.includes('a trial stroke')")
+    assert page.locator("#correcting").is_hidden()
+    assert painted.partition(";")[0] in page.inner_text("#corrected") or "spleen +" in page.inner_text("#corrected")
+
+    identity = page.url.partition("#job=")[2]
+    made = client.get(f"/api/jobs/{identity}").json()
+    assert (made["kind"], made["parent"], made["comment"]) == ("correction", done[0], "a trial stroke")
+    assert made["changes"]["spleen"]["added_voxels"] > 0
+    assert client.get(f"/api/jobs/{done[0]}/files/mask.nii.gz").content == mask  # the model's own stays
+
+    page.get_by_role("button", name="Correct this mask").click()
+    paint()
+    page.get_by_role("button", name="Discard").click()
+    page.get_by_role("button", name="Keep it").click()
+    assert page.locator("#correcting").is_visible()
+    page.get_by_role("button", name="Discard").click()
+    page.get_by_role("button", name="Leave it").click()
+    page.locator("#correcting").wait_for(state="hidden")
+    client.delete(f"/api/jobs/{identity}")
+    client.close()
+
+
 def test_the_report_opens_in_a_tab_and_prints_on_two_pages(
     page: Any, served: RunningServer, done: list[str], tmp_path: Path
 ) -> None:

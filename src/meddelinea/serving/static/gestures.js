@@ -7,6 +7,7 @@ import { PLANES } from "./slices.js";
 
 const CLICK_PX = 5; // a finger or a mouse that moves less has clicked
 const WHEEL_PX = 40; // of a trackpad, a slice
+const DAB_PX = 2; // between two dabs of a brush that moves fast
 const WINDOW_PX = 200; // a drag that widens the window e times, or moves it by its half
 
 /** @param {Plane} plane @param {Viewer} viewer @param {(plane: Plane) => void} onEnlarge */
@@ -16,6 +17,11 @@ export function listen(plane, viewer, onEnlarge) {
   canvas.addEventListener("contextmenu", (/** @type {Event} */ event) => event.preventDefault());
   canvas.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => press(event, plane, viewer));
   canvas.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => drag(event, plane, viewer));
+  for (const kind of ["pointermove", "pointerleave"])
+    canvas.addEventListener(kind, (/** @type {PointerEvent} */ event) => {
+      plane.pointer = kind === "pointermove" ? [event.offsetX, event.offsetY] : null;
+      if (viewer.brush) viewer.paint();
+    });
   let wheel = 0;
   canvas.addEventListener(
     "wheel",
@@ -44,6 +50,7 @@ function drag(start, plane, viewer) {
   const { canvas, shift } = plane;
   const { scan, cross, window } = viewer.scene;
   const tool = ["", "move", "window"][start.button] || (start.shiftKey ? "move" : viewer.tool);
+  if (tool === "brush") return stroke(start, plane, viewer);
   /** @type {Record<string, (dx: number, dy: number, event: PointerEvent) => void>} */
   const tools = {
     cross: (dx, dy, event) => point(event, plane, viewer),
@@ -78,6 +85,39 @@ function drag(start, plane, viewer) {
   for (const [kind, listener] of listeners) canvas.addEventListener(kind, listener);
   canvas.setPointerCapture(start.pointerId);
   if (start.pointerType !== "touch" && start.button === 0 && tool === "cross") point(start, plane, viewer);
+}
+
+/** @param {PointerEvent} start @param {Plane} plane @param {Viewer} viewer */
+function stroke(start, plane, viewer) {
+  const { canvas } = plane;
+  const { brush } = viewer;
+  if (!brush) return;
+  const placeOf = (/** @type {PointerEvent} */ event) => {
+    const box = canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  let last = placeOf(start);
+  const move = (/** @type {PointerEvent} */ event) => {
+    const next = placeOf(event);
+    const steps = Math.max(1, Math.ceil(Math.hypot(next[0] - last[0], next[1] - last[1]) / DAB_PX));
+    for (let step = 1; step <= steps; step++) {
+      const [x, y] = [0, 1].map((axis) => last[axis] + ((next[axis] - last[axis]) * step) / steps);
+      const voxel = plane.voxelAt(x, y);
+      if (voxel) brush.dab(plane.name, voxel);
+    }
+    last = next;
+    viewer.repaint();
+  };
+  const end = () => {
+    for (const [kind, listener] of listeners) canvas.removeEventListener(kind, listener);
+    brush.end();
+  };
+  /** @type {[string, any][]} */
+  const listeners = [["pointermove", move], ["pointerup", end], ["pointercancel", end]];
+  for (const [kind, listener] of listeners) canvas.addEventListener(kind, listener);
+  canvas.setPointerCapture(start.pointerId);
+  brush.begin();
+  move(start);
 }
 
 /** @param {PointerEvent} event @param {Plane} plane @param {Viewer} viewer */

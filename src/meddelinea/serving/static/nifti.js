@@ -14,6 +14,7 @@ const KINDS = { 2: Uint8Array, 4: Int16Array, 8: Int32Array, 16: Float32Array, 6
  * @property {number} offset place in `data` of voxel (0, 0, 0)
  * @property {number[]} spacing in millimetres
  * @property {number[][]} affine 3 x 4, from (i, j, k) to the scanner's millimetres
+ * @property {ArrayBuffer} file of which `data` is a part, not compressed
  */
 
 /** @param {ArrayBuffer} buffer @returns {Promise<Volume>} */
@@ -63,6 +64,7 @@ function alongPatient(data, size, stored) {
   const last = order.map((axis, index) => (signs[index] < 0 ? size[axis] - 1 : 0));
   return {
     data,
+    file: /** @type {ArrayBuffer} */ (data.buffer),
     dims: order.map((axis) => size[axis]),
     strides: order.map((axis, index) => signs[index] * steps[axis]),
     offset: order.reduce((sum, axis, index) => sum + last[index] * steps[axis], 0),

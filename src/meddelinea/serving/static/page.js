@@ -1,5 +1,6 @@
 // The page: its controls, and what they do.
 
+import * as correcting from "./correct.js";
 import { $, element } from "./dom.js";
 import { attempt, complain } from "./messages.js";
 import * as queue from "./queue.js";
@@ -66,6 +67,14 @@ $("beside").addEventListener("change", () => result.setView(viewChosen()));
 $("next-doubt").addEventListener("click", result.nextDoubt);
 $("all").addEventListener("click", () => result.hide([]));
 $("none").addEventListener("click", result.hideAll);
+$("correct").addEventListener("click", () => attempt(result.correct));
+$("brush-size").addEventListener("input", correcting.resize);
+$("undo").addEventListener("click", correcting.undo);
+$("redo").addEventListener("click", correcting.redo);
+$("fill").addEventListener("click", correcting.fill);
+$("save-correction").addEventListener("click", () => attempt(correcting.save));
+$("discard").addEventListener("click", correcting.discard);
+addEventListener("beforeunload", (event) => correcting.unsaved() && event.preventDefault());
 $("help-open").addEventListener("click", () => $("help").showModal());
 for (const radio of document.querySelectorAll('input[name="view"]')) radio.addEventListener("change", () => result.setView(/** @type {any} */ (radio).value));
 for (const radio of document.querySelectorAll('input[name="shown"]')) radio.addEventListener("change", () => attempt(() => result.show(/** @type {any} */ (radio).value)));
@@ -89,8 +98,19 @@ const KEYS = {
   c: () => result.setView("coronal"),
   s: () => result.setView("sagittal"),
   d: () => result.setView("solid"),
+  "[": () => scaleBrush(0.8),
+  "]": () => scaleBrush(1.25),
 };
+function scaleBrush(/** @type {number} */ factor) {
+  const size = Number($("brush-size").value);
+  $("brush-size").value = factor > 1 ? Math.max(size + 1, Math.round(size * factor)) : Math.min(size - 1, Math.round(size * factor));
+  correcting.resize();
+}
 $("pictures").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+  if ((event.ctrlKey || event.metaKey) && /^[zy]$/i.test(event.key)) {
+    event.preventDefault();
+    return event.key.toLowerCase() === "y" || event.shiftKey ? correcting.redo() : correcting.undo();
+  }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const preset = Number(event.key) - 1;
   if (preset >= 0 && preset < $("window").options.length) {

@@ -22,6 +22,7 @@ import { outlines, paintGrey, paintPairs, paintValues, PLANES, Slice } from "./s
  * @property {number} opacity 0 to 1
  * @property {"both" | "outline" | "fill"} style
  * @property {boolean} crosshair
+ * @property {number} brushMm radius of the brush; 0 where nothing is painted
  */
 
 const GAP = 14; // around the cross-hair's middle, which stays free, in CSS pixels
@@ -55,6 +56,8 @@ class Picture {
 export class Plane {
   zoom = 1;
   shift = [0, 0]; // CSS pixels
+  /** @type {number[] | null} where the mouse is, in CSS pixels */
+  pointer = null;
   #grey = new Picture();
   #over = new Picture();
   #outlined = { key: "", lines: new Map() };
@@ -153,6 +156,7 @@ export class Plane {
     if (layer && scene.opacity > 0) this.#overlay(context, scene, layer, lay, (x, y) => [left + x * stepX, top + y * stepY]);
     if (scene.crosshair) this.#crosshair(context, scene, left, top, stepX, stepY);
     this.#scale(context, perMm, height);
+    if (scene.brushMm && this.pointer) this.#brush(context, scene.brushMm * perMm);
 
     this.number.textContent = `${index + 1} / ${scan.dims[this.through]}`;
     this.slider.max = scan.dims[this.through];
@@ -214,6 +218,17 @@ export class Plane {
         context.lineTo(toX, toY);
       }
     context.stroke();
+  }
+
+  #brush(/** @type {CanvasRenderingContext2D} */ context, /** @type {number} */ radius) {
+    const [x, y] = this.pointer ?? [0, 0];
+    for (const [colour, width] of /** @type {[string, number][]} */ ([[DARK, 3], ["#fff", 1]])) {
+      context.strokeStyle = colour;
+      context.lineWidth = width;
+      context.beginPath();
+      context.arc(x, y, Math.max(1, radius), 0, 2 * Math.PI);
+      context.stroke();
+    }
   }
 
   /** @param {CanvasRenderingContext2D} context @param {number} perMm @param {number} height */

@@ -157,6 +157,13 @@ export async function cancelWork() {
   if (running) await cancel(running);
 }
 
+/** @param {any} job that the server has just made, whose result is to be opened */
+export function openWhenDone(job) {
+  jobs = [job, ...jobs]; // as the next look will find it
+  awaited = job.id;
+  wake();
+}
+
 /* Sending. */
 
 /** @param {Found[] | Promise<Found[]>} given */

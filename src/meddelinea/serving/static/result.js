@@ -1,6 +1,7 @@
 // The result that is open: its pictures, its organs, what it is compared with, and what of it can be downloaded.
 
 import { $, button, element } from "./dom.js";
+import * as correcting from "./correct.js";
 import { asStl, readSurfaces } from "./glb.js";
 import { attempt, complain, say } from "./messages.js";
 import { drawOrgans } from "./organs.js";
@@ -46,6 +47,8 @@ async function organsOf(/** @type {any} */ job) {
 }
 
 export async function open(/** @type {any} */ job) {
+  if (!(await correcting.mayLeave())) return;
+  correcting.stop();
   complain("");
   received = 0;
   history.replaceState(null, "", `#job=${job.id}`);
@@ -65,12 +68,28 @@ export async function open(/** @type {any} */ job) {
   listEarlier();
   choose("this");
   offer(false, "");
+  $("corrected").textContent = describeCorrection(job);
   redrawOrgans();
   drawDownloads();
   setView(innerWidth < 768 ? "axial" : "all");
   viewer.focus();
   say(`Done: ${describeScan(job)}`);
   loadSurfaces(job);
+}
+
+export async function correct() {
+  choose("this");
+  await correcting.begin(result.job, result.organs, viewer);
+}
+
+/** @param {any} job @returns {string} what a person changed; empty for a mask of a model */
+function describeCorrection({ kind, changes, comment }) {
+  if (kind !== "correction") return "";
+  const parts = Object.entries(changes ?? {}).flatMap(([name, { added_ml, removed_ml }]) => {
+    const signed = [added_ml && `+${added_ml.toFixed(1)}`, removed_ml && `−${removed_ml.toFixed(1)}`].filter(Boolean).join(" ");
+    return signed ? [`${name} ${signed} ml`] : [];
+  });
+  return `Corrected by a person: ${parts.join("; ") || "no voxel changed"}.${comment ? ` “${comment}”` : ""}`;
 }
 
 // The surfaces are made when they are first asked for, which the planes need not wait for.
@@ -84,6 +103,7 @@ async function loadSurfaces(/** @type {any} */ job) {
 }
 
 export function close() {
+  correcting.stop();
   result = null;
   viewer.close();
   history.replaceState(null, "", location.pathname);

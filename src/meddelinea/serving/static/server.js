@@ -27,10 +27,10 @@ function reason(status, text) {
   }
 }
 
-async function ask(path, method = "GET") {
+async function ask(path, method = "GET", body = undefined) {
   let response;
   try {
-    response = await fetch(path, { method, headers: headers() });
+    response = await fetch(path, { method, headers: headers(), body });
   } catch {
     throw new ServerError(0, "the server does not answer; is it running?");
   }
@@ -56,6 +56,14 @@ export const file = (id, name) => ask(`api/jobs/${id}/files/${name}`);
 export const surfaces = async (id) => (await ask(`api/jobs/${id}/surfaces`)).arrayBuffer();
 
 export const thumbnail = async (id) => (await ask(`api/jobs/${id}/thumbnail`)).blob();
+
+/** @param {string} id of the job whose mask it was @param {Blob} mask gzipped NIfTI @param {string} comment */
+export async function correct(id, mask, comment) {
+  const form = new FormData();
+  form.append("mask", mask, "mask.nii.gz");
+  form.append("comment", comment);
+  return (await ask(`api/jobs/${id}/corrections`, "POST", form)).json();
+}
 
 /**
  * A file as it arrives.

@@ -53,7 +53,11 @@ export class Viewer {
   #view = "all";
   #next = 0;
   #requested = false;
+  /** @type {Mask | null} the mask as it was, while it is corrected */
+  #kept = null;
   tool = "cross";
+  /** @type {{begin: () => void, dab: (plane: string, place: number[]) => void, end: () => void} | null} */
+  brush = null;
 
   /**
    * @param {HTMLElement} pictures
@@ -92,14 +96,14 @@ export class Viewer {
   async open(scan, mask, organs, unit) {
     const [volume, ids] = await Promise.all([readNifti(scan), readNifti(mask)]);
     this.#mask = { volume: ids, organs };
-    this.#earlier = this.#uncertainty = this.#doubtful = null;
+    this.#earlier = this.#uncertainty = this.#doubtful = this.#kept = null;
     this.#layers = {};
     this.#hidden = new Set();
     this.#shown = "this";
     this.#unit = unit;
     this.#next = 0;
     const middle = middleOf(ids, null) ?? volume.dims.map((length) => length >> 1);
-    const settings = { opacity: 0.3, style: /** @type {const} */ ("both"), crosshair: true };
+    const settings = { opacity: 0.3, style: /** @type {const} */ ("both"), crosshair: true, brushMm: 0 };
     this.#scene = { ...settings, scan: volume, layer: null, window: robustRange(volume), cross: middle };
     for (const plane of this.#all()) plane.reset();
     this.#solid?.clear();
@@ -107,7 +111,7 @@ export class Viewer {
   }
 
   close() {
-    this.#scene = this.#mask = this.#earlier = this.#uncertainty = null;
+    this.#scene = this.#mask = this.#earlier = this.#uncertainty = this.#kept = null;
     this.#layers = {};
     this.#solid?.clear();
   }
@@ -154,6 +158,28 @@ export class Viewer {
     this.#layers = {};
     this.paint();
     return true;
+  }
+
+  /** @returns {Promise<Volume | null>} a copy of the mask to be changed, which is shown in its place until `endCorrection` */
+  async beginCorrection() {
+    if (!this.#mask) return null;
+    this.#kept = this.#mask;
+    this.#mask = { ...this.#mask, volume: await readNifti(this.#mask.volume.file.slice(0)) };
+    this.repaint();
+    return this.#mask.volume;
+  }
+
+  endCorrection() {
+    if (this.#kept) this.#mask = this.#kept;
+    this.#kept = this.brush = null;
+    this.set({ brushMm: 0 });
+    this.repaint();
+  }
+
+  /** Paint again what lies over the scan: its voxels have changed. */
+  repaint() {
+    this.#layers = {};
+    this.paint();
   }
 
   dropEarlier() {
