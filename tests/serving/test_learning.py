@@ -4,15 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from meddelinea.errors import WeightsMissingError
 from meddelinea.scan import Scan
 from meddelinea.segmentation.model import load_model
+from meddelinea.serving.app import create_app
 from meddelinea.serving.corrected import CorrectedScans
 from meddelinea.serving.job import JobOutcome
 from meddelinea.serving.learning import learn
 from meddelinea.serving.models import Models
 from meddelinea.volume import Volume
+from support.serving import HERE, finished
 from support.tiny_models import write_model
 
 
@@ -83,3 +86,16 @@ def test_what_cannot_be_learnt_is_refused_without_the_servers_paths(tmp_path: Pa
     assert outcome.state == "refused"
     assert "cannot be read" in outcome.message
     assert str(tmp_path) not in outcome.message
+
+
+def test_a_server_learns_and_offers_what_it_learnt(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    corrected(tmp_path / "server" / "corrected", 1)
+    with TestClient(create_app(tmp_path / "server", str(model)), base_url=HERE) as client:
+        assert [len(dataset["cases"]) for dataset in client.get("/api/datasets").json()] == [1]
+        begun = client.post("/api/learnings?steps=2").json()
+        assert begun["kind"] == "learning"
+        done = finished(client, begun["id"])
+        assert (done["state"], done["learnt"]["model"]) == ("done", "adapted-1"), done["message"]
+        assert [each["name"] for each in client.get("/api/info").json()["models"]] == ["model", "adapted-1"]
+        assert [job["id"] for job in client.get("/api/jobs?kind=learning").json()] == [begun["id"]]

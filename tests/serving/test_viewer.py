@@ -413,6 +413,15 @@ def test_a_mask_is_corrected_by_hand_into_a_result_of_its_own(
     page.get_by_role("button", name="Discard").click()
     page.get_by_role("button", name="Leave it").click()
     page.locator("#correcting").wait_for(state="hidden")
+
+    page.route("**/api/learnings?**", lambda route: route.continue_(url=f"{route.request.url}&steps=2"))
+    page.locator("#screen").click()
+    page.locator("#learn-start").click()
+    page.get_by_role("dialog").get_by_role("button", name="Learn").click()
+    until(page, "document.getElementById('learnings').textContent.includes('adapted-1 is offered: not compared')")
+    until(page, "!document.getElementById('model-field').hidden")
+    assert page.locator("#model-choice option").all_inner_texts() == ["small", "adapted-1, learnt here"]
+    client.delete("/api/models/adapted-1")
     client.delete(f"/api/jobs/{identity}")
     client.close()
 

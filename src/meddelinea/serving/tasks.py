@@ -143,5 +143,9 @@ class Tasks:
 
     def in_queue(self, job: Job) -> Task:
         """For a job in the queue."""
-        folder, upload, request = self.store.folder_of(job), self.store.upload_of(job), job.request
-        return Segment(folder=folder, upload=upload, modality=request.modality, model=self.models.source(request.model))
+        folder, request = self.store.folder_of(job), job.request
+        model = self.models.source(request.model)
+        if request.kind == "learning":
+            dataset = self.kept.path(request.dataset)
+            return Learn(folder=folder, model=model, dataset=dataset, steps=request.steps, models=self.models.folder)
+        return Segment(folder=folder, upload=self.store.upload_of(job), modality=request.modality, model=model)

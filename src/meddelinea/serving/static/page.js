@@ -2,6 +2,7 @@
 
 import * as correcting from "./correct.js";
 import { $, element } from "./dom.js";
+import * as learning from "./learning.js";
 import { attempt, complain } from "./messages.js";
 import * as queue from "./queue.js";
 import * as result from "./result.js";
@@ -21,6 +22,7 @@ async function begin() {
   $("keeping").textContent = `Scans and results are deleted ${about.keep_hours} hours after they are done. Names of files are not sent; this tab remembers those that it sent.`;
   $("modality-field").hidden = about.modalities.length < 2;
   $("modality").replaceChildren(element("option", { value: "" }, "as in the file"), ...about.modalities.map((/** @type {string} */ name) => element("option", { value: name }, name)));
+  await learning.showModels();
   const wanted = new URLSearchParams(location.hash.slice(1)).get("job");
   queue.follow({ open, opened: result.opened, close: result.close, changed: result.jobsChanged }, wanted);
 }
@@ -67,6 +69,8 @@ $("beside").addEventListener("change", () => result.setView(viewChosen()));
 $("next-doubt").addEventListener("click", result.nextDoubt);
 $("all").addEventListener("click", () => result.hide([]));
 $("none").addEventListener("click", result.hideAll);
+$("learn-start").addEventListener("click", () => attempt(learning.start));
+$("again").addEventListener("click", () => attempt(async () => queue.openWhenDone(await server.again(result.opened() ?? "", $("again-model").value))));
 $("correct").addEventListener("click", () => attempt(result.correct));
 $("brush-size").addEventListener("input", correcting.resize);
 $("undo").addEventListener("click", correcting.undo);

@@ -1,6 +1,7 @@
 // The scans on their way: sending them, and looking at the server for how far each is.
 
 import { $, confirmed } from "./dom.js";
+import * as learning from "./learning.js";
 import { askForToken, attempt, complain, say } from "./messages.js";
 import { scansAmong } from "./scans.js";
 import * as server from "./server.js";
@@ -55,7 +56,8 @@ async function watch() {
       if (failures) $("connection").textContent = "";
       failures = 0;
       attempt(() => update(before, wanted));
-      if (sending.length || jobs.some(active)) rest = BUSY_MS;
+      if (document.body.dataset.screen === "list" || learning.learning()) await learning.refresh();
+      if (sending.length || jobs.some(active) || learning.learning()) rest = BUSY_MS;
       else if (!document.hidden) rest = IDLE_MS;
     } catch (error) {
       const { status, message } = /** @type {any} */ (error);
@@ -185,7 +187,7 @@ async function sendAll() {
   let first = null;
   for (; sending.length; sending.shift()) {
     const entry = sending[0];
-    const upload = server.upload(entry.scan.content, $("modality").value, (share) => {
+    const upload = server.upload(entry.scan.content, $("modality").value, $("model-choice").value, (share) => {
       entry.share = share;
       drawProgress();
     });

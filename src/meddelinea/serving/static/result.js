@@ -69,6 +69,9 @@ export async function open(/** @type {any} */ job) {
   choose("this");
   offer(false, "");
   $("corrected").textContent = describeCorrection(job);
+  const others = server.about.models.filter((/** @type {any} */ model) => model.name !== job.model);
+  $("again-model").replaceChildren(...others.map((/** @type {any} */ model) => element("option", {}, model.name)));
+  $("again-field").hidden = !others.length;
   redrawOrgans();
   drawDownloads();
   setView(innerWidth < 768 ? "axial" : "all");

@@ -48,6 +48,10 @@ export async function info() {
 }
 
 export const jobs = () => json("api/jobs");
+export const datasets = () => json("api/datasets");
+export const learnings = () => json("api/jobs?kind=learning");
+export const learn = (model) => json(`api/learnings?model=${encodeURIComponent(model)}`, "POST");
+export const again = (id, model) => json(`api/jobs/${id}/again?model=${encodeURIComponent(model)}`, "POST");
 export const job = (id) => json(`api/jobs/${id}`);
 export const cancel = (id) => json(`api/jobs/${id}/cancel`, "POST");
 export const remove = (id) => ask(`api/jobs/${id}`, "DELETE");
@@ -82,7 +86,7 @@ export async function bytes(id, name, onProgress) {
 }
 
 // Uploads by XMLHttpRequest, which tells how much has been sent; fetch does not. Returns {done, abort}.
-export function upload(scan, modality, onProgress) {
+export function upload(scan, modality, model, onProgress) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
@@ -92,7 +96,7 @@ export function upload(scan, modality, onProgress) {
         : reject(new ServerError(request.status, reason(request.status, request.responseText)));
     request.onerror = () => reject(new ServerError(0, "the upload broke off; the file may be larger than the server takes"));
     request.onabort = () => reject(new ServerError(0, "upload cancelled"));
-    request.open("POST", `api/jobs${modality ? `?modality=${modality}` : ""}`);
+    request.open("POST", `api/jobs?${new URLSearchParams(modality ? { model, modality } : { model })}`);
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.send(scan);
