@@ -207,6 +207,18 @@ def test_a_folder_in_the_place_of_one_file_leaves_the_other(tmp_path: Path, fold
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_folders_files_are_open_to_whom_new_files_are(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "model") as part:
+        (part / "codec").mkdir()
+        (part / "codec" / "weights").touch(mode=0o600)
+        (part / "config.json").touch()
+    (tmp_path / "new").touch()
+    expected = stat.S_IMODE((tmp_path / "new").stat().st_mode)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["config.json", "weights"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {expected}
+
+
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a").write_text("old")

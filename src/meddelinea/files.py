@@ -130,6 +130,8 @@ def _replace_all(parts: tuple[Path, ...], targets: tuple[Path, ...]) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A hidden, empty folder that becomes `path` when all of it is written; one that stood there before is replaced.
 
+    Its files can then be read by whoever may read new files.
+
     Raises
     ------
     InputRefusedError
@@ -140,6 +142,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         with writing_in(path.parent):
             yield part
+            _share(part)
             if path.exists():
                 old = _hidden(path)
                 path.rename(old)
@@ -155,6 +158,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give each file in a folder the permissions of any new one: safetensors closes its files to other users."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for entry in folder.rglob("*"):
+        if entry.is_file() and not entry.is_symlink() and stat.S_IMODE(entry.stat().st_mode) != mode:
+            with suppress(OSError):  # a file system may know no permissions
+                entry.chmod(mode)
 
 
 def write_text(text: str, path: Path) -> None:
