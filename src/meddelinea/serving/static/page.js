@@ -2,13 +2,13 @@
 
 import * as correcting from "./correct.js";
 import { $, element } from "./dom.js";
+import { UNSURE } from "./layers.js";
 import * as learning from "./learning.js";
 import { attempt, complain } from "./messages.js";
 import * as queue from "./queue.js";
 import * as result from "./result.js";
 import { chosenFiles, droppedFiles } from "./scans.js";
 import * as server from "./server.js";
-import { UNSURE } from "./viewer.js";
 
 const { viewer } = result;
 const viewChosen = () => /** @type {any} */ (document.querySelector('input[name="view"]:checked'))?.value ?? "all";

@@ -2,29 +2,17 @@
 
 import { button, element } from "./dom.js";
 import { listen } from "./gestures.js";
+import { differenceLayer, doubtLayer, maskLayer, UNSURE } from "./layers.js";
 import { millimetresAt, readNifti, robustRange, sameGrid, valueAt } from "./nifti.js";
 import { doubtfulPlaces, middleOf } from "./places.js";
 import { Plane } from "./plane.js";
-import { PLANES, rgba } from "./slices.js";
+import { PLANES } from "./slices.js";
 import { Solid } from "./solid.js";
 
 /** @typedef {import("./nifti.js").Volume} Volume */
 /** @typedef {import("./plane.js").Layer} Layer */
-/** @typedef {{name: string, id: number, colour: number[]}} Organ */
-/** @typedef {{volume: Volume, organs: Organ[]}} Mask */
-
-/** Per cent, from which doubt is seen, and from which it is brightest. */
-export const UNSURE = [20, 60];
-const DIFFERENT = rgba(255, 255, 0);
-
-function unsurePalette() {
-  const palette = new Uint32Array(256);
-  for (let percent = UNSURE[0]; percent < 256; percent++) {
-    const share = Math.min(1, (percent - UNSURE[0]) / (UNSURE[1] - UNSURE[0]));
-    palette[percent] = rgba(255, Math.round(70 + 180 * share), Math.round(20 + 100 * share), Math.round(90 + 165 * share));
-  }
-  return palette;
-}
+/** @typedef {import("./layers.js").Organ} Organ */
+/** @typedef {import("./layers.js").Mask} Mask */
 
 export class Viewer {
   /** @type {import("./plane.js").Scene | null} */
@@ -262,22 +250,10 @@ export class Viewer {
   }
 
   #makeLayer(/** @type {string} */ which) {
-    if (which === "this" && this.#mask) return this.#maskLayer(this.#mask);
-    if (which === "earlier" && this.#earlier) return this.#maskLayer(this.#earlier);
-    if (which === "uncertainty" && this.#uncertainty) return { volume: this.#uncertainty, palette: unsurePalette(), outlined: false };
-    if (which !== "difference" || !this.#mask || !this.#earlier) return null;
-    const names = (/** @type {Mask} */ { organs }) => new Map(organs.map((organ) => [organ.id, organ.name]));
-    const [here, there] = [names(this.#mask), names(this.#earlier)];
-    const palette = new Uint32Array(1 << 16);
-    for (let pair = 0; pair < palette.length; pair++) if (here.get(pair >> 8) !== there.get(pair & 255)) palette[pair] = DIFFERENT;
-    return { volume: this.#mask.volume, other: this.#earlier.volume, palette, outlined: false };
-  }
-
-  /** @param {Mask} mask @returns {Layer} */
-  #maskLayer({ volume, organs }) {
-    const palette = new Uint32Array(256);
-    for (const { name, id, colour } of organs) if (!this.#hidden.has(name)) palette[id] = rgba(colour[0], colour[1], colour[2]);
-    return { volume, palette, outlined: true };
+    if (which === "this" && this.#mask) return maskLayer(this.#mask, this.#hidden);
+    if (which === "earlier" && this.#earlier) return maskLayer(this.#earlier, this.#hidden);
+    if (which === "uncertainty" && this.#uncertainty) return doubtLayer(this.#uncertainty);
+    return which === "difference" && this.#mask && this.#earlier ? differenceLayer(this.#mask, this.#earlier) : null;
   }
 
   paint() {
