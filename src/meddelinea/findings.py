@@ -81,7 +81,6 @@ Caution = Literal[
     "other_plane",
     "short_scan",
     "cropped",
-    "modality_assumed",
     "windowed",
     "air_outside_range",
     "metal",

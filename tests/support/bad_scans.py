@@ -359,7 +359,6 @@ REFUSALS = [
 ]
 
 WARNINGS = [
-    BadScan("a CT for a model of both", nifti(body()), "modality_assumed", "taken for one", "both"),
     BadScan(
         "a MetaImage without directions", reworded(metaimage, b"TransformMatrix", b"Comment"), "no_geometry", "axes"
     ),

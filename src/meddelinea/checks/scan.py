@@ -55,8 +55,7 @@ def examine(scan: Scan, limits: ScanLimits, modality: Modality | None = None) ->
     only = limits.modalities[0] if len(limits.modalities) == 1 else None
     scan = replace(scan, modality=scan.modality or modality or only)
     if scan.modality is None and "CT" in limits.modalities and _is_hounsfield(scan.volume.array):
-        message = "the file names no modality; its values are those of a CT, so it is taken for one"
-        scan = replace(scan, modality="CT", findings=(*scan.findings, warn("modality_assumed", message)))
+        scan = replace(scan, modality="CT")
     found = [*scan.findings, *_grid(scan.volume, limits), *_values(scan, limits)]
     return replace(scan, findings=tuple(sorted(found, key=lambda finding: finding.level != "refuse")))
 
