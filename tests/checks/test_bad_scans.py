@@ -176,7 +176,7 @@ def test_it_is_warned_about_and_segmented(
 
 
 def test_a_mask_without_any_organ_is_warned_about(tmp_path: Path, run: Callable[..., tuple[int, Any, str]]) -> None:
-    """Seen by the shipped model itself: a bottle of water on a foam table is a sound CT without liver and gallbladder."""
+    """Seen by the shipped model itself: a bottle of water on foam is a sound CT without liver and gallbladder."""
     x, y, _ = np.meshgrid(*(np.linspace(-96, 96, n) for n in (48, 48, 4)), indexing="ij")
     bottle = np.select([np.hypot(x, y) < 25, abs(y - 40) < 6], [0.0, -90.0], -1000.0)
     noise = np.random.default_rng(0).normal(0, 8, bottle.shape)
