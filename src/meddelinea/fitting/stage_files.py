@@ -11,8 +11,8 @@ from meddelinea.fitting.rules import SIDE
 CODEC, BASE = (0.06, 5.0), (0.03, 2.5)
 #: Of what is left the coarse stage has a third.
 COARSE = 1 / 3
-#: Pixels of a side from which on Muon teaches more in the same time than AdamW: its part of a step takes as long for
-#: slices of any size (docs/history/round-9.md).
+#: Pixels of a side from which on Muon is known to teach more in the same time than AdamW (docs/history/round-9.md). Its
+#: part of a step takes as long for slices of any size, so that smaller ones keep to AdamW.
 MUON_SIDE = 96
 
 Settings = Mapping[str, Any]

@@ -18,13 +18,16 @@ export async function refresh() {
   const running = learning();
   const [datasets, found] = await Promise.all([server.datasets(), server.learnings()]);
   learnings = found;
-  if (running && !learning()) await showModels();
+  if (running && !learning()) {
+    await server.info();
+    showModels();
+  }
   draw(datasets);
 }
 
-/** Offer the server's models for the next scan. */
-export async function showModels() {
-  const { models, model } = await server.info();
+/** Offer the server's models, as it last told of them, for the next scan. */
+export function showModels() {
+  const { models, model } = server.about;
   const chosen = $("model-choice").value || model;
   $("model-choice").replaceChildren(
     ...models.map((/** @type {any} */ each) => element("option", { value: each.name }, each.learnt ? `${each.name}, learnt here` : each.name)),

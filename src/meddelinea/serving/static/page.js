@@ -22,7 +22,7 @@ async function begin() {
   $("keeping").textContent = `Scans and results are deleted ${about.keep_hours} hours after they are done. Names of files are not sent; this tab remembers those that it sent.`;
   $("modality-field").hidden = about.modalities.length < 2;
   $("modality").replaceChildren(element("option", { value: "" }, "as in the file"), ...about.modalities.map((/** @type {string} */ name) => element("option", { value: name }, name)));
-  await learning.showModels();
+  learning.showModels();
   const wanted = new URLSearchParams(location.hash.slice(1)).get("job");
   queue.follow({ open, opened: result.opened, close: result.close, changed: result.jobsChanged }, wanted);
 }
