@@ -35,6 +35,7 @@ def test_predict_writes_mask_sidecar_statistics_and_preview(
     assert sidecar["labels"] == {"liver": 1, "spleen": 2}
     assert sidecar["input"] == "scan.nii.gz"
     assert (sidecar["steps"], sidecar["seed"], sidecar["scheduler"]) == (4, 7, "ddim")
+    assert sidecar["precision"] == "float32"
     assert str(tmp_path) not in (tmp_path / "mask.json").read_text()
     statistics = json.loads((tmp_path / "s.json").read_text())
     liver_ml = np.count_nonzero(body() > 20) * 2 * 2 * 5 / 1000

@@ -7,6 +7,7 @@ nothing. Scans are real.
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from meddelinea.segmentation import predict
 from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model, load_model
 from meddelinea.segmentation.predict import segment
-from meddelinea.segmentation.sampling import Sampling
+from meddelinea.segmentation.sampling import Computed, Sampling
 from meddelinea.volume import Volume
 from support.orientations import ORIENTATIONS
 from support.scans import as_ct
@@ -32,9 +33,15 @@ from support.spoiled_scans import AFFINE, body
 from support.tiny_models import ORGANS, write_blobs
 
 
+@pytest.fixture(autouse=True)
+def slow_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks that are to be the same are made in float32, whatever this machine is fastest in."""
+    monkeypatch.setattr("meddelinea.models.precision.bfloat16_is_fast", lambda device, training: False)
+
+
 @pytest.fixture(scope="module")
 def mask(model: Model, scan: Volume) -> Volume:
-    return segment(model, as_ct(scan)).mask
+    return segment(model, as_ct(scan), Sampling(precision="float32")).mask
 
 
 def test_the_mask_lies_on_the_scans_grid(scan: Volume, mask: Volume) -> None:
@@ -82,7 +89,7 @@ def test_slices_stand_among_the_neighbours_that_training_reads(
 
     pipeline = SimpleNamespace(
         sampler=lambda *arguments: Sampler(Watching(), 1, "euler_ancestral"),
-        device="cpu",
+        device=torch.device("cpu"),
         neighbours=1,
         neighbour_pairs=pairs,
     )
@@ -132,7 +139,7 @@ def test_a_ball_comes_back_where_it_is_and_as_large(model: Model, orientation: s
 
     pipeline = SimpleNamespace(
         sampler=lambda *arguments: Sampler(Bright(), 1, "euler_ancestral"),
-        device="cpu",
+        device=torch.device("cpu"),
         neighbours=1,
         neighbour_pairs=1,
     )
@@ -343,3 +350,26 @@ def test_the_same_bytes_for_any_batch_size_and_number_of_threads() -> None:
         assert other.uncertainty.array.tobytes() == first.uncertainty.array.tobytes()
         assert other.mask.array.tobytes() == first.mask.array.tobytes()
         assert other.confidence == first.confidence
+
+
+def test_bfloat16_changes_few_voxels() -> None:
+    model = load_model("small", "cpu")
+    scan = as_ct(Volume(body()[:, :, :3], AFFINE))
+    exact, half = (segment(model, scan, Sampling(precision=precision)) for precision in get_args(Computed))
+    assert (exact.precision, half.precision) == ("float32", "bfloat16")
+    again = segment(model, scan, Sampling(precision="bfloat16"))
+    assert again.mask.array.tobytes() == half.mask.array.tobytes()
+    assert exact.uncertainty is not None
+    assert half.uncertainty is not None
+    difference = np.abs(exact.uncertainty.array - half.uncertainty.array)
+    assert difference.max() > 0.0
+    assert difference.mean() < 0.005
+    assert np.mean(exact.mask.array != half.mask.array) < 0.002
+
+
+def test_networks_compute_in_what_the_device_is_fastest_in(
+    model: Model, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fast, computed in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("meddelinea.models.precision.bfloat16_is_fast", lambda device, training, fast=fast: fast)
+        assert segment(model, as_ct(scan), Sampling(steps=1)).precision == computed

@@ -20,6 +20,7 @@ KNOWN = {"spleen": 1, "liver": 2}
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "expected 0..2"),
         ({"batch_size": 0}, "batch size 0; expected at least 1"),
+        ({"precision": "float16"}, "unknown precision 'float16'; expected one of auto, float32, bfloat16"),
         ({"organs": ()}, "no name"),
         ({"organs": ("liver", "spleen", "liver")}, "twice: liver, spleen, liver"),
     ],

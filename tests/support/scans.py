@@ -22,4 +22,5 @@ def as_mr(volume: Volume) -> Scan:
 def a_segmentation(mask: Volume, labels: dict[str, int], **others: Any) -> Segmentation:
     """A mask as a model called `small` might have made it; `others` are further fields of the segmentation."""
     made = {"model": "small", "version": "1", "steps": 4, "scheduler": "ddim", "samples": 1, "seed": 7, "seconds": 0.5}
+    made["precision"] = "float32"
     return Segmentation(mask=mask, labels=labels, **{**made, **others})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,12 +28,13 @@ from meddelinea.cli.outputs import ExtraFolders, Outputs, check_outputs, write_o
 from meddelinea.cli.progress import OutputMode, print_event, progress_bar, status
 from meddelinea.cli.table import print_result
 from meddelinea.errors import UsageError
-from meddelinea.segmentation.sampling import Sampling
+from meddelinea.segmentation.sampling import Precision, Sampling
 
 if TYPE_CHECKING:
     from meddelinea.findings import Finding
     from meddelinea.results.result import Result
     from meddelinea.scan import Modality, Scan
+    from meddelinea.segmentation.model import Model, ModelFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,10 @@ def predict(
     batch_size: Annotated[
         int, typer.Option(metavar="N", min=1, help="Slices per batch; affects memory, not the mask.")
     ] = 16,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="What networks compute in; auto is what the device is fastest in."),
+    ] = "auto",
     modality: ModalityOption = None,
     overwrite: Annotated[
         bool,
@@ -155,6 +161,7 @@ def predict(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        precision=precision,
         organs=organ_names(organs),
     )
     mode = OutputMode.choose(as_json=as_json, progress_json=progress_json, quiet=quiet)
@@ -217,9 +224,7 @@ def run(job: Job, mode: OutputMode) -> None:
         from meddelinea.checks.scan import examine, require_accepted
         from meddelinea.io.volumes import read_scan
         from meddelinea.results.files import require_referable
-        from meddelinea.results.result import Result
-        from meddelinea.segmentation.model import load_model, require_device
-        from meddelinea.segmentation.predict import segment
+        from meddelinea.segmentation.model import require_device
 
         # Whatever can be refused is refused early: before the scan is read if possible, else before the network runs.
         state.update("looking for the model")
@@ -228,6 +233,11 @@ def run(job: Job, mode: OutputMode) -> None:
         require_device(job.device)
         kind = check_outputs(job.source, job.outputs, described.folder, overwrite=job.overwrite)
 
+        # The networks' libraries take seconds to import, and so does a long scan to read: both at a time.
+        background = ThreadPoolExecutor(1)
+        loading = background.submit(_load, described, job.device)
+        background.shutdown(wait=False)  # a refusal is printed at once
+
         state.update("reading the scan")
         scan = require_referable(read_scan(job.source), kind)
         scan = examine(scan, described.limits, job.modality)
@@ -235,7 +245,9 @@ def run(job: Job, mode: OutputMode) -> None:
         _warn(scan, scan.findings)
 
         state.update("loading the model")
-        model = load_model(described, job.device)
+        model = loading.result()
+        from meddelinea.results.result import Result
+        from meddelinea.segmentation.predict import segment
 
     with progress_bar(hidden) as bar:
         task = bar.add_task("slices", total=None)
@@ -258,6 +270,14 @@ def run(job: Job, mode: OutputMode) -> None:
         print_event({"event": "case", "case": scan.name, "state": "done", **summary})
     elif mode is OutputMode.text:
         print_result(result, files)
+
+
+def _load(files: ModelFiles, device: str) -> Model:
+    """Import what the model needs, and load it."""
+    import meddelinea.segmentation.predict  # noqa: F401
+    from meddelinea.segmentation.model import load_model
+
+    return load_model(files, device)
 
 
 def _warn(scan: Scan, findings: Sequence[Finding]) -> None:
@@ -285,4 +305,5 @@ def _summary(result: Result, files: Mapping[str, Path]) -> dict[str, Any]:
         "scheduler": segmentation.scheduler,
         "samples": segmentation.samples,
         "seed": segmentation.seed,
+        "precision": segmentation.precision,
     }

@@ -57,7 +57,8 @@ class InstanceNorm(nn.GroupNorm):
             return super().forward(x)
         slices = []
         for one in x.chunk(len(x)):  # (1, C, H, W)
-            mean, variance = (None, None) if torch.is_grad_enabled() else _moments(one)  # None: of the slice
+            # Without moments it takes those of the slice itself.
+            mean, variance = (None, None) if torch.is_grad_enabled() else _moments(one, self.weight.dtype)
             is_training = mean is None
             slices.append(
                 torch.batch_norm(one, self.weight, self.bias, mean, variance, is_training, 0.0, self.eps, False)
@@ -65,11 +66,16 @@ class InstanceNorm(nn.GroupNorm):
         return torch.cat(slices)  # (B, C, H, W)
 
 
-def _moments(slice_: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, (C,) each, of (1, C, H, W), added up channel by channel."""
+def _moments(slice_: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, (C,) each, of (1, C, H, W), added up channel by channel; in at least float32,
+    as half precision would round the pixels' distance to the mean.
+    """
     pixels = slice_.permute(0, 2, 3, 1).flatten(0, 2)  # (H * W, C)
+    if pixels.dtype in (torch.bfloat16, torch.float16):
+        pixels = pixels.float()
     mean = pixels.sum(dim=0) / len(pixels)  # (C,)
-    return mean, (pixels - mean).square_().sum(dim=0) / len(pixels)  # (C,)
+    variance = (pixels - mean).square_().sum(dim=0) / len(pixels)  # (C,)
+    return mean.to(dtype), variance.to(dtype)
 
 
 class ConvUnit(nn.Module):

@@ -173,6 +173,7 @@ def write_segmentation(
         "scheduler": segmentation.scheduler,
         "samples": segmentation.samples,
         "seed": segmentation.seed,
+        "precision": segmentation.precision,
     }
     sidecar = {"labels": segmentation.labels, **made, "input": scan.name, **(remarks or {})}
     mask, labels, model = segmentation.mask, segmentation.labels, segmentation.model

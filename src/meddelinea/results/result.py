@@ -28,7 +28,7 @@ from meddelinea.segmentation.confidence import uncertainty_percent
 from meddelinea.segmentation.model import Model, load_model
 from meddelinea.segmentation.predict import Segmentation
 from meddelinea.segmentation.predict import segment as segment_scan
-from meddelinea.segmentation.sampling import Sampling
+from meddelinea.segmentation.sampling import Precision, Sampling
 from meddelinea.volume import Volume
 
 
@@ -125,6 +125,7 @@ def segment(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 16,
+    precision: Precision = "auto",
     modality: Modality | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -140,7 +141,7 @@ def segment(
         Name of a shipped model, a folder, or what `load_model` gave: load it once for many scans.
     organs
         Only these; all that the model knows where None.
-    steps, scheduler, samples, seed, batch_size
+    steps, scheduler, samples, seed, batch_size, precision
         How masks are sampled, see `Sampling`; the model's own way where None.
     modality
         `"CT"` or `"MR"`, where the file does not say it and the model knows both.
@@ -166,6 +167,7 @@ def segment(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        precision=precision,
         organs=None if organs is None else tuple(canonical_name(organ) for organ in organs),
     )
     loaded = model if isinstance(model, Model) else load_model(model, device)

@@ -15,6 +15,7 @@ from meddelinea.diffusion.sampling import SchedulerName, make_scheduler, prepare
 from meddelinea.diffusion.schedule import TIMESTEPS
 from meddelinea.errors import UsageError, first_fault
 from meddelinea.methods.known import METHODS, pipeline_of
+from meddelinea.models.precision import bfloat16_is_fast
 from meddelinea.models.presets import PresetName
 from meddelinea.models.segmenter import BaseWeights, TrainableDecoder
 
@@ -38,13 +39,8 @@ def _of_this_machine(value: Any) -> Any:
         return "no"
     if value != "auto":
         return value
-    if torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # torch before 2.11 cannot tell, and float32 is slower with AMX than bfloat16 but never as slow as that without.
-        known = hasattr(torch.cpu, "get_capabilities")
-        fast = known and torch.cpu.get_capabilities().get("amx_bf16", False)
-    return "bf16" if fast else "no"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "bf16" if bfloat16_is_fast(device, training=True) else "no"
 
 
 #: `no` is float32. `auto` becomes `bf16` on a GPU or a processor with AMX that multiplies in it, and `no` elsewhere.
