@@ -57,6 +57,7 @@ COMMANDS = {
     "learning-rate": ("benchmark", "learning-rate", "absent.yaml", "out"),
     "prior": ("benchmark", "prior", ".", "-o", "out", "--cases", "a"),
     "spread": ("benchmark", "spread", ".", "-o", "out", "--source", ".", "--format", "btcv", "--cases", "a"),
+    "speed": ("benchmark", "speed", "absent.nii.gz", "out"),
     "store": ("benchmark", "store", "."),
     "loading": ("benchmark", "loading", "absent.yaml"),
 }

@@ -80,7 +80,7 @@ def measure_speeds(
         except MedDelineaError as error:
             failed[name] = str(error)
     shape = " x ".join(map(str, scan.volume.shape))
-    return Speeds(_machine(), f"{case.dataset} {case.name}, {shape} voxels", rows, failed)
+    return Speeds(machine(), f"{case.dataset} {case.name}, {shape} voxels", rows, failed)
 
 
 def _measure(model: Model, trained: int | None, scan: Scan) -> Speed:
@@ -122,7 +122,7 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _machine() -> str:
+def machine() -> str:
     """What it is timed on: a GPU where there is one, the processor and its threads, and the version of torch."""
     info = Path("/proc/cpuinfo")  # of Linux, where `platform` does not know the processor's name
     lines = info.read_text().splitlines() if info.is_file() else []

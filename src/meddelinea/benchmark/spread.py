@@ -160,7 +160,7 @@ def measure_case(model: Model, labelled: LabelledScan, sampling: Sampling, secon
     slices, key = grid.slices(), fingerprint(labelled.volume)
     for shares in answers(model, slices, range(len(slices)), key=key, sampling=sampling):
         total = total + shares
-        labels.append(shares.argmax(dim=1).to(torch.uint8).numpy())
+        labels.append(shares.max(dim=1).indices.to(torch.uint8).numpy())
         spent = time.monotonic() - began
         if len(labels) >= passes or (seconds is not None and spent >= seconds):
             break
@@ -199,17 +199,21 @@ def answers(
     seed = sampling.seed
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     case, last = int(key[:16], 16), len(slices) - 1
+    device = model.pipeline.device.type
+    half = sampling.computed_in(device) == "bfloat16"
     for number in range(MOST_PASSES):
         shares = []
         for first in range(0, len(indices), BATCH):
             chunk = np.array(indices[first : first + BATCH])
             images = torch.from_numpy(slices[np.clip(chunk[:, None] + np.array(offsets), 0, last)])  # (B, C, H, W)
             keys = [NoiseKey(seed, case, int(index), number) for index in chunk]
+            drawn = None
             if sampling_steps is None and number:  # the first time as it is
                 drawn = draw(TURNED, [(seed, number, case % 2**31, int(index)) for index in chunk])
-                logits = _turned_back(method.segment(_moved(images, drawn), keys), drawn)
-            else:
+                images = _moved(images, drawn)
+            with torch.autocast(device, torch.bfloat16, enabled=half):
                 logits = method.segment(images, keys)
+            logits = logits.float() if drawn is None else _turned_back(logits.float(), drawn)
             shares.append(logits.softmax(dim=1))  # (B, L + 1, H, W)
         yield torch.cat(shares)
 

@@ -18,6 +18,7 @@ from meddelinea.cli.learning_rate import learning_rate
 from meddelinea.cli.options import JsonOption, ModelOption, OverridesOption, names
 from meddelinea.cli.paper import paper
 from meddelinea.cli.progress import reporting, silence_diffusers, status
+from meddelinea.cli.speed import speed
 from meddelinea.cli.table import plain_table
 from meddelinea.errors import InputRefusedError, PartialFailureError, UsageError
 from meddelinea.files import write_json, write_text
@@ -25,6 +26,7 @@ from meddelinea.files import write_json, write_text
 app = typer.Typer(help="Compare models, settings and machines.", rich_markup_mode=None, no_args_is_help=True)
 app.command("paper")(paper)
 app.command("learning-rate")(learning_rate)
+app.command("speed")(speed)
 
 QuietBar = Annotated[bool, Option("--quiet", "-q", help="Hide the progress bar.")]
 
