@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
 from meddelinea.data.case import Case
@@ -23,6 +24,7 @@ from meddelinea.json_files import read_json
 from meddelinea.scan import Scan
 from meddelinea.segmentation.model import Model, load_model
 from meddelinea.segmentation.predict import segment
+from meddelinea.segmentation.sampling import Sampling
 
 #: Images of the larger of the two batches that are timed.
 BATCH = 16
@@ -85,10 +87,17 @@ def measure_speeds(
 
 def _measure(model: Model, trained: int | None, scan: Scan) -> Speed:
     sampler, side = model.pipeline.sampler(), model.files.preprocessing.size
-    slices = 2 * model.pipeline.neighbour_pairs + 1
+    channels = 2 * model.pipeline.neighbour_pairs + 1
     noise = torch.Generator().manual_seed(0)
-    images = (2.0 * torch.rand(BATCH, slices, side, side, generator=noise) - 1.0).to(model.pipeline.device)
+    images = (2.0 * torch.rand(BATCH, channels, side, side, generator=noise) - 1.0).to(model.pipeline.device)
     keys = [NoiseKey(seed=0, case=0, slice=index, sample=0) for index in range(BATCH)]
+    device = model.pipeline.device.type
+    half = Sampling().computed_in(device) == "bfloat16"  # as in the volume
+
+    def slices_of(count: int) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            return sampler.method.segment(images[:count], keys[:count])
+
     return Speed(
         parameters=sum(
             weight.numel()
@@ -99,8 +108,8 @@ def _measure(model: Model, trained: int | None, scan: Scan) -> Speed:
         trained=trained,
         steps=sampler.steps,
         side=side,
-        image_seconds=_seconds(lambda: sampler.method.segment(images[:1], keys[:1])),
-        batch_seconds=_seconds(lambda: sampler.method.segment(images, keys)) / BATCH,
+        image_seconds=_seconds(lambda: slices_of(1)),
+        batch_seconds=_seconds(lambda: slices_of(BATCH)) / BATCH,
         volume_seconds=segment(model, scan).seconds,
     )
 
