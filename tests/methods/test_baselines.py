@@ -34,6 +34,7 @@ from meddelinea.training.adapt import AdaptSettings
 from meddelinea.training.checkpoint import load_checkpoint
 from meddelinea.training.run_file import load_config
 from meddelinea.volume import Volume
+from support.precisions import agreement
 from support.scans import as_ct
 from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
 from support.training_runs import adapt, train
@@ -231,6 +232,11 @@ def test_masks_depend_on_the_image_and_not_on_noise(name: str) -> None:
     assert one.shape == (2, len(ORGANS) + 1, SIDE, SIDE)
     assert torch.equal(one, other)
     assert not torch.equal(one[0], one[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_segments_nearly_the_same_in_bfloat16(name: str) -> None:
+    assert agreement(PixelClassifier(tiny_network(name), "bce").eval(), batch(2).images, []) > 0.9
 
 
 @pytest.mark.parametrize("name", NETWORKS)

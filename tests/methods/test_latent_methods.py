@@ -28,6 +28,7 @@ from meddelinea.models.presets import load_any_codec
 from meddelinea.segmentation.model import load_model
 from meddelinea.training.adapt import AdaptSettings
 from meddelinea.volume import Volume
+from support.precisions import agreement
 from support.tiny_models import CASES, LATENT_SIZES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
 from support.training_runs import adapt, assert_same_weights, train
 
@@ -117,6 +118,11 @@ def images() -> Tensor:
 
 
 # Each method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_segments_nearly_the_same_in_bfloat16(method: str, codec: Path) -> None:
+    assert agreement(opened(new(method, codec)).sampler().method, images(), KEYS) > 0.9
 
 
 @pytest.mark.parametrize("method", METHODS)

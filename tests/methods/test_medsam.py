@@ -18,6 +18,7 @@ from meddelinea.methods.known import load_pipeline
 from meddelinea.methods.medsam import ABSENT, MedSAM, MedSAMPipeline
 from meddelinea.methods.protocol import Batch, Recipe
 from meddelinea.models.sam import Boxes, boxes_of
+from support.precisions import agreement
 from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs
 from support.training_runs import train
 
@@ -175,6 +176,11 @@ def test_a_box_decides_what_is_outlined_and_an_organ_without_one_is_background(p
     assert not torch.allclose(there[:, 2], moved[:, 2], atol=1e-4)
     assert not torch.equal(logits(masks)[:, 2], pipeline.sampler().method.segment(images, [])[:, 2])
     assert not logits(torch.zeros_like(masks)).argmax(dim=1).any()
+
+
+def test_it_segments_nearly_the_same_in_bfloat16(prompter: Path) -> None:
+    method = tiny(prompter).sampler().method
+    assert agreement(method, batch(method).images, []) > 0.9
 
 
 def test_boxes_are_those_of_the_other_model_by_the_names_of_its_organs(prompter: Path) -> None:

@@ -25,6 +25,7 @@ from meddelinea.segmentation.predict import segment
 from meddelinea.segmentation.sampling import Sampling
 from meddelinea.training.adapt import AdaptSettings
 from meddelinea.volume import Volume
+from support.precisions import agreement
 from support.scans import as_ct
 from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
 from support.training_runs import adapt, train
@@ -159,6 +160,11 @@ def test_a_perfect_network_gives_the_true_mask(kind: PredictionType) -> None:
         logits = method.segment(torch.zeros(2, 3, SIDE, SIDE), KEYS[:2])
         assert torch.equal(logits.argmax(dim=1), truth)
         torch.testing.assert_close(logits, -UNLIKELY * clean, rtol=0, atol=0.3)
+
+
+def test_it_segments_nearly_the_same_in_bfloat16() -> None:
+    method = tiny().sampler(3).method
+    assert agreement(method, batch(method, 3).images, KEYS) > 0.9  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral"])

@@ -30,6 +30,7 @@ from meddelinea.training.adapt import AdaptSettings
 from meddelinea.training.batches import TrainingBatches
 from meddelinea.training.config import DataConfig
 from meddelinea.volume import Volume
+from support.precisions import agreement
 from support.scans import as_ct
 from support.tiny_models import CASES, ORGANS, SIDE, blobs, run_config, write_blobs, write_store
 from support.training_runs import adapt, train
@@ -139,6 +140,12 @@ def test_every_parameter_is_trained(name: str) -> None:
     for parameter_name, parameter in method.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_segments_nearly_the_same_in_bfloat16(name: str) -> None:
+    slices = patch_of_boxes(name).images[0, :, None].repeat(1, 3, 1, 1)  # (depth, 3, side, side)
+    assert agreement(new(name).sampler().method, slices, []) > 0.9
 
 
 @pytest.mark.slow

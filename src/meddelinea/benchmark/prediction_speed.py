@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from meddelinea.benchmark.held_out import ShowProgress, unwatched
-from meddelinea.benchmark.speed import machine
+from meddelinea.benchmark.speed import processor
 from meddelinea.errors import MedDelineaError
 from meddelinea.evaluation.summary import plain
 from meddelinea.io.volumes import read_scan
@@ -45,12 +45,12 @@ class Row:
 
 @dataclass(frozen=True)
 class PredictionSpeeds:
-    """The rows, MedDelinea's in its chosen precision first, the machine, and the scan.
+    """The rows, MedDelinea's in its chosen precision first, the processor, and the scan.
 
-    `rates` are the machine's matrix products in 10^9 operations a second, by precision and threads.
+    `rates` are the processor's matrix products in 10^9 operations a second, by precision and threads.
     """
 
-    machine: str
+    processor: str
     scan: str
     rates: Mapping[str, Mapping[int, float]]
     rows: Sequence[Row]
@@ -121,7 +121,7 @@ def prediction_speeds(
                 stages={"cold": cold["stages"], "warm": warm["stages"]} if "stages" in cold else {},
             )
         )
-    return PredictionSpeeds(machine(), f"{scan.name}, {shape} voxels", _rates(threads), rows, failed)
+    return PredictionSpeeds(processor(), f"{scan.name}, {shape} voxels", _rates(threads), rows, failed)
 
 
 def _passes(program: Sequence[str], threads: int) -> tuple[float, list[dict[str, Any]]]:
@@ -173,7 +173,7 @@ def prediction_speed_lines(speeds: PredictionSpeeds) -> list[str]:
     """The measurement as Markdown: a row for each method and number of threads, the times of MedDelinea beside it."""
     ours = {row.threads: row for row in speeds.rows if row.method == "MedDelinea"}
     lines = [
-        f"{speeds.scan}; {speeds.machine}",
+        f"{speeds.scan}; {speeds.processor}",
         "",
         "| method | threads | precision | cold, s | warm, s | cold, times MedDelinea's | warm, times MedDelinea's |",
         "| --- | --- | --- | --- | --- | --- | --- |",

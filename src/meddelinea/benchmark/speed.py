@@ -133,14 +133,18 @@ def _timed(work: Callable[[], object]) -> float:
 
 def machine() -> str:
     """What it is timed on: a GPU where there is one, the processor and its threads, and the version of torch."""
-    info = Path("/proc/cpuinfo")  # of Linux, where `platform` does not know the processor's name
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    processor = named or platform.processor() or platform.machine()
-    parts = [f"{torch.get_num_threads()} of {os.cpu_count()} threads of {processor}", f"torch {torch.__version__}"]
+    parts = [f"{torch.get_num_threads()} of {os.cpu_count()} threads of {processor()}"]
     if torch.cuda.is_available():
         parts.insert(0, torch.cuda.get_device_name())
     return ", ".join(parts)
+
+
+def processor() -> str:
+    """Name of the processor, and the version of torch."""
+    info = Path("/proc/cpuinfo")  # of Linux, where `platform` does not know the processor's name
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{named or platform.processor() or platform.machine()}, torch {torch.__version__}"
 
 
 def speeds_document(speeds: Speeds) -> dict[str, Any]:
