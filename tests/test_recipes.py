@@ -1,6 +1,7 @@
 """Every run file in `recipes/` starts, and those of the paper hold the paper's numbers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def test_the_papers_form_and_the_one_without_diffusion_differ_from_small_as_they
 
 
 def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path, tmp_path: Path) -> None:
-    names = ("codec", "base", "literal-base", "literal", "learnable")
+    names = ("codec", "base", "literal-base", "literal", "learnable", "learnable-tilted")
     assert {path.stem for path in (RECIPES / "faithful").glob("*.yaml")} == set(names)
     runs = {name: load_config(RECIPES / "faithful" / f"{name}.yaml") for name in names}
     sizes = runs["codec"].model.sizes
@@ -246,6 +247,8 @@ def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path
         model = runs[name].model
         assert (model.base, model.trainable_decoder, model.method) == ("frozen", "final_layer", "meddelinea")
         assert runs[name].validation.sampling_steps > 1
+    tilted = runs["learnable-tilted"].data.augmentation
+    assert replace(tilted, tilt_deg=0.0) == runs["learnable"].data.augmentation != tilted
     literal, paper = runs["literal"], load_config(RECIPES / "paper" / "pretrain.yaml")
     assert literal.objective == paper.objective
     assert literal.data.augmentation == paper.data.augmentation
@@ -264,8 +267,9 @@ def test_the_papers_own_form_sees_the_image_through_its_latent_alone(store: Path
 
 
 def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
-    both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet") for ending in ("", "-coarse")}
-    assert set(BENCHMARK) == {"accuracy", "first-fold", "paper", "paper-form", "paper-small", *both}
+    both = {f"{name}{ending}" for name in ("direct", "unet", "dynunet", "round-7") for ending in ("", "-coarse")}
+    files = {"accuracy", "first-fold", "folds", "paper", "paper-form", "paper-small"}
+    assert set(BENCHMARK) == {*files, "ct-alone", *both}
     bench = read_bench_file(RECIPES / "benchmark" / "accuracy.yaml")
     stages = {name: [load_config(path) for path in paths] for name, paths in bench.methods.items()}
     assert {name: [run.stage for run in runs] for name, runs in stages.items()} == {
@@ -285,7 +289,7 @@ def test_the_benchmark_compares_the_recipes_that_there_are() -> None:
     form = read_bench_file(RECIPES / "benchmark" / "paper-form.yaml")
     assert (form.train, form.test, form.store) == (bench.train, bench.test, bench.store)
     trained = [paths for paths in form.methods.values() if not isinstance(paths, TrainedModel)]
-    assert len(trained) == 2
+    assert len(trained) == 3
     for paths in trained:
         (run,) = map(load_config, paths)
         assert (run.cpu_minutes, run.seed, run.stage) == (form.cpu_minutes, form.seed, "model")
@@ -359,3 +363,21 @@ def test_the_methods_over_pixels_have_the_same_data_and_time_and_start(store: Pa
         start = (f"model.boxes={boxes}",)
     folder = train(scaled_down(f"comparison/{name}", store, tmp_path / "run", *start)) / "pipeline"
     assert load_model(folder, "cpu").files.training_cases["train"] == ["a", "b"]
+
+
+def test_what_small_is_compared_with_differs_in_what_it_says() -> None:
+    unlike = {"output": True, "model": {"pipeline"}}
+    for ending in ("", "-coarse"):
+        small = load_config(RECIPES / "small" / f"{'coarse' if ending else 'control'}.yaml")
+        before = load_config(RECIPES / "benchmark" / f"round-7{ending}.yaml")
+        assert (before.optimiser.kind, before.data.augmentation.tilt_deg) == ("adamw", 0.0)
+        assert before.data.augmentation.appearance == 0.0
+        drawn = small.data.augmentation
+        same_drawn = replace(before.data.augmentation, tilt_deg=drawn.tilt_deg, appearance=drawn.appearance)
+        data = before.data.model_copy(update={"augmentation": same_drawn})
+        optimiser = before.optimiser.model_copy(update={"kind": small.optimiser.kind})
+        same = before.model_copy(update={"data": data, "optimiser": optimiser})
+        assert same.model_dump(exclude=unlike) == small.model_dump(exclude=unlike)
+    alone, small = load_config(RECIPES / "benchmark" / "ct-alone.yaml"), load_config(RECIPES / "small" / "control.yaml")
+    assert alone.data.augmentation == replace(small.data.augmentation, appearance=0.0)
+    assert alone.model == small.model
