@@ -122,10 +122,12 @@ def mask_to_model_grid(mask: Volume, model: Volume) -> Volume:
 
 def to_source_grid(mask: Volume, source: Volume) -> Volume:
     """A mask on any grid mapped to the voxels of `source`, uint8: the inverse of `to_model_grid`."""
-    # Resampled in canonical axes, where slices lie contiguous, then turned: the same result for each orientation.
-    canonical = source.reorient(ORIENTATION)
-    there = resample_labels(mask, canonical.affine, canonical.shape).reorient(source.orientation)
-    return Volume(np.ascontiguousarray(there.array), source.affine)
+    # Resampled in canonical axes, where the result is the same for each orientation, into a view of the mask: a turned
+    # copy of a long scan's would take hundreds of megabytes.
+    made = np.empty(source.shape, np.uint8)
+    canonical = Volume(made, source.affine).reorient(ORIENTATION)
+    resample_labels(mask, canonical.affine, canonical.shape, out=canonical.array)
+    return Volume(made, source.affine)
 
 
 def _model_grid(scan: Volume, preprocessing: Preprocessing, air: float) -> tuple[Affine, Shape]:

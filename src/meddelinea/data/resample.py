@@ -52,22 +52,23 @@ def resample_linear(volume: Volume, affine: Affine, shape: Shape, outside: float
     return Volume(array, affine)
 
 
-def resample_labels(mask: Volume, affine: Affine, shape: Shape) -> Volume:
+def resample_labels(mask: Volume, affine: Affine, shape: Shape, out: NDArray[np.uint8] | None = None) -> Volume:
     """A label volume on another grid, uint8: each voxel takes the label with the largest interpolated share.
 
     Each label is interpolated as a mask of its own inside its bounding box only, and a running maximum is kept, a slab
     of the target at a time: memory grows neither with the number of labels nor, but for the result, with the target.
-    Outside the source's grid is background (0).
+    Outside the source's grid is background (0). With `out`, of that shape, the result is written to it.
     """
+    result = np.empty(shape, np.uint8) if out is None else out
     to_source: Affine = np.linalg.inv(mask.affine) @ affine
     if shape == mask.array.shape and np.allclose(to_source, np.eye(4), atol=1e-6):
-        return Volume(mask.array.astype(np.uint8), affine)
+        result[:] = mask.array
+        return Volume(result, affine)
     organs = [
         _PlacedOrgan(mask, label, box, affine, shape)
         for label, box in enumerate(ndimage.find_objects(mask.array), start=1)
         if box is not None
     ]
-    result = np.empty(shape, np.uint8)
     thickness = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
     for first in range(0, shape[2], thickness):
         last = min(first + thickness, shape[2])
