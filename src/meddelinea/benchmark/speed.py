@@ -91,11 +91,9 @@ def _measure(model: Model, trained: int | None, scan: Scan) -> Speed:
     noise = torch.Generator().manual_seed(0)
     images = (2.0 * torch.rand(BATCH, channels, side, side, generator=noise) - 1.0).to(model.pipeline.device)
     keys = [NoiseKey(seed=0, case=0, slice=index, sample=0) for index in range(BATCH)]
-    device = model.pipeline.device.type
-    half = Sampling().computed_in(device) == "bfloat16"  # as in the volume
 
     def slices_of(count: int) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        with Sampling().autocast(images.device.type):  # as in the volume
             return sampler.method.segment(images[:count], keys[:count])
 
     return Speed(

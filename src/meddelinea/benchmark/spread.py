@@ -199,8 +199,6 @@ def answers(
     seed = sampling.seed
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
     case, last = int(key[:16], 16), len(slices) - 1
-    device = model.pipeline.device.type
-    half = sampling.computed_in(device) == "bfloat16"
     for number in range(MOST_PASSES):
         shares = []
         for first in range(0, len(indices), BATCH):
@@ -211,7 +209,7 @@ def answers(
             if sampling_steps is None and number:  # the first time as it is
                 drawn = draw(TURNED, [(seed, number, case % 2**31, int(index)) for index in chunk])
                 images = _moved(images, drawn)
-            with torch.autocast(device, torch.bfloat16, enabled=half):
+            with sampling.autocast(model.pipeline.device.type):
                 logits = method.segment(images, keys)
             logits = logits.float() if drawn is None else _turned_back(logits.float(), drawn)
             shares.append(logits.softmax(dim=1))  # (B, L + 1, H, W)

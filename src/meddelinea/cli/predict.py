@@ -124,7 +124,7 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
     batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Slices per batch; affects memory, not the mask.")
+        int, typer.Option(metavar="N", min=1, help="Slices per batch; affects memory, and in float32 no mask.")
     ] = 16,
     precision: Annotated[
         Precision,

@@ -198,15 +198,13 @@ def sample_shares(
     key = int(case[:16], 16)
     slices = grid.slices()  # (S, rows, columns)
     offsets = neighbour_offsets(model.pipeline.neighbours, model.pipeline.neighbour_pairs)
-    device = model.pipeline.device.type
-    half = sampling.computed_in(device) == "bfloat16"
 
     def shares_of(chunk: range) -> Tensor:
         images = torch.from_numpy(_with_neighbours(slices, chunk, offsets)).to(model.pipeline.device)
         shares = torch.zeros((), device=images.device)
         for sample in range(samples):
             keys = [NoiseKey(sampling.seed, key, index, sample) for index in chunk]
-            with torch.autocast(device, torch.bfloat16, enabled=half):
+            with sampling.autocast(images.device.type):
                 logits = sampler.method.segment(images, keys).float()  # (B, L + 1, rows, columns)
             if not torch.isfinite(logits).all():  # which would become an empty mask, and the scan be blamed
                 raise WeightsMissingError(

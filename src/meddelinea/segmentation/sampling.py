@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from meddelinea.errors import InputRefusedError, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 #: What networks compute in.
 Computed = Literal["float32", "bfloat16"]
@@ -92,6 +95,12 @@ class Sampling:
         from meddelinea.models.precision import bfloat16_is_fast
 
         return "bfloat16" if bfloat16_is_fast(device, training=False) else "float32"
+
+    def autocast(self, device: str) -> torch.autocast:
+        """A context in which networks compute in it; the sampler's own arithmetic stays in float32."""
+        import torch
+
+        return torch.autocast(device, torch.bfloat16, enabled=self.computed_in(device) == "bfloat16")
 
     def labels(self, known: Mapping[str, int]) -> dict[str, int]:
         """Name -> id of the organs to keep, of those that are `known` to a model.
